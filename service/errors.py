@@ -1,0 +1,280 @@
+"""Every error that the service knows, and the one body in which the API tells it.
+
+    ClusterEventsError
+    ├── SettingsError                          wrong settings; the commands exit with 2
+    └── ApiError                               an HTTP status, an `error_code`, a message, details
+        ├── BadMessage, UnsupportedMediaType, HeadersTooLarge, VersionNotSupported, RequestTimeout, UnmetExpectation
+        ├── InvalidUuidParam, InvalidQueryParam, InvalidEvent
+        ├── AuthenticationFailed, InsufficientPermissions
+        ├── UnknownClusterMonitorEvent, NoClusterMonitorEventsAvailable, UnknownEndpoint, MethodNotAllowed
+        ├── UnknownApiKey, DuplicateName, EventConflict, PayloadTooLarge
+        └── InternalError, ClusterMonitoringDisabled, StoreUnavailable
+
+The names of the `ApiError` classes *are* the `error_code`s of the contract (DESIGN, section 3).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+
+
+class ClusterEventsError(Exception):
+    """The root of every error raised on purpose here."""
+
+
+class SettingsError(ClusterEventsError):
+    """Settings that cannot be used: one line per problem, naming the variable and what would be right."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class ApiError(ClusterEventsError):
+    """An error with its HTTP form: `{"message", "error_code", "details"}`, and no other.
+
+    `headers` go out with the answer; `close` ends the connection after it, for requests after which
+    the byte stream cannot be trusted.
+    """
+
+    status: ClassVar[int]
+    close: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, details: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = dict(details or {})
+        self.headers = dict(headers or {})
+
+    @property
+    def error_code(self) -> str:
+        """The CamelCase code of the contract."""
+        return type(self).__name__
+
+    def body(self) -> bytes:
+        """The JSON bytes of this error."""
+        return orjson.dumps({"message": self.message, "error_code": self.error_code, "details": self.details})
+
+
+def cut(value: str, limit: int = 100) -> str:
+    """At most `limit` characters of a value that a client sent, safe to repeat in JSON."""
+    clean = value.encode("utf-8", "replace").decode("utf-8")
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+class BadMessage(ApiError):
+    """Bytes that are not a well-formed HTTP request (RFC 9112)."""
+
+    status = 400
+    close = True
+
+    def __init__(self) -> None:
+        super().__init__("The request is not well-formed HTTP/1.1.")
+
+
+class VersionNotSupported(ApiError):
+    """A request in a version of HTTP other than 1.0 and 1.1."""
+
+    status = 505
+    close = True
+
+    def __init__(self) -> None:
+        super().__init__("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+
+
+class HeadersTooLarge(ApiError):
+    """All header fields together are larger than any agent needs (RFC 6585, section 5)."""
+
+    status = 431
+    close = True
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The header fields exceed {limit_bytes} bytes together.", {"limit_bytes": limit_bytes})
+
+
+class RequestTimeout(ApiError):
+    """A body that was announced and did not come in time."""
+
+    status = 408
+    close = True
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request's body did not arrive within {seconds:g} seconds.")
+
+
+class UnmetExpectation(ApiError):
+    """An `Expect` field other than `100-continue` (RFC 9110, section 10.1.1)."""
+
+    status = 417
+    close = True
+
+    def __init__(self) -> None:
+        super().__init__("Of all expectations only `100-continue` is known here.")
+
+
+class UnsupportedMediaType(ApiError):
+    """A body in a content coding: it is refused rather than inflated."""
+
+    status = 415
+    close = True
+
+    def __init__(self) -> None:
+        super().__init__("Send the body without a Content-Encoding.")
+
+
+class PayloadTooLarge(ApiError):
+    """A body larger than the route can need."""
+
+    status = 413
+    close = True
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request's body exceeds {limit_bytes} bytes.", {"limit_bytes": limit_bytes})
+
+
+class InvalidUuidParam(ApiError):
+    """An event id that is neither `latest` nor a UUID."""
+
+    status = 400
+
+    def __init__(self, value: str) -> None:
+        error = "expected `latest` or a UUID"
+        super().__init__(f"Invalid event id '{cut(value)}': {error}.", {"value": cut(value), "error": error})
+
+
+class InvalidQueryParam(ApiError):
+    """A query parameter whose value is not one of those that the route takes."""
+
+    status = 400
+
+    def __init__(self, param: str, value: str, error: str) -> None:
+        details = {"param": param, "value": cut(value), "error": error}
+        super().__init__(f"Invalid query parameter '{param}': {error}.", details)
+
+
+class InvalidEvent(ApiError):
+    """A POST body that is not an event; every field at fault is named."""
+
+    status = 400
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        listed = [{"field": cut(field), "error": error} for field, error in errors]
+        super().__init__("The body is not a cluster monitor event.", {"errors": listed})
+
+
+class AuthenticationFailed(ApiError):
+    """No credential, or one that is bad, expired or revoked: deliberately one text for all (RFC 6750, section 3)."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        message = "Authentication failed: send a valid `Authorization: Bearer <JWT or API key>`."
+        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class InsufficientPermissions(ApiError):
+    """A valid credential whose role does not allow the request."""
+
+    status = 403
+
+    def __init__(self, required: str, actual: str) -> None:
+        details = {"required": required, "actual": actual}
+        super().__init__(f"This needs the role '{required}', the credential has '{actual}'.", details)
+
+
+class UnknownClusterMonitorEvent(ApiError):
+    """No such event: never recorded, or cleaned up since."""
+
+    status = 404
+
+    def __init__(self, event_id: str, retention: str) -> None:
+        message = f"There is no cluster monitor event {event_id}: {retention}."
+        super().__init__(message, {"event_id": event_id})
+
+
+class NoClusterMonitorEventsAvailable(ApiError):
+    """`latest` or the verdict, before the first event."""
+
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("No cluster monitor event has been recorded yet.")
+
+
+class UnknownEndpoint(ApiError):
+    """A path that this API does not have."""
+
+    status = 404
+
+    def __init__(self, path: str) -> None:
+        super().__init__("There is no such endpoint.", {"path": cut(path)})
+
+
+class MethodNotAllowed(ApiError):
+    """A path of this API with a method that it does not take (RFC 9110, section 15.5.6)."""
+
+    status = 405
+
+    def __init__(self, method: str, allowed: Sequence[str]) -> None:
+        allow = ", ".join(allowed)
+        message = f"This endpoint takes {allow}." if allowed else "No endpoint here takes this method."
+        super().__init__(message, {"method": cut(method)}, headers={"Allow": allow})
+
+
+class UnknownApiKey(ApiError):
+    """No API key of that name."""
+
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no API key named '{cut(name)}'.", {"name": cut(name)})
+
+
+class DuplicateName(ApiError):
+    """An API key of that name exists."""
+
+    status = 409
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"An API key named '{cut(name)}' exists.", {"name": cut(name)})
+
+
+class EventConflict(ApiError):
+    """The id of a POSTed event exists with other content."""
+
+    status = 409
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__(f"The event {event_id} exists with other content.", {"event_id": event_id})
+
+
+class InternalError(ApiError):
+    """A bug. The log has the same request id with the traceback."""
+
+    status = 500
+    close = True
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("Something went wrong here; the log names the reason.", {"request_id": request_id})
+
+
+class ClusterMonitoringDisabled(ApiError):
+    """The event routes and the verdict of a deployment with `MONITORING=off`."""
+
+    status = 501
+
+    def __init__(self) -> None:
+        super().__init__("Cluster monitoring is switched off in this deployment.")
+
+
+class StoreUnavailable(ApiError):
+    """The current state cannot be known: the store does not answer, or not in time."""
+
+    status = 503
+
+    def __init__(self, reason: str, retry_after_s: int = 1) -> None:
+        message = f"The store is unavailable: {reason}."
+        super().__init__(message, {"reason": reason}, headers={"Retry-After": str(retry_after_s)})

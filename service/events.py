@@ -1,0 +1,164 @@
+"""The domain: statuses, observations, events, selectors, and the wire bytes of an event (DESIGN, sections 2 and 3).
+
+An event is rendered once, when it is recorded, into the two projections that are stored and served; so the
+bytes that an agent reads are the bytes that the writer made.
+"""
+
+import re
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Self
+
+import orjson
+
+INFO_LIMIT = 8_192
+"""The most characters that a self info or a resources info has."""
+
+LATEST = "latest"
+"""The event id that stands for the newest event."""
+
+_UUID = re.compile(
+    r"(?:urn:uuid:)?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})"
+    r"|\{([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\}",
+    re.ASCII | re.IGNORECASE,
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Status(StrEnum):
+    """How a service is: `InitialUnhealthy` until a check has passed for the first time."""
+
+    INITIAL_UNHEALTHY = "InitialUnhealthy"
+    UNHEALTHY = "Unhealthy"
+    HEALTHY = "Healthy"
+
+
+class Selector(StrEnum):
+    """Which fields of an event are returned: `status` leaves every `*_info` out."""
+
+    STATUS = "status"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What one check saw of one service."""
+
+    status: Status
+    self_info: str = ""
+    resources_info: str = ""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the service passed."""
+        return self.status is Status.HEALTHY
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One recorded observation of all services.
+
+    `id` is a lower-case hyphenated UUID, `recorded_at` counts microseconds since 1970 (UTC), `services` maps
+    each service's name to what was seen, in the configured order.
+    """
+
+    id: str
+    recorded_at: int
+    services: Mapping[str, Observation]
+
+    @property
+    def all_healthy(self) -> bool:
+        """Whether every service was healthy."""
+        return all(seen.healthy for seen in self.services.values())
+
+    def to_bytes(self, selector: Selector) -> bytes:
+        """The event as JSON, in the contract's field order."""
+        fields: dict[str, Any] = {
+            "id": self.id,
+            "recorded_at": rfc3339(self.recorded_at),
+            "all_healthy": self.all_healthy,
+        }
+        for name, seen in self.services.items():
+            fields[f"{name}_status"] = seen.status
+            if selector is Selector.ALL:
+                fields[f"{name}_self_info"] = seen.self_info
+                fields[f"{name}_resources_info"] = seen.resources_info
+        return orjson.dumps(fields)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """An event from either projection; the infos that `status` leaves out are empty.
+
+        Raises `ValueError` for bytes that are not an event.
+        """
+        fields = orjson.loads(data)
+        try:
+            services = {
+                name: Observation(
+                    Status(fields[f"{name}_status"]),
+                    fields.get(f"{name}_self_info", ""),
+                    fields.get(f"{name}_resources_info", ""),
+                )
+                for name in service_names(fields)
+            }
+            return cls(fields["id"], microseconds(fields["recorded_at"]), services)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an event: {error!r}") from error
+
+
+def service_names(fields: Iterable[str]) -> list[str]:
+    """The services of an event's flat fields, in their order."""
+    return [field.removesuffix("_status") for field in fields if field.endswith("_status")]
+
+
+def rfc3339(us: int) -> str:
+    """Microseconds since 1970 as RFC 3339 in UTC, with microseconds and `Z`."""
+    whole, fraction = divmod(us, 1_000_000)
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
+
+
+def rfc3339_seconds(us: int) -> str:
+    """Microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds."""
+    return f"{datetime.fromtimestamp(us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def microseconds(time: str) -> int:
+    """The inverse of `rfc3339`, for any offset. Raises `ValueError` for what is not a time with an offset."""
+    moment = datetime.fromisoformat(time)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs an offset, such as Z")
+    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def canonical_uuid(text: str) -> str | None:
+    """A UUID in any of its spellings as lower case with hyphens, else `None`.
+
+    Hyphenated, 32 hex digits, `urn:uuid:…` and `{…}`, any case, ASCII only: stricter than `uuid.UUID`, which
+    drops stray hyphens and takes digits of other scripts.
+    """
+    match = _UUID.fullmatch(text)
+    return str(uuid.UUID(match[1] or match[2])) if match else None
+
+
+def uuid7(us: int) -> str:
+    """A UUIDv7 of that time, whose sub-millisecond part fills `rand_a` (RFC 9562, section 6.2, method 3).
+
+    So ids sort as their times do. The libraries take the current time or whole milliseconds only.
+    """
+    ms, rest = divmod(us, 1_000)
+    value = ms << 80 | 0x7 << 76 | (rest * 4_096 // 1_000) << 64 | 0b10 << 62 | secrets.randbits(62)
+    return str(uuid.UUID(int=value))
+
+
+def clean_info(text: str) -> str:
+    """A text fit for an info: control characters become spaces, and it is cut to `INFO_LIMIT` characters.
+
+    Line feeds and tabs stay. Services' answers are hostile input (DESIGN, section 8).
+    """
+    clean = _CONTROL.sub(" ", text)
+    return clean if len(clean) <= INFO_LIMIT else clean[: INFO_LIMIT - 1] + "…"

@@ -1,0 +1,359 @@
+"""Appending to and reading from the store, each as one step of Redis.
+
+Errors of the driver end here: whatever Redis or the network does, callers see `StoreUnavailable`, with a reason fit for a
+client; the driver's own words stay in its `__cause__`, for the log.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import orjson
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.errors import ClusterEventsError, DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
+from service.events import Event, Observation, Selector, uuid7
+from service.store.keys import Keys
+
+T = TypeVar("T")
+
+CLOCK_TOLERANCE_US = 5_000_000
+"""Disagreement of two clocks beyond which nobody's idea of an event's age is trusted."""
+
+_SEND_ATTEMPTS = 3
+"""How often identical bytes are sent when the reply is lost: the script makes the second time harmless."""
+_BUILD_ATTEMPTS = 64
+"""How often an event is built anew because another writer was first. Some writer always gets ahead, so this bounds only
+a crowd that no deployment has."""
+_SUBSCRIPTION_PROBE_S = 5.0
+"""Silence on the subscription after which the connection is asked whether it lives: notices make a replica fast, the
+heartbeat keeps it true, so this may be leisurely."""
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event in the timeline, with its `status` projection."""
+
+    id: str
+    recorded_at: int
+    status: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """What the store knows of an API key. `sha256` is the hex digest of the whole key; times are in µs since 1970."""
+
+    name: str
+    id: str
+    role: str
+    sha256: str
+    created_at: int
+    expires_at: int | None = None
+
+    def to_bytes(self) -> bytes:
+        """As it is stored."""
+        return orjson.dumps(asdict(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """The inverse of `to_bytes`; fields of newer versions are ignored."""
+        fields = orjson.loads(data)
+        return cls(**{name: fields.get(name) for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One reading of the store; `entries`, newest first, and `api_keys` are `None` when nothing changed.
+
+    `now` is Redis' clock, `checked_at` when the last check was completed (both µs since 1970).
+    """
+
+    now: int
+    version: int
+    latest: str
+    checked_at: int | None
+    entries: tuple[Entry, ...] | None = None
+    latest_all: bytes = b""
+    api_keys: Mapping[str, StoredKey] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The outcome of an append. `created` is false if the same event had been recorded before.
+
+    `replicated` is false if fewer Redis replicas than asked for confirmed it in time; it is recorded all the same.
+    """
+
+    event: Event
+    created: bool
+    trimmed_by_age: int = 0
+    trimmed_by_count: int = 0
+    replicated: bool = True
+
+
+class Fenced(ClusterEventsError):
+    """Another monitor leads: this writer's epoch is over, and nothing was written."""
+
+
+class Changes:
+    """A subscription to the store's change notices. They may be lost; the store's version is the truth."""
+
+    def __init__(self, pubsub: PubSub, timeout: float) -> None:
+        self._pubsub = pubsub
+        self._timeout = timeout
+
+    async def next(self) -> None:
+        """Returns at the next notice. Raises `StoreUnavailable` when the subscription is found dead."""
+        probed = False
+        while True:
+            wait = self._timeout if probed else _SUBSCRIPTION_PROBE_S
+            with _Edge():
+                message = await self._pubsub.get_message(timeout=wait)
+                if message is None and not probed:
+                    await self._pubsub.ping()  # type: ignore[no-untyped-call]
+            if message is None and probed:
+                raise StoreUnavailable("the subscription is silent")
+            probed = message is None
+            if message and message["type"] == "message":
+                return
+
+
+class Store:
+    """One cluster's events and API keys."""
+
+    def __init__(
+        self,
+        client: "Redis",
+        cluster: str,
+        *,
+        retention_events: int,
+        retention_us: int,
+        timeout: float = 0.5,
+        write_replicas: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`timeout` (seconds) bounds each request; `clock` gives seconds since 1970, for judging Redis' clock."""
+        self.keys = Keys(cluster)
+        self.retention_events = retention_events
+        self.retention_us = retention_us
+        self.timeout = timeout
+        self._client = client
+        self._write_replicas = write_replicas
+        self._clock = clock
+        self._appending = asyncio.Lock()
+        self._append = client.register_script(_script("append"))
+        self._read = client.register_script(_script("read"))
+        self._checked = client.register_script(_script("checked"))
+        self._api_key = client.register_script(_script("api_key"))
+
+    async def read(self, version: int | None = None, latest: str = "", since: int | None = None) -> Rows:
+        """The state, as one step. Raises `StoreUnavailable`.
+
+        A reader that knows `version` and `latest` gets no entries if both still hold; otherwise it gets those recorded at
+        or after `since` (µs), or all.
+        """
+        keys = self.keys
+        arguments = [
+            "" if version is None else version,
+            latest,
+            "-inf" if since is None else since,
+            self.retention_events,
+            keys.event_prefix,
+        ]
+        reply = await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments))
+        return _rows(reply)
+
+    async def full(self, event_id: str) -> bytes | None:
+        """The `all` projection of an event, or `None` if it is not there. Raises `StoreUnavailable`."""
+        found: bytes | None = await self._call(self._client.hget(self.keys.event(event_id), "all"))
+        return found
+
+    async def append(
+        self, services: Mapping[str, Observation], event_id: str | None = None, epoch: int | None = None
+    ) -> Appended:
+        """Records an event, with a generated id unless one is given.
+
+        Raises `EventConflict` if the id exists with other content, `Fenced` if the epoch is over, `StoreUnavailable` if
+        it is not known that the event is recorded (it may be; the same id and content can be sent again).
+        """
+        async with self._appending:  # Writers of one process need not race each other.
+            for attempt in range(_BUILD_ATTEMPTS):
+                event, seen_latest = await self._build(services, event_id)
+                full = event.to_bytes(Selector.ALL)
+                outcome, *rest = await self._send(event, full, seen_latest, epoch)
+                if outcome == b"APPENDED":
+                    _, by_age, by_count, replicated = rest
+                    return Appended(event, True, by_age, by_count, replicated)
+                if outcome == b"EXISTS":
+                    return _existing(event, full, stored=rest[1])
+                if outcome == b"FENCED":
+                    raise Fenced(f"epoch {epoch} is over, {rest[0].decode()} leads")
+                await asyncio.sleep(random.uniform(0, 0.001 * min(attempt, 10)))  # noqa: S311  # Spreading, not secrecy.
+        raise StoreUnavailable("too many writers at once")
+
+    async def checked(self, epoch: int | None = None) -> None:
+        """Notes that a check was completed now. Raises `Fenced` or `StoreUnavailable`."""
+        outcome, *rest = await self._call(self._checked([self.keys.meta], ["" if epoch is None else epoch]))
+        if outcome == b"FENCED":
+            raise Fenced(f"epoch {epoch} is over, {rest[0].decode()} leads")
+
+    async def now(self) -> int:
+        """Redis' clock, in µs since 1970. Raises `StoreUnavailable`."""
+        seconds, us = await self._call(self._client.time())
+        return int(seconds) * 1_000_000 + int(us)
+
+    async def api_keys(self) -> Mapping[str, StoredKey]:
+        """All API keys by name. Raises `StoreUnavailable`."""
+        return _api_keys((await self._call(self._client.hgetall(self.keys.api_keys))).items())
+
+    async def create_api_key(self, key: StoredKey) -> None:
+        """Adds a key. Raises `DuplicateName` or `StoreUnavailable`."""
+        if not await self._change_api_key(key.name, key.to_bytes()):
+            raise DuplicateName(key.name)
+
+    async def delete_api_key(self, name: str) -> None:
+        """Revokes a key. Raises `UnknownApiKey` or `StoreUnavailable`."""
+        if not await self._change_api_key(name, b""):
+            raise UnknownApiKey(name)
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[Changes]:
+        """A subscription to the change notices, ended on leaving. Raises `StoreUnavailable`."""
+        pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
+        try:
+            await self._call(pubsub.subscribe(self.keys.changes))
+            yield Changes(pubsub, self.timeout)
+        finally:
+            await pubsub.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose(close_connection_pool=True)
+
+    async def _build(self, services: Mapping[str, Observation], event_id: str | None) -> tuple[Event, str]:
+        """An event of now, and the latest id after which it was made."""
+        keys = self.keys
+        arguments = ["", "", "-inf", 1, keys.event_prefix]
+        rows = _rows(await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments)))
+        recorded_at = max([rows.now, *(entry.recorded_at + 1 for entry in rows.entries or ())])
+        return Event(event_id or uuid7(recorded_at), recorded_at, services), rows.latest
+
+    async def _send(self, event: Event, full: bytes, seen_latest: str, epoch: int | None) -> list[Any]:
+        keys = self.keys
+        arguments = [
+            event.id,
+            event.recorded_at,
+            seen_latest,
+            event.to_bytes(Selector.STATUS),
+            full,
+            self.retention_events,
+            self.retention_us,
+            round(self._clock() * 1_000_000),
+            CLOCK_TOLERANCE_US,
+            "" if epoch is None else epoch,
+            keys.event_prefix,
+            keys.changes,
+        ]
+        for remaining in reversed(range(_SEND_ATTEMPTS)):
+            try:
+                return await self._send_once([keys.timeline, keys.meta, keys.event(event.id)], arguments)
+            except StoreUnavailable:
+                if not remaining:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _send_once(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
+        if not self._write_replicas:
+            reply: list[Any] = await self._call(self._append(keys, arguments))
+            return [*reply, True]
+        # WAIT counts the replicas that have what *this connection* wrote: both go down one pipeline.
+        async with self._client.pipeline(transaction=False) as pipe:
+            await self._append(keys, arguments, client=pipe)
+            pipe.wait(self._write_replicas, round(self.timeout * 800))
+            reply, confirmed = await self._call(pipe.execute())
+        return [*reply, confirmed >= self._write_replicas]
+
+    async def _change_api_key(self, name: str, value: bytes) -> bool:
+        arguments = [name, value, self.keys.changes]
+        return bool(await self._call(self._api_key([self.keys.api_keys, self.keys.meta], arguments)))
+
+    async def _call(self, request: Awaitable[T]) -> T:
+        with _Edge():
+            async with asyncio.timeout(2 * self.timeout):  # Connecting and asking may each take `timeout`.
+                return await request
+
+
+class _Edge:
+    """Inside it, driver errors become `StoreUnavailable`. A class, since it is entered at every request."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # A closed pool raises RuntimeError, and RedisClusterException is no RedisError.
+        if isinstance(error, (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)):
+            raise StoreUnavailable(_reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What a client may know: never an address, a name or a password."""
+    reasons: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
+        ((RedisTimeoutError, TimeoutError), "it did not answer in time"),
+        ((AuthenticationError, AuthorizationError, NoPermissionError), "it refuses this service's credentials"),
+        (BusyLoadingError, "it is loading its data"),
+        (ReadOnlyError, "it is a read-only replica"),
+        (OutOfMemoryError, "it is out of memory"),
+        (ResponseError, "it refuses the request"),
+    ]
+    return next((reason for kind, reason in reasons if isinstance(error, kind)), "it cannot be reached")
+
+
+def _script(name: str) -> str:
+    return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _existing(event: Event, full: bytes, stored: bytes) -> Appended:
+    if stored == full:  # This writer's own: the reply to an earlier sending was lost.
+        return Appended(event, created=True)
+    known = Event.from_bytes(stored)
+    if known.services != event.services:
+        raise EventConflict(event.id)
+    return Appended(known, created=False)
+
+
+def _rows(reply: list[Any]) -> Rows:
+    now, version, latest, checked_at, *changed = reply
+    head = int(now), int(version), latest.decode(), int(checked_at) if checked_at else None
+    if not changed:
+        return Rows(*head)
+    keys, flat = changed
+    pairs = keys.items() if isinstance(keys, dict) else zip(keys[::2], keys[1::2], strict=True)
+    rows = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
+    # Redis expires a body by its own clock, a moment before or after the timeline is trimmed: such an event is gone.
+    entries = tuple(Entry(id_.decode(), int(score), status) for id_, score, status, _ in rows if status)
+    latest_all = flat[3] if entries and flat[0].decode() == entries[0].id else b""
+    return Rows(*head, entries, latest_all, _api_keys(pairs))
+
+
+def _api_keys(pairs: Any) -> Mapping[str, StoredKey]:
+    return {name.decode(): StoredKey.from_bytes(value) for name, value in pairs}
