@@ -64,7 +64,9 @@ def _services(value: object) -> object:
     for part in _split(value):  # type: ignore[attr-defined]  # A str gives a tuple.
         name, _, url = part.partition("=")
         if not _SERVICE_NAME.fullmatch(name) or name in _RESERVED_SERVICE_NAMES:
-            raise ValueError(f"'{name[:40]}' cannot be a service's name: use lower-case identifiers, as in api=http://…")
+            raise ValueError(
+                f"'{name[:40]}' cannot be a service's name: use lower-case identifiers, as in api=http://…"
+            )
         if name in services:
             raise ValueError(f"the service '{name}' is named twice")
         if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
@@ -231,19 +233,27 @@ class Settings(BaseModel):
         if self.jwt_secret and not wrong:
             needed = max(int(name[2:]) // 8 for name in self.algorithms)
             if len(self.jwt_secret.get_secret_value().encode()) < needed:
-                problems.append(f"{PREFIX}JWT_SECRET: expected at least {needed} bytes for {', '.join(self.algorithms)}")
+                problems.append(
+                    f"{PREFIX}JWT_SECRET: expected at least {needed} bytes for {', '.join(self.algorithms)}"
+                )
         return problems
 
     def _bound_problems(self) -> list[str]:
         problems = []
-        if self.auth is Auth.NONE and not self.auth_none_anywhere and self.host not in {"127.0.0.1", "::1", "localhost"}:
+        if (
+            self.auth is Auth.NONE
+            and not self.auth_none_anywhere
+            and self.host not in {"127.0.0.1", "::1", "localhost"}
+        ):
             problems.append(
                 f"{PREFIX}AUTH: none listens on loopback only; set {PREFIX}HOST=127.0.0.1 or {PREFIX}AUTH_NONE_ANYWHERE=yes"
             )
         if self.max_staleness <= self.heartbeat:
             problems.append(f"{PREFIX}MAX_STALENESS: expected more than {PREFIX}HEARTBEAT ({self.heartbeat:g} s)")
         if self.check_timeout > self.check_interval:
-            problems.append(f"{PREFIX}CHECK_TIMEOUT: expected at most {PREFIX}CHECK_INTERVAL ({self.check_interval:g} s)")
+            problems.append(
+                f"{PREFIX}CHECK_TIMEOUT: expected at most {PREFIX}CHECK_INTERVAL ({self.check_interval:g} s)"
+            )
         return problems
 
 

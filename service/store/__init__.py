@@ -1,6 +1,30 @@
 """The events in Redis: the only durable state, and the only place that speaks to Redis (DESIGN, section 5)."""
 
+from service.settings import Settings
 from service.store.connect import connect
-from service.store.store import Appended, Changes, Entry, Rows, Store, StoredKey
+from service.store.store import Appended, Changes, Entry, Fenced, Rows, Store, StoredKey, count_append
 
-__all__ = ["Appended", "Changes", "Entry", "Rows", "Store", "StoredKey", "connect"]
+__all__ = [
+    "Appended",
+    "Changes",
+    "Entry",
+    "Fenced",
+    "Rows",
+    "Store",
+    "StoredKey",
+    "connect",
+    "count_append",
+    "open_store",
+]
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of the settings; it connects when first used."""
+    return Store(
+        connect(settings.redis_url.get_secret_value(), settings.redis_timeout),
+        settings.cluster_name,
+        retention_events=settings.retention_events,
+        retention_us=settings.retention_us,
+        timeout=settings.redis_timeout,
+        write_replicas=settings.write_replicas,
+    )

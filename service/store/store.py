@@ -31,6 +31,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ClusterEventsError, DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
 from service.events import Event, Observation, Selector, uuid7
+from service.observability import Metrics
 from service.store.keys import Keys
 
 T = TypeVar("T")
@@ -111,6 +112,16 @@ class Appended:
     replicated: bool = True
 
 
+def count_append(metrics: Metrics, appended: Appended, reason: str) -> None:
+    """Counts what an append did."""
+    if appended.created:
+        metrics.recorded.labels(reason).inc()
+    metrics.trimmed.labels("age").inc(appended.trimmed_by_age)
+    metrics.trimmed.labels("count").inc(appended.trimmed_by_count)
+    if not appended.replicated:
+        metrics.unreplicated.inc()
+
+
 class Fenced(ClusterEventsError):
     """Another monitor leads: this writer's epoch is over, and nothing was written."""
 
@@ -130,7 +141,7 @@ class Changes:
             with _Edge():
                 message = await self._pubsub.get_message(timeout=wait)
                 if message is None and not probed:
-                    await self._pubsub.ping()  # type: ignore[no-untyped-call]
+                    await self._pubsub.ping()
             if message is None and probed:
                 raise StoreUnavailable("the subscription is silent")
             probed = message is None
@@ -173,7 +184,7 @@ class Store:
         or after `since` (µs), or all.
         """
         keys = self.keys
-        arguments = [
+        arguments: list[Any] = [
             "" if version is None else version,
             latest,
             "-inf" if since is None else since,
@@ -185,8 +196,8 @@ class Store:
 
     async def full(self, event_id: str) -> bytes | None:
         """The `all` projection of an event, or `None` if it is not there. Raises `StoreUnavailable`."""
-        found: bytes | None = await self._call(self._client.hget(self.keys.event(event_id), "all"))
-        return found
+        found: Any = await self._call(self._client.hget(self.keys.event(event_id), "all"))
+        return found if found is None else bytes(found)
 
     async def append(
         self, services: Mapping[str, Observation], event_id: str | None = None, epoch: int | None = None
@@ -239,12 +250,12 @@ class Store:
     @asynccontextmanager
     async def changes(self) -> AsyncIterator[Changes]:
         """A subscription to the change notices, ended on leaving. Raises `StoreUnavailable`."""
-        pubsub = self._client.pubsub()  # type: ignore[no-untyped-call]
+        pubsub = self._client.pubsub()
         try:
             await self._call(pubsub.subscribe(self.keys.changes))
             yield Changes(pubsub, self.timeout)
         finally:
-            await pubsub.aclose()
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -253,7 +264,7 @@ class Store:
     async def _build(self, services: Mapping[str, Observation], event_id: str | None) -> tuple[Event, str]:
         """An event of now, and the latest id after which it was made."""
         keys = self.keys
-        arguments = ["", "", "-inf", 1, keys.event_prefix]
+        arguments: list[Any] = ["", "", "-inf", 1, keys.event_prefix]
         rows = _rows(await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments)))
         recorded_at = max([rows.now, *(entry.recorded_at + 1 for entry in rows.entries or ())])
         return Event(event_id or uuid7(recorded_at), recorded_at, services), rows.latest

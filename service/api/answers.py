@@ -1,0 +1,354 @@
+"""Ready answers: for each question that agents ask, the bytes of its answer, made again only when its truth changes.
+
+A `Question` is one thing that can be asked (`latest` under a selector, the list, the verdict, …); there is one object for each, and it
+holds its current `Answer`. An answer is true for one snapshot and until one moment: the next second (its `Date`), an event reaching
+its age, the snapshot no longer being current, the monitor counting as silent. Whoever serves an answer checks both.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+
+import orjson
+from multidict import CIMultiDict, istr
+
+from service.errors import (
+    ClusterMonitoringDisabled,
+    NoClusterMonitorEventsAvailable,
+    UnknownClusterMonitorEvent,
+)
+from service.events import Event, Observation, Selector, rfc3339, rfc3339_seconds
+from service.settings import Settings
+from service.snapshot import Reading, Replica, Snapshot
+from service.store import Entry
+
+STORE_UNREACHABLE = "store-unreachable"
+MONITOR_SILENT = "monitor-silent"
+
+_EVENT_QUESTIONS = 2_048
+"""Questions about single events that are remembered: each retained event under each selector."""
+
+# As `istr`, header names are not folded again at every look-up.
+CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = istr("Content-Type"), istr("Content-Length"), istr("Cache-Control")
+ETAG, VARY, DATE, SERVER, AGE = istr("ETag"), istr("Vary"), istr("Date"), istr("Server"), istr("Age")
+CHECKED_AT, STALE, NOSNIFF = istr("Cluster-Checked-At"), istr("Cluster-Stale"), istr("X-Content-Type-Options")
+
+COMMON_HEADERS = ((NOSNIFF, "nosniff"), (SERVER, "cluster-events"))
+"""On every reply. A `Server` of our own keeps the framework from adding its version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The body of an answer and what it was made of; the same source gives the same content."""
+
+    source: object
+    body: bytes
+    etag: str | None
+    status: int = 200
+
+
+class Answer:
+    """A reply, ready to be sent: its header fields and body, with or without the body (304)."""
+
+    __slots__ = (
+        "body",
+        "etag",
+        "headers",
+        "headers_not_modified",
+        "hits",
+        "hits_not_modified",
+        "snapshot",
+        "status",
+        "until",
+        "wires",
+    )
+
+    def __init__(self, content: Content, headers: "CIMultiDict[str]", snapshot: Snapshot | None, until: float) -> None:
+        """True for `snapshot` (by identity) and until the monotonic time `until`."""
+        self.status = content.status
+        self.body = content.body
+        self.etag = content.etag
+        self.snapshot = snapshot
+        self.until = until
+        self.headers = headers
+        self.headers_not_modified = headers.copy()
+        for name in (CONTENT_TYPE, CONTENT_LENGTH):
+            del self.headers_not_modified[name]
+        self.wires: list[bytes | None] = [None, None, None, None]
+        self.hits = self.hits_not_modified = 0
+
+    def wire(self, *, not_modified: bool, close: bool) -> bytes:
+        """The whole reply in HTTP/1.1, exactly as the framework would send it. `close` is whether the connection ends."""
+        index = 2 * not_modified + close
+        wire = self.wires[index]
+        if wire is None:
+            wire = self.wires[index] = self._wire(not_modified, close)
+        return wire
+
+    def _wire(self, not_modified: bool, close: bool) -> bytes:
+        status = HTTPStatus(304 if not_modified else self.status)
+        headers = self.headers_not_modified if not_modified else self.headers
+        lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
+        if close:
+            lines.append("Connection: close")
+        return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if not_modified else self.body)
+
+
+@dataclass(slots=True, eq=False)
+class Question:
+    """One thing that can be asked, and its current answer.
+
+    `make` gives the content from a reading, or `None` where Redis must be asked for a full event first (`fetch`).
+    """
+
+    route: str
+    make: Callable[[Reading, "Question"], Content | None]
+    event_id: str | None = None
+    selector: Selector = Selector.STATUS
+    answer: Answer | None = None
+    content: Content | None = None
+
+
+class Answers:
+    """All questions, and how each is answered."""
+
+    def __init__(self, settings: Settings, replica: Replica) -> None:
+        self._replica = replica
+        self._settings = settings
+        self._latest = {
+            selector: Question("/v0/cluster/events/{event_id}", self._make_latest, selector=selector)
+            for selector in Selector
+        }
+        self._events: OrderedDict[tuple[str, Selector], Question] = OrderedDict()
+        self.list = Question("/v0/cluster/events", self._make_list)
+        self.verdict = Question("/v0/cluster_healthz", self._make_verdict)
+
+    def latest(self, selector: Selector) -> Question:
+        """The newest event."""
+        return self._latest[selector]
+
+    def event(self, event_id: str, selector: Selector) -> Question:
+        """The event of that (canonical) id."""
+        key = (event_id, selector)
+        question = self._events.get(key)
+        if question is None:
+            question = Question("/v0/cluster/events/{event_id}", self._make_event, event_id, selector)
+            self._events[key] = question
+            if len(self._events) > _EVENT_QUESTIONS:
+                self.count_hits(self._events.popitem(last=False)[1])
+        return question
+
+    def ready(self, question: Question) -> Answer | None:
+        """The current answer without asking Redis, or `None` if there is none to be had that way.
+
+        Raises the API's error for a question that has none (no such event).
+        """
+        snapshot = self._replica.current()
+        if snapshot is None:
+            return None
+        answer = question.answer
+        now = self._replica.monotonic()
+        if answer is not None and answer.snapshot is snapshot and now < answer.until:
+            return answer
+        return self._answer(question, Reading(snapshot))
+
+    async def get(self, question: Question) -> Answer:
+        """The answer, from memory or with Redis' help.
+
+        Raises the API's error for a question that has no answer, `StoreUnavailable` if the state cannot be known.
+        """
+        if not self._settings.monitoring:
+            raise ClusterMonitoringDisabled
+        answer = self.ready(question)
+        if answer is not None:
+            return answer
+        reading = await self._replica.read()
+        answer = self._answer(question, reading)
+        if answer is not None:
+            return answer
+        entry = self._entry(reading.snapshot, question)
+        full = await self._replica.full(reading.snapshot, entry)
+        if full is None:  # It expired in Redis a moment before it does here.
+            raise self._unknown(question)
+        question.content = _content(entry, full)
+        answer = self._answer(question, reading)
+        if answer is None:  # Larger than the memory for full events: it is served, but not kept.
+            answer = self._finish(question, question.content, reading)
+        return answer
+
+    # -- contents -----------------------------------------------------------------------------------------------------
+
+    def _make_latest(self, reading: Reading, question: Question) -> Content | None:
+        entry = reading.snapshot.latest
+        if entry is None:
+            raise NoClusterMonitorEventsAvailable
+        return self._event_content(reading, question, entry)
+
+    def _make_event(self, reading: Reading, question: Question) -> Content | None:
+        return self._event_content(reading, question, self._entry(reading.snapshot, question))
+
+    def _event_content(self, reading: Reading, question: Question, entry: Entry) -> Content | None:
+        known = question.content
+        if known is not None and known.source is entry:
+            return known
+        if question.selector is Selector.STATUS:
+            return _content(entry, entry.status)
+        full = self._replica.full_in_memory(reading.snapshot, entry)
+        return _content(entry, full) if full is not None else None
+
+    def _make_list(self, reading: Reading, question: Question) -> Content:
+        entries = self._replica.retained(reading.snapshot)
+        known = question.content
+        if known is not None and known.source is entries:
+            return known
+        return _content(entries, b"[" + b",".join([entry.status for entry in entries]) + b"]")
+
+    def _make_verdict(self, reading: Reading, question: Question) -> Content:
+        snapshot, replica = reading.snapshot, self._replica
+        if snapshot.latest is None:
+            raise NoClusterMonitorEventsAvailable
+        source = (
+            snapshot.version,
+            snapshot.entries,
+            snapshot.checked_at,
+            reading.age is None,
+            replica.monitor_silent(snapshot),
+        )
+        known = question.content
+        if known is not None and known.source == source:
+            return known
+        stale = self._why_stale(reading)
+        latest = Event.from_bytes(snapshot.latest_all or snapshot.latest.status)
+        all_healthy = latest.all_healthy and stale is None
+        since = _unchanged_since(replica.retained(snapshot), self._settings.service_names)
+        checked_at = rfc3339(snapshot.checked_at or latest.recorded_at)
+        verdict: dict[str, object] = {
+            "all_healthy": all_healthy,
+            "stale": stale is not None,
+            "stale_after_seconds": max(1, round(self._settings.stale_after_s)),
+        }
+        for name in self._settings.service_names:
+            seen = latest.services.get(name)
+            message = seen.self_info if seen else "The latest event says nothing of this service."
+            verdict[name] = {
+                "healthy": seen is not None and seen.healthy,
+                "message": f"{stale} Last known: {message}" if stale else message,
+                "unchanged_since": rfc3339(since.get(name, latest.recorded_at)),
+                "checked_at": checked_at,
+            }
+        return Content(source, orjson.dumps(verdict), None, 200 if all_healthy else 503)
+
+    def _why_stale(self, reading: Reading) -> str | None:
+        snapshot = reading.snapshot
+        if reading.age is not None:
+            return "The store cannot be reached, so the current state is not known."
+        if self._replica.monitor_silent(snapshot):
+            when = f"since {rfc3339_seconds(snapshot.checked_at)}" if snapshot.checked_at else "yet"
+            return f"No check has been completed {when}: the monitor may be down."
+        return None
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    def _answer(self, question: Question, reading: Reading) -> Answer | None:
+        content = question.make(reading, question)
+        return self._finish(question, content, reading) if content is not None else None
+
+    def _finish(self, question: Question, content: Content, reading: Reading) -> Answer:
+        question.content = content
+        snapshot = reading.snapshot
+        silent = self._replica.monitor_silent(snapshot)
+        headers = CIMultiDict[str]([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")])
+        if content.etag is not None:
+            headers[ETAG] = content.etag
+        headers[VARY] = "Accept-Encoding, Authorization"
+        if snapshot.checked_at is not None:
+            headers[CHECKED_AT] = rfc3339_seconds(snapshot.checked_at)
+        if reading.age is not None:
+            headers[AGE] = str(reading.age)
+            headers[STALE] = STORE_UNREACHABLE
+        elif silent:
+            headers[STALE] = MONITOR_SILENT
+        headers.extend(COMMON_HEADERS)
+        headers[CONTENT_LENGTH] = str(len(content.body))
+        now, wall = self._replica.monotonic(), self._replica.wall()
+        headers[DATE] = formatdate(wall, usegmt=True)
+        if reading.age is not None:  # Marked as stale: made for this one request.
+            return Answer(content, headers, None, now)
+        moments = [now + 1 - wall % 1, snapshot.confirmed + self._replica.max_staleness]
+        if not silent and snapshot.checked_at is not None:
+            silent_at = snapshot.checked_at + self._replica.stale_after_us - snapshot.clock
+            moments.append(silent_at / 1_000_000)
+        moments += self._expiries(question, snapshot, now)
+        self.count_hits(question)
+        question.answer = answer = Answer(content, headers, snapshot, min(moments))
+        return answer
+
+    def count_hits(self, question: Question) -> None:
+        """Adds the replies that the poll path gave to the metrics."""
+        answer = question.answer
+        if answer is not None:
+            for status, hits in ((answer.status, answer.hits), (304, answer.hits_not_modified)):
+                if hits:
+                    self._replica.metrics.requests.labels(question.route, "GET", status).inc(hits)
+            answer.hits = answer.hits_not_modified = 0
+
+    def count_all_hits(self) -> None:
+        """The same for every question, before the metrics are looked at."""
+        for question in (*self._latest.values(), *self._events.values(), self.list, self.verdict):
+            self.count_hits(question)
+
+    def _expiries(self, question: Question, snapshot: Snapshot, now: float) -> list[float]:
+        """When what is in the answer becomes too old. The latest never does."""
+        entries: Sequence[Entry] = ()
+        if question.event_id is not None:
+            entries = [snapshot.by_id[question.event_id]]
+        elif question in (self.list, self.verdict):
+            entries = snapshot.entries[-1:]
+        return [
+            now + self._replica.seconds_until_expiry(snapshot, entry)
+            for entry in entries
+            if entry is not snapshot.latest
+        ]
+
+    def _entry(self, snapshot: Snapshot, question: Question) -> Entry:
+        if question.event_id is None:
+            if snapshot.latest is None:
+                raise NoClusterMonitorEventsAvailable
+            return snapshot.latest
+        entry = self._replica.entry(snapshot, question.event_id)
+        if entry is None:
+            self.count_hits(question)
+            self._events.pop((question.event_id, question.selector), None)
+            raise self._unknown(question)
+        return entry
+
+    def _unknown(self, question: Question) -> UnknownClusterMonitorEvent:
+        return UnknownClusterMonitorEvent(question.event_id or "latest", self._settings.retention)
+
+
+def _content(source: object, body: bytes) -> Content:
+    """The entity tag is a digest of the body: replicas agree on it, and it is right whatever happened to the store."""
+    return Content(source, body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+
+
+def _unchanged_since(entries: Sequence[Entry], services: Sequence[str]) -> dict[str, int]:
+    """For each service, the recorded_at of the oldest event in the unbroken run, from the latest backwards, of the same
+    healthy-or-not."""
+    since: dict[str, int] = {}
+    open_runs: dict[str, Observation | None] = {}
+    for entry in entries:
+        seen = Event.from_bytes(entry.status).services
+        if not open_runs:
+            open_runs = {name: seen.get(name) for name in services if name in seen}
+        for name, newest in list(open_runs.items()):
+            here = seen.get(name)
+            if here is None or newest is None or here.healthy != newest.healthy:
+                del open_runs[name]
+            else:
+                since[name] = entry.recorded_at
+        if not open_runs:
+            break
+    return since

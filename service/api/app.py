@@ -1,0 +1,83 @@
+"""Assembly: the table of routes, and the application made of it."""
+
+from collections.abc import AsyncIterator
+
+import orjson
+from aiohttp import web
+
+from service.api import events, health
+from service.api.answers import Answers
+from service.api.endpoint import Route, endpoint, expect
+from service.api.openapi import document
+from service.api.state import STATE, State
+from service.auth import Authenticator, Role
+from service.errors import MethodNotAllowed, UnknownEndpoint
+from service.observability import Metrics
+from service.settings import Settings
+from service.snapshot import Replica
+from service.store import Store, open_store
+
+ROUTES = (
+    Route("GET", "/v0/cluster/events", Role.READ, events.list_events),
+    Route("POST", "/v0/cluster/events", Role.WRITE, events.post_event, takes_body=True),
+    Route("GET", "/v0/cluster/events/{event_id}", Role.READ, events.get_event),
+    Route("GET", "/v0/cluster_healthz", Role.READ, health.cluster_healthz),
+    Route("GET", "/v0/config", Role.READ, health.config),
+    Route("GET", "/healthz", None, health.healthz),
+    Route("GET", "/readyz", None, health.readyz),
+    Route("GET", "/metrics", None, health.metrics),
+    Route("GET", "/openapi.json", None, health.openapi),
+)
+
+
+def make_app(state: State) -> web.Application:
+    """The application. It keeps its replica current while it runs, and closes what it opened."""
+    app = web.Application()
+    app[STATE] = state
+    for route in ROUTES:
+        resource = app.router.add_resource(route.path)
+        resource.add_route(route.method, endpoint(state, route), expect_handler=expect)
+        if route.method == "GET":  # HEAD is GET without the body (RFC 9110, section 9.3.2).
+            resource.add_route("HEAD", endpoint(state, route), expect_handler=expect)
+    # Whatever matches nothing else: behind a credential under /v0, so that the API tells strangers nothing of itself.
+    for path, role in (("/v0{tail:(?:/.*)?}", Role.READ), ("/{tail:.*}", None)):
+        fallback = endpoint(state, Route("*", path, role, _unknown))
+        app.router.add_route("*", path, fallback, expect_handler=expect)
+    app.cleanup_ctx.append(_replica_running)
+    return app
+
+
+def make_state(settings: Settings, store: Store | None = None) -> State:
+    """What one API process is made of. Raises `SettingsError` for key material that is unfit."""
+    metrics = Metrics()
+    store = store or open_store(settings)
+    replica = Replica(
+        store,
+        metrics,
+        heartbeat=settings.heartbeat,
+        max_staleness=settings.max_staleness,
+        stale_if_error=settings.stale_if_error,
+        stale_after=settings.stale_after_s,
+        events_memory=settings.events_memory,
+    )
+    answers = Answers(settings, replica)
+    openapi = orjson.dumps(document(settings.service_names))
+    return State(settings, replica, Authenticator(settings), answers, metrics, openapi=openapi)
+
+
+async def _replica_running(app: web.Application) -> AsyncIterator[None]:
+    async with app[STATE].replica.running():
+        yield
+    await app[STATE].replica.aclose()
+
+
+async def _unknown(_state: State, request: web.Request) -> web.StreamResponse:
+    """405 with `Allow` where the path is one of ours, else 404."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        _, methods = await resource.resolve(request)
+        allowed |= methods
+    allowed -= {"*", request.method}
+    if allowed or request.method in {"CONNECT", "TRACE"} or request.path == "*":
+        raise MethodNotAllowed(request.method, sorted(allowed))
+    raise UnknownEndpoint(request.path)

@@ -1,0 +1,149 @@
+"""The one layer around every handler: limits, credential, role, errors, counts. One coroutine a request, not one a concern."""
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+
+from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.state import State
+from service.auth import Principal, Role
+from service.errors import (
+    ApiError,
+    AuthenticationFailed,
+    HeadersTooLarge,
+    InsufficientPermissions,
+    InternalError,
+    PayloadTooLarge,
+    UnmetExpectation,
+    VersionNotSupported,
+)
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("service.access")
+
+HEADERS_LIMIT = 32_768
+"""Bytes of all header fields together; each alone is limited by the parser."""
+FIELD_LIMIT = 8_190
+"""Bytes of one header field: room for a token."""
+IGNORED_BODY_LIMIT = 1_024
+"""Bytes of a body that a route without one reads and forgets; clients that always send one are not worth an error."""
+
+Handler = Callable[[State, web.Request], Awaitable[web.StreamResponse]]
+
+PRINCIPAL = web.RequestKey("principal", Principal)
+"""Who sends the request, for handlers that ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A row of the table of routes. Without a `role` the route is open to all."""
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Handler
+    takes_body: bool = False
+
+
+def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """The route's handler inside the layer."""
+    duration = state.metrics.duration.labels(route.path)
+    counters: dict[tuple[str, int], Callable[[], None]] = {}
+    logging_requests = state.settings.access_log
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        started = time.perf_counter()
+        try:
+            check_message(request, route)
+            if route.role is not None:
+                request[PRINCIPAL] = await authorise(state, request, route.role)
+            response = await route.handler(state, request)
+        except ApiError as error:
+            response = error_response(error)
+            if error.status in {401, 403}:
+                state.metrics.auth_failures.labels(error.status).inc()
+        except Exception as error:
+            if isinstance(error, web.HTTPException):  # The framework's own refusals, such as an unreadable body.
+                raise
+            response = internal_error(request)
+        if state.draining:
+            response.force_close()
+        key = request.method, response.status
+        count = counters.get(key)
+        if count is None:
+            method = request.method if request.method in hdrs.METH_ALL else "other"
+            count = counters[key] = state.metrics.requests.labels(route.path, method, response.status).inc
+        count()
+        duration.observe(time.perf_counter() - started)
+        if logging_requests:
+            log_access(request.method, route.path, response.status, request.remote)
+        return response
+
+    return handle
+
+
+def log_access(method: str, path: str, status: int, remote: str | None) -> None:
+    """One line for one request: the route's template, never the raw path."""
+    access_log.info("request", extra={"method": method, "route": path, "status": status, "remote": remote})
+
+
+def check_message(request: web.Request, route: Route) -> None:
+    """What the parser lets through and this API does not take. Raises an `ApiError`."""
+    if request.version not in (HttpVersion11, HttpVersion10):
+        raise VersionNotSupported
+    fields = request.raw_headers
+    if len(fields) * FIELD_LIMIT > HEADERS_LIMIT:  # Few fields cannot exceed it: spare the sum.
+        total = sum(len(name) + len(value) + 4 for name, value in fields)
+        if total > HEADERS_LIMIT:
+            raise HeadersTooLarge(HEADERS_LIMIT)
+    if not route.takes_body and (request.content_length or 0) > IGNORED_BODY_LIMIT:
+        raise PayloadTooLarge(IGNORED_BODY_LIMIT)
+
+
+async def authorise(state: State, request: web.Request, role: Role) -> Principal:
+    """The request's principal, which has at least `role`.
+
+    Raises `AuthenticationFailed`, `InsufficientPermissions`, or `StoreUnavailable` for an API key that cannot be looked up.
+    """
+    fields = request.headers.getall(hdrs.AUTHORIZATION, ())
+    if len(fields) > 1:
+        raise AuthenticationFailed
+    authorization = fields[0] if fields else None
+    snapshot = state.replica.current()
+    if snapshot is None and authorization is not None and state.authenticator.is_api_key(authorization):
+        snapshot = (await state.replica.read()).snapshot
+    principal = state.authenticator.authenticate(authorization, snapshot.api_keys if snapshot is not None else {})
+    if principal.role < role:
+        raise InsufficientPermissions(role.label, principal.role.label)
+    return principal
+
+
+def error_response(error: ApiError) -> web.Response:
+    """The one error body."""
+    response = web.Response(status=error.status, body=error.body(), headers=error.headers)
+    response.headers[CONTENT_TYPE] = "application/json"
+    response.headers[CACHE_CONTROL] = "no-store"
+    for name, value in COMMON_HEADERS:
+        response.headers[name] = value
+    if error.close:
+        response.force_close()
+    return response
+
+
+def internal_error(request: web.BaseRequest) -> web.Response:
+    """The answer to a bug, whose traceback goes to the log under the request id that the answer names."""
+    request_id = secrets.token_hex(8)
+    log.exception("a request failed", extra={"request_id": request_id, "method": request.method})
+    return error_response(InternalError(request_id))
+
+
+async def expect(request: web.Request) -> web.StreamResponse | None:
+    """The framework's hook for `Expect`: it writes 100 for `100-continue`, and any other expectation is refused."""
+    if request.version == HttpVersion11 and request.headers[hdrs.EXPECT].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+    return error_response(UnmetExpectation())

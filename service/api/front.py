@@ -1,0 +1,380 @@
+"""What stands in front of every connection: the poll path, and the deadlines that the framework does not have (DESIGN, section 7).
+
+Agents send the same bytes again and again. So a request head that was answered the ordinary way, credential and all, is remembered
+with a *grant*: which question it asks, until when its credential holds, under which API keys. When the same head comes again and nothing is
+under way on the connection, the ready answer is written from `data_received`: no parsing, no task. Everything else goes to the
+framework's request handler, which is made when it is first needed, so that a connection that only polls never pays for one.
+
+It stands on one detail of the framework: its handler waits for the next request with a pending future in `_waiter`. `fits_framework`
+looks whether that is so; elsewhere every request goes the ordinary way.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import aiohttp
+from aiohttp import web
+
+from service.api.answers import Question
+from service.api.conditional import Condition, matches
+from service.api.endpoint import log_access
+from service.api.state import State
+from service.auth import Principal
+from service.errors import ApiError
+from service.store import StoredKey
+
+log = logging.getLogger(__name__)
+
+FRAMEWORK = (3, 14)
+"""The minor version of aiohttp whose details were read."""
+
+MEMO_ENTRIES = 32_768
+MEMO_BYTES = 32 * 1024 * 1024
+"""What is remembered: more than the agents of one replica, at most 1 KiB each on average."""
+SEEN_ENTRIES = 65_536
+"""Heads seen once: only the second sight is remembered, so heads that never come again take no room."""
+LONGEST_HEAD = 8_190
+"""Bytes of a head that is looked up; longer ones go the ordinary way, which knows the limits."""
+TRACING_LINES = 8
+"""The most tracing lines that are looked past."""
+
+_TRACING = re.compile(
+    rb"\r\n(?:traceparent|tracestate|baggage|b3|x-b3-[a-z]{5,12}|x-request-id|x-correlation-id|x-amzn-trace-id|x-cloud-trace-context"
+    rb"|uber-trace-id|sentry-trace):[\t -~]*(?=\r\n[^ \t])",
+    re.IGNORECASE,
+)
+_UNFIT = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade|content-encoding)[ \t]*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds. `sweep` is how often they are looked at, so each may take that much longer."""
+
+    head: float = 10.0
+    """For a request head, from the connection's or the head's beginning."""
+    idle: float = 75.0
+    """Between two requests: longer than the usual proxy keeps its own end (60 s), else it meets a closed one."""
+    stuck: float = 15.0
+    """For a client to take any byte of what waits for it."""
+    sweep: float = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """What a remembered head is entitled to.
+
+    `expires` is in seconds since 1970; `keys` are the API keys under which it was granted, for an API key.
+    """
+
+    question: Question
+    expires: float
+    keys: Mapping[str, StoredKey] | None
+    condition: Condition
+    close: bool
+
+
+class RequestHandler(web.RequestHandler):
+    """The framework's handler of one connection; it knows what stands in front of it."""
+
+    __slots__ = ("connection",)
+
+    connection: "Connection"
+
+
+class Front:
+    """Everything that the connections of one process share: the memo, and the sweep for deadlines."""
+
+    def __init__(
+        self,
+        state: State,
+        make_handler: Callable[[], RequestHandler],
+        *,
+        memoise: bool,
+        deadlines: Deadlines = Deadlines(),  # Frozen.
+    ) -> None:
+        self.state = state
+        self.make_handler = make_handler
+        self.memoise = memoise
+        self.deadlines = deadlines
+        self.memo: dict[bytes, Grant] = {}
+        self.connections: set[Connection] = set()
+        self._memo_bytes = 0
+        self._seen: set[int] = set()
+
+    def __call__(self) -> "Connection":
+        """The protocol of a new connection."""
+        return Connection(self)
+
+    def remember(self, head: bytes, grant: Grant) -> None:
+        """Remembers a head at its second sight, the oldest giving way."""
+        head = without_tracing(head) or head
+        known = hash(head)
+        if known not in self._seen:
+            if len(self._seen) >= SEEN_ENTRIES:
+                self._seen.clear()
+            self._seen.add(known)
+            return
+        if head not in self.memo:
+            self._memo_bytes += len(head)
+        self.memo[head] = grant
+        while len(self.memo) > MEMO_ENTRIES or self._memo_bytes > MEMO_BYTES:
+            oldest = next(iter(self.memo))
+            self.forget(oldest)
+
+    def forget(self, head: bytes) -> None:
+        """Forgets a head."""
+        if self.memo.pop(head, None) is not None:
+            self._memo_bytes -= len(head)
+
+    def reply(self, head: bytes, grant: Grant) -> bytes | None:
+        """The reply to a remembered head, or `None` if it must go the ordinary way."""
+        state, question = self.state, grant.question
+        if time.time() >= grant.expires:
+            self.forget(head)
+            return None
+        answer = question.answer
+        snapshot = state.replica.snapshot
+        if answer is None or answer.snapshot is not snapshot or time.monotonic() >= answer.until:
+            try:
+                answer = state.answers.ready(question)
+            except ApiError:
+                answer = None
+            if answer is None:  # Not current, not in memory, or gone: the ordinary way says what is to be said.
+                return None
+            snapshot = answer.snapshot
+        if grant.keys is not None and (snapshot is None or grant.keys is not snapshot.api_keys):
+            self.forget(head)
+            return None
+        if grant.condition is not None and matches(grant.condition, answer.etag):
+            answer.hits_not_modified += 1
+            return answer.wires[2 + grant.close] or answer.wire(not_modified=True, close=grant.close)
+        answer.hits += 1
+        return answer.wires[grant.close] or answer.wire(not_modified=False, close=grant.close)
+
+    async def sweep(self) -> None:
+        """Ends connections whose deadlines have passed, until cancelled."""
+        while True:
+            await asyncio.sleep(self.deadlines.sweep)
+            now = time.monotonic()
+            for connection in list(self.connections):
+                connection.check_deadlines(now)
+            self.state.metrics.connections.set(len(self.connections))
+
+    def drain(self) -> None:
+        """From now on everything goes the ordinary way, whose replies end their connections."""
+        self.memoise = False
+        self.memo.clear()
+
+    def close_idle(self) -> None:
+        """Ends the connections that have no request under way."""
+        for connection in list(self.connections):
+            if connection.idle():
+                connection.transport.close()
+
+
+class Connection(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_active",
+        "_asked",
+        "_boundary",
+        "_front",
+        "_handler",
+        "_head",
+        "_head_since",
+        "_held",
+        "_paused",
+        "_stuck",
+        "_stuck_since",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._handler: RequestHandler | None = None
+        self._held = b""
+        """The beginning of a head whose end has not come."""
+        self._head: bytes | None = None
+        """The head that the handler is dealing with, if it may be remembered."""
+        self._boundary = True
+        """Whether all that the handler got so far were whole requests without bodies."""
+        self._paused = False
+        self._active = self._head_since = time.monotonic()
+        self._asked = 0
+        self._stuck = 0
+        self._stuck_since = 0.0
+
+    # -- what the transport calls -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; the framework need not know yet."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._front.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Answers a remembered head, or hands the bytes on."""
+        front = self._front
+        if self._held:
+            data, self._held = self._held + data, b""
+        if front.memoise and self._boundary and self.idle():
+            grant = front.memo.get(data)
+            if grant is None and (plain := without_tracing(data)) is not None:
+                grant, head = front.memo.get(plain), plain
+            else:
+                head = data
+            if grant is not None and not self._paused:
+                reply = front.reply(head, grant)
+                if reply is not None:
+                    self.transport.write(reply)
+                    self._active = time.monotonic()
+                    self._head_since = 0.0
+                    if front.state.settings.access_log:
+                        self._log(grant.question, reply)
+                    if grant.close:
+                        self.transport.close()
+                    return
+            if is_partial_head(data):
+                self._held = data
+                self._begin_head()
+                return
+            self._head = data if is_memorable(data) else None
+        else:
+            self._head = None
+        self._hand_on(data)
+
+    def _hand_on(self, data: bytes) -> None:
+        handler = self._handler
+        if handler is None:
+            handler = self._handler = self._front.make_handler()
+            handler.connection = self
+            handler.connection_made(self.transport)
+        if self._boundary and not is_whole(data):
+            self._boundary = False  # From here on only the framework's parser knows where a request ends.
+        self._begin_head()
+        handler.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        """The client will send no more."""
+        if self._handler is not None:
+            self._flush()
+            self._handler.eof_received()
+        return None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection has ended."""
+        self._front.connections.discard(self)
+        if self._handler is not None:
+            self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than it asks."""
+        self._paused = True
+        if self._handler is not None:
+            self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        self._paused = False
+        if self._handler is not None:
+            self._handler.resume_writing()
+
+    # -- what the front and the handlers call ---------------------------------------------------------------------------
+
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        handler = self._handler
+        if handler is None:
+            return True
+        waiter = handler._waiter  # noqa: SLF001  # See the module's docstring.
+        return waiter is not None and not waiter.done()
+
+    def remember(self, question: Question, principal: Principal, condition: Condition, *, close: bool) -> None:
+        """Called by a handler that answers a question: the head it deals with may be answered from the memo next time."""
+        head, self._head = self._head, None
+        if head is not None:
+            snapshot = self._front.state.replica.snapshot
+            keys = snapshot.api_keys if snapshot is not None and principal.key_id is not None else None
+            self._front.remember(head, Grant(question, principal.expires, keys, condition, close))
+
+    def check_deadlines(self, now: float) -> None:
+        """Ends the connection if it has outlived one."""
+        deadlines, transport = self._front.deadlines, self.transport
+        waiting = transport.get_write_buffer_size()
+        if waiting != self._stuck or not waiting:
+            self._stuck, self._stuck_since = waiting, now
+        elif now - self._stuck_since >= deadlines.stuck:
+            transport.abort()
+            return
+        if not self.idle():
+            self._active, self._head_since = now, 0.0
+            return
+        asked = self._handler._request_count if self._handler is not None else 0  # noqa: SLF001
+        if asked != self._asked:  # What came since was whole.
+            self._asked, self._head_since = asked, 0.0
+        if (self._head_since and now - self._head_since >= deadlines.head) or now - self._active >= deadlines.idle:
+            transport.close()
+
+    def _begin_head(self) -> None:
+        self._active = now = time.monotonic()
+        if not self._head_since:
+            self._head_since = now
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._hand_on(held)
+
+    def _log(self, question: Question, reply: bytes) -> None:
+        remote = self.transport.get_extra_info("peername")
+        log_access("GET", question.route, int(reply[9:12]), remote[0] if isinstance(remote, tuple) and remote else None)
+
+
+def without_tracing(data: bytes) -> bytes | None:
+    """The bytes without well-formed tracing lines, or `None` if there are none (or suspiciously many)."""
+    if len(data) > LONGEST_HEAD:
+        return None
+    plain, lines = _TRACING.subn(b"", data)
+    return plain if 0 < lines <= TRACING_LINES else None
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether the bytes end where a request ends, and none has a body: what comes next begins a request."""
+    return data.endswith(b"\r\n\r\n") and _UNFIT.search(data) is None
+
+
+def is_memorable(data: bytes) -> bool:
+    """Whether the bytes are one whole GET request."""
+    return (
+        len(data) <= LONGEST_HEAD
+        and data.startswith(b"GET /")
+        and data.find(b"\r\n\r\n") == len(data) - 4
+        and b" HTTP/1.1\r\n" in data
+        and _UNFIT.search(data) is None
+    )
+
+
+def is_partial_head(data: bytes) -> bool:
+    """Whether the bytes are the well-formed beginning of a GET head: only such are held back from the framework's parser."""
+    if len(data) > LONGEST_HEAD or not data.startswith(b"GET /") or b"\r\n\r\n" in data:
+        return False
+    line, ended, _ = data.partition(b"\r\n")
+    if ended and not line.endswith(b" HTTP/1.1"):
+        return False
+    return data.count(b"\n") == data.count(b"\r\n")
+
+
+def fits_framework() -> bool:
+    """Whether this is the framework that was read; says so loudly if not."""
+    version = tuple(int(part) for part in aiohttp.__version__.split(".")[:2])
+    fits = version == FRAMEWORK and {"_waiter", "_request_count"} <= set(web.RequestHandler.__slots__)
+    if not fits:
+        log.error("the poll path is off: it does not know this aiohttp", extra={"aiohttp": aiohttp.__version__})
+    return fits

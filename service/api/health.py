@@ -1,0 +1,70 @@
+"""What monitors of the cluster and operators of this service ask: the verdict, liveness, readiness, metrics, version."""
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service import __version__
+from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.events import answer
+from service.api.state import State
+from service.events import Event
+from service.snapshot import Snapshot
+
+
+def json(body: bytes, status: int = 200) -> web.Response:
+    """A reply that nobody may keep."""
+    headers = {CONTENT_TYPE: "application/json", CACHE_CONTROL: "no-store", **dict(COMMON_HEADERS)}
+    return web.Response(status=status, body=body, headers=headers)
+
+
+async def cluster_healthz(state: State, request: web.Request) -> web.StreamResponse:
+    """The verdict: 200 if all is healthy and that is known to be so, else 503 with the same body."""
+    return await answer(state, request, state.answers.verdict)
+
+
+async def config(_state: State, _request: web.Request) -> web.StreamResponse:
+    """What Feldera's Python client asks for first."""
+    return json(orjson.dumps({"edition": "Open source", "version": __version__}))
+
+
+async def healthz(_state: State, _request: web.Request) -> web.StreamResponse:
+    """Liveness: the loop turns. Nothing else, so that an outage of Redis restarts nothing."""
+    return json(b'{"status":"healthy"}')
+
+
+async def readyz(state: State, _request: web.Request) -> web.StreamResponse:
+    """Readiness: events can be answered, if only marked as stale, and the process is to stay."""
+    if state.draining:
+        return json(b'{"status":"draining"}', 503)
+    if state.settings.monitoring and not state.replica.ready():
+        return json(b'{"status":"the store has not been read recently enough"}', 503)
+    return json(b'{"status":"ready"}')
+
+
+async def metrics(state: State, _request: web.Request) -> web.StreamResponse:
+    """Prometheus' text format."""
+    state.answers.count_all_hits()
+    snapshot = state.replica.snapshot
+    if snapshot is not None:
+        set_gauges(state, snapshot)
+    headers = {CONTENT_TYPE: CONTENT_TYPE_LATEST, CACHE_CONTROL: "no-store", **dict(COMMON_HEADERS)}
+    return web.Response(body=generate_latest(state.metrics.registry), headers=headers)
+
+
+def set_gauges(state: State, snapshot: Snapshot) -> None:
+    """The gauges that follow from the snapshot and the clock are set when somebody looks."""
+    now = state.replica.monotonic()
+    gauges = state.metrics
+    gauges.snapshot_age.set(now - snapshot.confirmed)
+    gauges.events.set(len(snapshot.entries))
+    if snapshot.checked_at is not None:
+        gauges.checked_age.set((snapshot.now_us(now) - snapshot.checked_at) / 1_000_000)
+    if snapshot.latest is not None:
+        for name, seen in Event.from_bytes(snapshot.latest.status).services.items():
+            gauges.healthy.labels(name).set(seen.healthy)
+
+
+async def openapi(state: State, _request: web.Request) -> web.StreamResponse:
+    """The description of this API for the configured services."""
+    return json(state.openapi)

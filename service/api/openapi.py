@@ -1,0 +1,289 @@
+"""The API's description in OpenAPI 3.1, written by hand for whatever services are configured, and held to the code by tests."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from service import __version__
+from service.events import INFO_LIMIT, Selector, Status
+
+_ERRORS = {
+    "BadRequest": (
+        400,
+        "A parameter, an id or a body that is not one (`InvalidQueryParam`, `InvalidUuidParam`, `InvalidEvent`).",
+    ),
+    "Unauthorized": (401, "No credential, or one that is bad, expired or revoked (`AuthenticationFailed`)."),
+    "Forbidden": (403, "The credential's role does not allow it (`InsufficientPermissions`)."),
+    "NotFound": (404, "No such event (`UnknownClusterMonitorEvent`), or none yet (`NoClusterMonitorEventsAvailable`)."),
+    "Conflict": (409, "The id exists with other content (`EventConflict`)."),
+    "TooLarge": (413, "The body is larger than any event (`PayloadTooLarge`)."),
+    "Disabled": (501, "This deployment does no monitoring (`ClusterMonitoringDisabled`)."),
+    "Unavailable": (503, "The current state cannot be known (`StoreUnavailable`)."),
+}
+
+Json = dict[str, Any]
+
+
+def document(services: Sequence[str]) -> Json:
+    """The description, as a JSON object, for these services in this order."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "cluster-events",
+            "version": __version__,
+            "description": "Is the platform healthy, and since when?",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "tags": [
+            {"name": "events", "description": "What was recorded."},
+            {"name": "health", "description": "What is now."},
+            {"name": "operation", "description": "The service itself."},
+        ],
+        "paths": _paths(),
+        "components": {
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A JWT, or an API key that starts with `apikey:`.",
+                }
+            },
+            "parameters": _parameters(),
+            "headers": _headers(),
+            "responses": {name: _error(text) for name, (_, text) in _ERRORS.items()} | {"NotModified": _not_modified()},
+            "schemas": _schemas(services),
+        },
+    }
+
+
+def _paths() -> Json:
+    event_errors = _refs("Unauthorized", "Forbidden", "Disabled", "Unavailable")
+    return {
+        "/v0/cluster/events": {
+            "get": {
+                "operationId": "listClusterEvents",
+                "tags": ["events"],
+                "summary": "All retained events, newest first",
+                "description": "The `status` fields of every event within the retention, by recorded_at, then id, descending.",
+                "parameters": [_ref("parameters", "IfNoneMatch")],
+                "responses": {"200": _event_answer(_array("EventStatus")), "304": _ref("responses", "NotModified")}
+                | event_errors,
+            },
+            "post": {
+                "operationId": "postClusterEvent",
+                "tags": ["events"],
+                "summary": "Record an event from outside",
+                "description": "Needs the role `write`. Sending the same id and content again is harmless.",
+                "requestBody": {"required": True, "content": _json(_ref("schemas", "NewEvent"))},
+                "responses": {
+                    "200": {
+                        "description": "The same event had been recorded before.",
+                        "content": _json(_ref("schemas", "EventAll")),
+                    },
+                    "201": {"description": "Recorded.", "content": _json(_ref("schemas", "EventAll"))},
+                }
+                | event_errors
+                | _refs("BadRequest", "Conflict", "TooLarge"),
+            },
+        },
+        "/v0/cluster/events/{event_id}": {
+            "get": {
+                "operationId": "getClusterEvent",
+                "tags": ["events"],
+                "summary": "One event, or the latest",
+                "parameters": [
+                    _ref("parameters", "EventId"),
+                    _ref("parameters", "Selector"),
+                    _ref("parameters", "IfNoneMatch"),
+                ],
+                "responses": {
+                    "200": _event_answer({"anyOf": [_ref("schemas", "EventAll"), _ref("schemas", "EventStatus")]}),
+                    "304": _ref("responses", "NotModified"),
+                }
+                | event_errors
+                | _refs("BadRequest", "NotFound"),
+            }
+        },
+        "/v0/cluster_healthz": {
+            "get": {
+                "operationId": "getClusterHealth",
+                "tags": ["health"],
+                "summary": "The verdict: is the cluster healthy, and since when?",
+                "responses": {
+                    "200": {
+                        "description": "All is healthy, and that is known.",
+                        "content": _json(_ref("schemas", "Verdict")),
+                    },
+                    "503": {
+                        "description": "Something is unhealthy or the knowledge is stale (a verdict), or nothing is known (an error).",
+                        "content": _json({"anyOf": [_ref("schemas", "Verdict"), _ref("schemas", "Error")]}),
+                    },
+                }
+                | _refs("Unauthorized", "Forbidden", "NotFound", "Disabled"),
+            }
+        },
+        "/v0/config": {
+            "get": {
+                "operationId": "getConfig",
+                "tags": ["operation"],
+                "summary": "Edition and version",
+                "responses": {"200": {"description": "What this is.", "content": _json(_ref("schemas", "Config"))}}
+                | _refs("Unauthorized", "Forbidden"),
+            }
+        },
+        "/healthz": _open("Liveness", "getHealthz", "The process serves requests.", _json(_ref("schemas", "Liveness"))),
+        "/readyz": _open(
+            "Readiness", "getReadyz", "Events can be answered.", _json(_ref("schemas", "Liveness")), unready=True
+        ),
+        "/metrics": _open(
+            "Metrics in Prometheus' text format",
+            "getMetrics",
+            "The metrics.",
+            {"text/plain": {"schema": {"type": "string"}}},
+        ),
+        "/openapi.json": _open("This description", "getOpenapi", "OpenAPI 3.1.", _json({"type": "object"})),
+    }
+
+
+def _open(summary: str, operation: str, text: str, content: Json, *, unready: bool = False) -> Json:
+    responses: Json = {"200": {"description": text, "content": content}}
+    if unready:
+        responses["503"] = {
+            "description": "Not now: draining, or the store was not read recently enough.",
+            "content": content,
+        }
+    return {
+        "get": {
+            "operationId": operation,
+            "tags": ["operation"],
+            "summary": summary,
+            "security": [],
+            "responses": responses,
+        }
+    }
+
+
+def _parameters() -> Json:
+    return {
+        "EventId": {
+            "name": "event_id",
+            "in": "path",
+            "required": True,
+            "description": "`latest`, or a UUID in any of its spellings.",
+            "schema": {"anyOf": [{"const": "latest"}, {"type": "string", "format": "uuid"}]},
+        },
+        "Selector": {
+            "name": "selector",
+            "in": "query",
+            "description": "Which fields are returned.",
+            "schema": {"type": "string", "enum": list(Selector), "default": Selector.STATUS},
+        },
+        "IfNoneMatch": {
+            "name": "If-None-Match",
+            "in": "header",
+            "description": "Entity tags of answers that the client has; 304 if one is still right.",
+            "schema": {"type": "string"},
+        },
+    }
+
+
+def _headers() -> Json:
+    return {
+        "ETag": {"description": "A strong entity tag of the body.", "schema": {"type": "string"}},
+        "CheckedAt": {
+            "description": "When the monitor last completed a check, in whole seconds.",
+            "schema": {"type": "string", "format": "date-time"},
+        },
+        "Stale": {
+            "description": "Present when the answer may not be the current state, and why.",
+            "schema": {"enum": ["store-unreachable", "monitor-silent"]},
+        },
+        "Age": {
+            "description": "With `Cluster-Stale: store-unreachable`: seconds since the answer was last known to be true.",
+            "schema": {"type": "integer"},
+        },
+    }
+
+
+def _schemas(services: Sequence[str]) -> Json:
+    info = {"type": "string", "maxLength": INFO_LIMIT}
+    head: Json = {
+        "id": {"type": "string", "format": "uuid"},
+        "recorded_at": {"type": "string", "format": "date-time", "description": "UTC, with microseconds."},
+        "all_healthy": {"type": "boolean"},
+    }
+    statuses = {f"{name}_status": _ref("schemas", "Status") for name in services}
+    infos = {f"{name}_{kind}": info for name in services for kind in ("self_info", "resources_info")}
+    full = {field: fields[field] for fields in (statuses | infos,) for name in services for field in _fields(name)}
+    verdict: Json = {
+        "all_healthy": {"type": "boolean"},
+        "stale": {"type": "boolean"},
+        "stale_after_seconds": {"type": "integer"},
+    } | {name: _ref("schemas", "ServiceHealth") for name in services}
+    return {
+        "Status": {"type": "string", "enum": list(Status)},
+        "EventStatus": _object(head | statuses),
+        "EventAll": _object(head | full),
+        "NewEvent": _object({"id": head["id"]} | full, required=list(statuses)),
+        "Verdict": _object(verdict),
+        "ServiceHealth": _object(
+            {
+                "healthy": {"type": "boolean"},
+                "message": {"type": "string"},
+                "unchanged_since": {"type": "string", "format": "date-time"},
+                "checked_at": {"type": "string", "format": "date-time"},
+            }
+        ),
+        "Config": _object({"edition": {"type": "string"}, "version": {"type": "string"}}),
+        "Liveness": _object({"status": {"type": "string"}}),
+        "Error": _object(
+            {"message": {"type": "string"}, "error_code": {"type": "string"}, "details": {"type": "object"}}
+        ),
+    }
+
+
+def _fields(name: str) -> tuple[str, str, str]:
+    return f"{name}_status", f"{name}_self_info", f"{name}_resources_info"
+
+
+def _object(properties: Json, required: list[str] | None = None) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties) if required is None else required,
+        "additionalProperties": False,
+    }
+
+
+def _array(schema: str) -> Json:
+    return {"type": "array", "items": _ref("schemas", schema)}
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _ref(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _refs(*names: str) -> Json:
+    return {str(_ERRORS[name][0]): _ref("responses", name) for name in names}
+
+
+def _event_answer(schema: Json) -> Json:
+    headers = {"ETag": "ETag", "Cluster-Checked-At": "CheckedAt", "Cluster-Stale": "Stale", "Age": "Age"}
+    return {
+        "description": "What was asked for.",
+        "headers": {name: _ref("headers", component) for name, component in headers.items()},
+        "content": _json(schema),
+    }
+
+
+def _not_modified() -> Json:
+    return {"description": "The client's copy is still right.", "headers": {"ETag": _ref("headers", "ETag")}}
+
+
+def _error(text: str) -> Json:
+    return {"description": text, "content": _json(_ref("schemas", "Error"))}

@@ -1,0 +1,92 @@
+"""The listening side: sockets, the framework's settings for hostile networks, draining."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from service.api import front as fronts
+from service.api.app import make_app
+from service.api.endpoint import FIELD_LIMIT, error_response, internal_error
+from service.api.front import Deadlines, Front
+from service.api.state import State
+from service.errors import BadMessage
+from service.tasks import background, end
+
+LINE_LIMIT = 4_096
+"""Bytes of a request line: the longest path of this API has 60."""
+FIELDS = 64
+"""Header fields of one request."""
+BACKLOG = 1_024
+SHUTDOWN_S = 10.0
+"""Seconds for requests under way after the drain; a reply takes milliseconds."""
+
+HANDLER_SETTINGS: dict[str, Any] = {
+    "keepalive_timeout": 86_400.0,  # The front ends idle connections; it knows of polls that the handler never sees.
+    "max_line_size": LINE_LIMIT,
+    "max_field_size": FIELD_LIMIT,
+    "max_headers": FIELDS,
+    "lingering_time": 2.0,
+    "auto_decompress": False,
+    "access_log": None,
+}
+
+
+class RequestHandler(fronts.RequestHandler):
+    """The handler of one connection, with our error body for bytes that are not HTTP."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The one error body; the framework's own would repeat the offending bytes."""
+        del exc, message
+        return error_response(BadMessage()) if status == BadMessage.status else internal_error(request)
+
+
+@asynccontextmanager
+async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Deadlines()) -> AsyncIterator[None]:  # noqa: B008
+    """Serves the API on a bound socket while it is entered; on leaving, requests under way are finished first."""
+    runner = web.AppRunner(make_app(state), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    await runner.setup()
+    assert runner.server is not None  # noqa: S101  # After the setup it is there.
+    loop = asyncio.get_running_loop()
+    make_handler = partial(RequestHandler, runner.server, loop=loop, **HANDLER_SETTINGS)
+    memoise = state.settings.poll_path and fronts.fits_framework()
+    front = Front(state, make_handler, memoise=memoise, deadlines=deadlines)
+    server = await loop.create_server(front, sock=sock, backlog=BACKLOG)
+    sweep = background(front.sweep(), "connection-deadlines")
+    try:
+        yield
+    finally:
+        state.draining = True
+        front.drain()
+        server.close()
+        front.close_idle()
+        await end(sweep)
+        await runner.cleanup()
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A bound TCP socket. `shared` lets other processes bind the same port (`SO_REUSEPORT`). Raises `OSError`."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock

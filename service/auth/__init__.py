@@ -1,0 +1,8 @@
+"""Who asks, and what they may do: a credential becomes a principal with a role. Deny by default."""
+
+from service.auth.api_keys import check_name, mint
+from service.auth.authenticator import Authenticator
+from service.auth.jwt import JwtVerifier, issue
+from service.auth.principal import Principal, Role, parse_role
+
+__all__ = ["Authenticator", "JwtVerifier", "Principal", "Role", "check_name", "issue", "mint", "parse_role"]

@@ -1,0 +1,317 @@
+"""The commands. Data goes to stdout, messages to stderr.
+
+Exit codes: 0 done; 1 it failed, or what was asked cannot be known; 2 unhealthy (`health`), or wrong settings;
+64 a wrong command line. What a command needs is imported when it runs: the client commands start in a fraction of the server's time.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+
+import click
+
+from service import __version__
+from service.errors import ApiError, SettingsError
+
+if TYPE_CHECKING:
+    from service.client import Client
+    from service.settings import Settings
+    from service.store import Store
+
+FAILED = 1
+UNHEALTHY = 2
+WRONG_SETTINGS = 2
+WRONG_COMMAND_LINE = 64
+
+P = ParamSpec("P")
+
+
+def main() -> NoReturn:
+    """The console script."""
+    try:
+        sys.exit(cli(standalone_mode=False, auto_envvar_prefix=None))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(WRONG_COMMAND_LINE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(WRONG_COMMAND_LINE if isinstance(error, click.UsageError) else FAILED)
+    except click.Abort:
+        sys.exit(130)
+    except BrokenPipeError:  # The reader of our output has gone; nothing is left to be said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def cli() -> None:
+    """Is the platform healthy, and since when?
+
+    Settings come from the environment (CLUSTER_EVENTS_…); the README lists them.
+    """
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def with_settings(command: Callable[P, None]) -> Callable[P, None]:
+    """Tells wrong settings, one a line, and exits with 2."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except SettingsError as error:
+            for problem in error.problems:
+                click.echo(f"cluster-events: {problem}", err=True)
+            sys.exit(WRONG_SETTINGS)
+
+    return wrapped
+
+
+@cli.command()
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on.")
+@with_settings
+def serve(host: str | None, port: int | None) -> None:
+    """Serve the API."""
+    from service.api.server import bind
+    from service.run import run
+    from service.run import serve as serve_api
+
+    settings = _settings(host=host, port=port)
+    run(serve_api(settings, _bound(lambda: bind(settings.host, settings.port), settings.host, settings.port)))
+
+
+@cli.command()
+@with_settings
+def monitor() -> None:
+    """Check the services and record events."""
+    from service.run import monitor as run_monitor
+    from service.run import run
+
+    run(run_monitor(_settings()))
+
+
+@cli.command()
+@click.option("--host", help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Keep the events in this folder.")
+@with_settings
+def dev(host: str | None, port: int | None, data_dir: Path | None) -> None:
+    """Run everything on this machine, with sample services."""
+    from service.dev import dev as run_dev
+    from service.run import run
+
+    _settings(host=host, port=port)
+    try:
+        run(run_dev(os.environ, host, port, data_dir, click.echo))
+    except OSError as error:
+        raise click.ClickException(f"cannot start: {error}") from error
+
+
+def _bound(bind: Callable[[], Any], host: str, port: int) -> Any:
+    try:
+        return bind()
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _settings(**overrides: Any) -> "Settings":
+    from service.observability import configure_logging
+    from service.settings import load
+
+    settings = load(os.environ, **overrides)
+    configure_logging(settings.log_format)
+    return settings
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+def asks(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of the commands that ask a running service; `ClientError` exits with 1."""
+    from service.client import Client, ClientError
+
+    @click.option("--url", envvar="CLUSTER_EVENTS_URL", default="http://127.0.0.1:8080", show_default=True)
+    @click.option("--token", envvar="CLUSTER_EVENTS_TOKEN", help="A JWT or an API key; better in CLUSTER_EVENTS_TOKEN.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the service's JSON.")
+    @wraps(command)
+    def wrapped(*args: Any, url: str, token: str | None, **kwargs: Any) -> None:
+        try:
+            command(Client(url, token), *args, **kwargs)
+        except ClientError as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapped
+
+
+@cli.command()
+@click.option("--limit", type=click.IntRange(1, 1000), help="The newest N only.")
+@asks
+def events(client: "Client", limit: int | None, *, as_json: bool) -> None:
+    """List the retained events, newest first."""
+    from service import tables
+
+    found = client.get("/v0/cluster/events").body[:limit]
+    _print(found, as_json=as_json, table=tables.events)
+
+
+@cli.command()
+@click.argument("event_id", metavar="ID|latest")
+@click.option("--selector", type=click.Choice(["status", "all"]), default="all", show_default=True)
+@asks
+def event(client: "Client", event_id: str, selector: str, *, as_json: bool) -> None:
+    """Show one event."""
+    from service import tables
+
+    _print(client.event(event_id, selector).body, as_json=as_json, table=tables.event)
+
+
+@cli.command()
+@asks
+def health(client: "Client", *, as_json: bool) -> None:
+    """Tell whether the cluster is healthy: exits with 0 if it is, 2 if not, 1 if that is not known."""
+    from service import tables
+
+    verdict = client.get("/v0/cluster_healthz", accept=(200, 503)).body
+    _print(verdict, as_json=as_json, table=tables.health)
+    sys.exit(0 if verdict["all_healthy"] else UNHEALTHY)
+
+
+def _print(found: Any, *, as_json: bool, table: Callable[[Any], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        table(found)
+
+
+# -- credentials ------------------------------------------------------------------------------------------------------
+
+
+@cli.group()
+def keys() -> None:
+    """Manage API keys, straight in the store."""
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option("--role", type=click.Choice(["read", "write"]), default="read", show_default=True)
+@click.option("--expires", help="A duration such as 90d. Without it the key holds until it is deleted.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings
+def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> None:
+    """Create a key and print it: it is shown this once."""
+    from service.auth import check_name, mint, parse_role
+    from service.settings import seconds
+
+    try:
+        lifetime = seconds(expires) if expires else None
+        check_name(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+    async def create(store: "Store") -> tuple[str, str]:
+        now = await store.now()
+        expires_at = now + round(lifetime * 1_000_000) if lifetime is not None else None
+        key, stored = mint(name, parse_role(role), now, expires_at)
+        await store.create_api_key(stored)
+        return key, stored.id
+
+    key, key_id = _in_store(create)
+    if as_json:
+        click.echo(json.dumps({"id": key_id, "name": name, "role": role, "api_key": key}))
+    else:
+        click.echo(key)
+        click.echo(
+            f"This is the key '{name}' ({role}). It is shown this once; the store keeps a digest only.", err=True
+        )
+
+
+@keys.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings
+def keys_list(*, as_json: bool) -> None:
+    """List the keys; what is secret of them is not known here."""
+    from service import tables
+    from service.events import rfc3339
+
+    async def read(store: "Store") -> Mapping[str, Any]:
+        return await store.api_keys()
+
+    found = [
+        {
+            "id": key.id,
+            "name": key.name,
+            "role": key.role,
+            "created_at": rfc3339(key.created_at),
+            "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
+        }
+        for _, key in sorted(_in_store(read).items())
+    ]
+    _print(found, as_json=as_json, table=tables.keys)
+
+
+@keys.command("delete")
+@click.argument("name")
+@with_settings
+def keys_delete(name: str) -> None:
+    """Revoke a key."""
+
+    async def delete(store: "Store") -> None:
+        await store.delete_api_key(name)
+
+    _in_store(delete)
+    click.echo(f"The key '{name}' is revoked.", err=True)
+
+
+@cli.command()
+@click.option("--role", type=click.Choice(["read", "write"]), default="read", show_default=True)
+@click.option("--subject", default="cli", show_default=True)
+@click.option("--expires", default="1h", show_default=True, help="How long it is valid, such as 10m or 24h.")
+@with_settings
+def token(role: str, subject: str, expires: str) -> None:
+    """Print a JWT signed with the configured secret, for trying out."""
+    from service.auth import issue, parse_role
+    from service.settings import seconds
+
+    try:
+        lifetime = seconds(expires)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    click.echo(issue(_settings(), subject, parse_role(role), lifetime))
+
+
+@cli.command()
+@with_settings
+def openapi() -> None:
+    """Print the API's description (OpenAPI 3.1) for the configured services."""
+    from service.api.openapi import document
+
+    click.echo(json.dumps(document(_settings().service_names), indent=2))
+
+
+def _in_store(work: Callable[["Store"], Any]) -> Any:
+    """The result of work on the store; its errors are told, and exit with 1."""
+    import asyncio
+
+    from service.store import open_store
+
+    settings = _settings()
+
+    async def run() -> Any:
+        store = open_store(settings)
+        try:
+            return await work(store)
+        finally:
+            await store.aclose()
+
+    try:
+        return asyncio.run(run())
+    except ApiError as error:
+        raise click.ClickException(error.message) from error

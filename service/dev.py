@@ -1,0 +1,152 @@
+"""`cluster-events dev`: everything on one machine, with three sample services to break and mend."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from service.api.app import make_state
+from service.api.server import bind, serving
+from service.api.state import State
+from service.auth import Role, issue
+from service.run import monitoring, stop_signal
+from service.settings import PREFIX, Settings, load
+from service.store.embedded import embedded
+
+SAMPLES = ("api", "compiler", "runner")
+CHECK_INTERVAL = "2s"
+"""Shorter than in earnest: who breaks a service to see what happens does not want to wait."""
+TOKEN_LIFETIME_S = 86_400.0
+FIRST_EVENT_S = 10.0
+
+
+class Sample:
+    """A service that is healthy until it is broken."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.broken = False
+
+    def app(self) -> web.Application:
+        """GET /healthz, POST /break, POST /mend."""
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_post("/break", self._break)
+        app.router.add_post("/mend", self._mend)
+        return app
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        if self.broken:
+            return web.json_response({"status": "unhealthy", "error": f"the sample {self.name} was broken"}, status=503)
+        return web.json_response({"status": "healthy"})
+
+    async def _break(self, _request: web.Request) -> web.Response:
+        self.broken = True
+        return web.Response(text=f"{self.name} is broken\n")
+
+    async def _mend(self, _request: web.Request) -> web.Response:
+        self.broken = False
+        return web.Response(text=f"{self.name} is mended\n")
+
+
+async def dev(
+    environ: Mapping[str, str], host: str | None, port: int | None, data_dir: Path | None, say: Callable[[str], None]
+) -> None:
+    """Runs everything until a signal; `say` gets the text for the person who started it.
+
+    Settings of the environment hold, but for the store. Raises `SettingsError`, or `OSError` if the port is taken.
+    """
+    stop = stop_signal()
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(embedded(data_dir))
+        samples = await stack.enter_async_context(_samples())
+        settings = _settings(environ, url, samples, data_dir, host, port)
+        state = make_state(settings)
+        sock = bind(settings.host, settings.port)
+        await stack.enter_async_context(serving(state, sock))
+        await stack.enter_async_context(monitoring(settings))
+        address = f"http://{settings.host}:{sock.getsockname()[1]}"
+        await _first_event(state, stop)
+        say(_welcome(address, issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S), samples, settings))
+        await stop.wait()
+
+
+def _settings(
+    environ: Mapping[str, str],
+    redis_url: str,
+    samples: Mapping[str, str],
+    data_dir: Path | None,
+    host: str | None,
+    port: int | None,
+) -> Settings:
+    defaults = {
+        f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items()),
+        f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL,
+        f"{PREFIX}CHECK_TIMEOUT": CHECK_INTERVAL,
+    }
+    if not any(environ.get(f"{PREFIX}{name}") for name in ("JWT_SECRET", "JWT_SECRET_FILE")):
+        defaults[f"{PREFIX}JWT_SECRET"] = _secret(data_dir)
+    return load({**defaults, **environ, f"{PREFIX}REDIS_URL": redis_url}, host=host, port=port)
+
+
+def _secret(data_dir: Path | None) -> str:
+    """A random secret, kept with the data so that tokens outlive a restart as events do."""
+    secret = secrets.token_urlsafe(48)
+    if data_dir is None:
+        return secret
+    file = data_dir / "jwt_secret"
+    with contextlib.suppress(FileExistsError):
+        file.touch(mode=0o600, exist_ok=False)
+        file.write_text(secret, encoding="ascii")
+    return file.read_text(encoding="ascii")
+
+
+@asynccontextmanager
+async def _samples() -> AsyncIterator[Mapping[str, str]]:
+    """The sample services, each on a free port of loopback; gives their URLs."""
+    async with AsyncExitStack() as stack:
+        urls = {}
+        for name in SAMPLES:
+            runner = web.AppRunner(Sample(name).app(), access_log=None)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            sock = bind("127.0.0.1", 0)
+            await web.SockSite(runner, sock).start()
+            urls[name] = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        yield urls
+
+
+async def _first_event(state: State, stop: asyncio.Event) -> None:
+    """Waits until there is something to show, or the time is up, or the person has had enough."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(FIRST_EVENT_S):
+            while not stop.is_set() and (state.replica.snapshot is None or state.replica.snapshot.latest is None):
+                await asyncio.sleep(0.02)
+
+
+def _welcome(address: str, token: str, samples: Mapping[str, str], settings: Settings) -> str:
+    some = samples["compiler"]
+    return f"""
+cluster-events is running: {len(samples)} sample services, checked every {settings.check_interval:g} s. Ctrl-C ends everything.
+
+In another terminal (the token may write, and is valid for 24 h):
+
+  export CLUSTER_EVENTS_URL={address}
+  export CLUSTER_EVENTS_TOKEN={token}
+
+What the platform is doing:
+
+  curl -s -H "Authorization: Bearer $CLUSTER_EVENTS_TOKEN" {address}/v0/cluster/events/latest
+  .venv/bin/cluster-events health
+
+Break a service, look again, mend it:
+
+  curl -X POST {some}/break
+  curl -X POST {some}/mend
+
+The others: {", ".join(f"{name} {url}" for name, url in samples.items() if url != some)}
+"""

@@ -1,0 +1,118 @@
+"""The monitor's loop: a check at every interval, an event where one is due, whatever the store does meanwhile."""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+
+from service.errors import SettingsError, StoreUnavailable
+from service.events import Event, Observation, Status
+from service.monitor.probe import Result, probe, session
+from service.monitor.recording import Recorded, after_check, after_event, reason_to_record, status_of
+from service.observability import Metrics
+from service.settings import PREFIX, Settings
+from service.store import Store, count_append
+
+log = logging.getLogger(__name__)
+
+RESOURCES_INFO = "Resources are not monitored."
+"""The resources info where nothing is known of the resources behind a service."""
+
+
+class Monitor:
+    """Checks the services of the settings and records what is worth an event."""
+
+    def __init__(
+        self, settings: Settings, store: Store, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Raises `SettingsError` for services without a URL to check."""
+        missing = [name for name, url in settings.services.items() if not url]
+        if missing:
+            raise SettingsError(
+                [f"{PREFIX}SERVICES: no URL to check for {', '.join(missing)}: expected {missing[0]}=http://…"]
+            )
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._recorded: Recorded | None = None
+        self._failing = False
+
+    async def run(self) -> None:
+        """Checks until cancelled. The first check is at a random moment within a tenth of the interval: monitors that
+        start together do not stay together."""
+        interval = self._settings.check_interval
+        due = self._monotonic() + random.uniform(0, min(1.0, interval / 10))  # noqa: S311  # Spreading, not secrecy.
+        async with session() as client:
+            while True:
+                await asyncio.sleep(due - self._monotonic())
+                await self.check(client)
+                due += interval
+                late = self._monotonic() - due
+                if late > 0:  # No two checks overlap, and what was missed is not made up for.
+                    missed = int(late // interval) + 1
+                    self._metrics.missed_checks.inc(missed)
+                    log.warning("a check overran its interval", extra={"missed_checks": missed})
+                    due += missed * interval
+
+    async def check(self, client: aiohttp.ClientSession) -> None:
+        """One check of all services, with its event where one is due."""
+        names = self._settings.service_names
+        results = dict(zip(names, await asyncio.gather(*(self._probe(client, name) for name in names)), strict=True))
+        try:
+            await self._conclude(results)
+        except StoreUnavailable as error:
+            if not self._failing:
+                log.warning("the store is unavailable, checks go on", extra={"reason": str(error.__cause__ or error)})
+            self._failing = True
+            return
+        if self._failing:
+            log.info("the store is available again")
+        self._failing = False
+        self._metrics.checks.labels(
+            "healthy" if all(result.healthy for result in results.values()) else "unhealthy"
+        ).inc()
+
+    async def _probe(self, client: aiohttp.ClientSession, name: str) -> Result:
+        with self._metrics.check_seconds.labels(name).time():
+            return await probe(client, self._settings.services[name], self._settings.check_timeout)
+
+    async def _conclude(self, results: Mapping[str, Result]) -> None:
+        """Records the event if one is due, else only that a check was completed. Raises `StoreUnavailable`."""
+        recorded = self._recorded if self._recorded is not None else await self._last_recorded()
+        seen = {
+            name: Observation(status_of(result.healthy, recorded.statuses.get(name)), result.info, RESOURCES_INFO)
+            for name, result in results.items()
+        }
+        statuses = {name: observation.status for name, observation in seen.items()}
+        now = self._monotonic()
+        reason = reason_to_record(recorded, statuses, now, self._settings.record_interval)
+        if reason is None:
+            await self._store.checked()
+            self._recorded = after_check(recorded)
+            return
+        count_append(self._metrics, await self._store.append(seen), reason)
+        self._recorded = after_event(recorded, statuses, now, reason)
+        _log_changes(recorded.statuses, seen)
+
+    async def _last_recorded(self) -> Recorded:
+        """What the last event says, so that a monitor's restart does not make `InitialUnhealthy` of `Unhealthy`."""
+        rows = await self._store.read()
+        statuses: dict[str, Status] = {}
+        if rows.entries:
+            with contextlib.suppress(ValueError):  # An event of another kind is no reason to stop checking.
+                services = Event.from_bytes(rows.entries[0].status).services
+                statuses = {name: observation.status for name, observation in services.items()}
+        return Recorded(statuses)
+
+
+def _log_changes(before: Mapping[str, Status], seen: Mapping[str, Observation]) -> None:
+    for name, observation in seen.items():
+        if before.get(name) is not observation.status:
+            level = logging.INFO if observation.healthy else logging.WARNING
+            first_line = observation.self_info.partition("\n")[0]
+            log.log(level, "%s is %s", name, observation.status, extra={"info": first_line})

@@ -1,0 +1,103 @@
+"""Metrics and logs: what the service says of itself.
+
+Log lines are standard-library logging; `LOG_FORMAT=json` makes each one JSON object. (structlog would cost more time at start
+than all of the service's own modules.) Metric labels are bounded: route templates, roles, reasons, never ids or credentials.
+"""
+
+import logging
+import sys
+import traceback
+from typing import Any
+
+import orjson
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from service import __version__
+from service.events import rfc3339
+from service.settings import LogFormat
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `message`, what was passed as `extra`, and `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON; line breaks in values are escaped by JSON itself."""
+        line: dict[str, Any] = {
+            "time": rfc3339(int(record.created * 1_000_000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = "".join(traceback.format_exception(*record.exc_info))
+        return orjson.dumps(line, default=str).decode()
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, message, then what was passed as `extra`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # The library's name.
+        """The line without a traceback. Line breaks in values are escaped: one record, one line."""
+        extra = "".join(f" {name}={value!r}" for name, value in vars(record).items() if name not in _STANDARD)
+        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r") + extra
+
+
+def configure_logging(log_format: LogFormat) -> None:
+    """Sends every log line of level info and above to stderr, in that format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class Metrics:
+    """Every metric of one process, on a registry of its own, so that two services in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, namespace="cluster_events", registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, namespace="cluster_events", registry=registry)
+
+        self.requests = counter("http_requests_total", "Requests answered.", "route", "method", "code")
+        self.duration = Histogram(
+            "http_request_duration_seconds",
+            "Time from a request's head to its reply, for requests that took the ordinary way.",
+            ["route"],
+            namespace="cluster_events",
+            registry=registry,
+            buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
+        )
+        self.connections = gauge("http_connections", "Open client connections.")
+        self.auth_failures = counter("auth_failures_total", "Requests refused with 401 or 403.", "code")
+        self.refreshes = counter("snapshot_refresh_total", "Readings of the store, by what they found.", "result")
+        self.divergences = counter("history_divergence_total", "Times that the store was found to have lost data.")
+        self.lost_notices = counter("lost_notices_total", "Changes that the heartbeat found before a notice came.")
+        self.snapshot_age = gauge("snapshot_age_seconds", "Seconds since the snapshot was last known to be true.")
+        self.checked_age = gauge("check_age_seconds", "Seconds since the monitor last completed a check.")
+        self.events = gauge("events", "Events retained.")
+        self.healthy = gauge("service_healthy", "1 if the latest event says healthy, else 0.", "service")
+        self.recorded = counter("events_recorded_total", "Events recorded by this process.", "reason")
+        self.trimmed = counter("events_trimmed_total", "Events trimmed by this process.", "reason")
+        self.unreplicated = counter(
+            "unreplicated_writes_total", "Events that too few Redis replicas confirmed in time."
+        )
+        self.checks = counter("checks_total", "Checks completed by this monitor.", "result")
+        self.check_seconds = Histogram(
+            "check_seconds",
+            "Time that one service's check took.",
+            ["service"],
+            namespace="cluster_events",
+            registry=registry,
+        )
+        self.missed_checks = counter("missed_checks_total", "Checks that did not start since the one before overran.")
+        self.store_errors = counter("store_errors_total", "Requests to the store that failed.")
+        gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)

@@ -1,0 +1,85 @@
+"""Tables for people: rich on a terminal, the same columns as plain text elsewhere."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+COLOURS = {"Healthy": "green", "Unhealthy": "red", "InitialUnhealthy": "yellow", "yes": "green", "no": "red"}
+_PLAIN_WIDTH = 200
+"""Columns where there is no terminal to ask: enough that nothing is wrapped."""
+
+
+def events(found: Sequence[dict[str, Any]]) -> None:
+    """A line per event."""
+    if not found:
+        _console().print("No event has been recorded yet.")
+        return
+    services = [field.removesuffix("_status") for field in found[0] if field.endswith("_status")]
+    table = _table("recorded at", "all healthy", *services, "id")
+    for row in found:
+        statuses = [row.get(f"{name}_status", "") for name in services]
+        _add(table, row["recorded_at"], "yes" if row["all_healthy"] else "no", *statuses, row["id"])
+    _console().print(table)
+
+
+def event(found: dict[str, Any]) -> None:
+    """An event, field by field."""
+    table = _table("field", "value")
+    for field, value in found.items():
+        _add(table, field, ("yes" if value else "no") if isinstance(value, bool) else value)
+    _console().print(table)
+
+
+def health(verdict: dict[str, Any]) -> None:
+    """The verdict in one line, then a line per service."""
+    console = _console()
+    if verdict["stale"]:
+        line = Text("The state of the cluster is not known: the knowledge is stale.", "yellow")
+    elif verdict["all_healthy"]:
+        line = Text("The cluster is healthy.", "green")
+    else:
+        line = Text("The cluster is unhealthy.", "red")
+    console.print(line)
+    table = _table("service", "healthy", "unchanged since", "checked at", "message")
+    for name, seen in verdict.items():
+        if isinstance(seen, dict):
+            _add(
+                table,
+                name,
+                "yes" if seen["healthy"] else "no",
+                seen["unchanged_since"],
+                seen["checked_at"],
+                seen["message"],
+            )
+    console.print(table)
+
+
+def keys(found: Sequence[dict[str, Any]]) -> None:
+    """A line per API key."""
+    if not found:
+        _console().print("There are no API keys.")
+        return
+    table = _table("name", "role", "id", "created at", "expires at")
+    for key in found:
+        _add(table, key["name"], key["role"], key["id"], key["created_at"], key["expires_at"] or "never")
+    _console().print(table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH, color_system=None)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Cells are texts, never markup: they hold what services said."""
+    table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in cells))
