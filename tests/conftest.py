@@ -188,7 +188,8 @@ async def make_api(valkey: str) -> AsyncIterator[Callable[..., Any]]:
             store = open_store(make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values)))
             stack.push_async_callback(store.aclose)
             client = await stack.enter_async_context(aiohttp.ClientSession())
-            return Api(state, *sock.getsockname()[:2], client, store)
+            host, port = sock.getsockname()[:2]
+            return Api(state, host, port, client, store)
 
         yield make
 

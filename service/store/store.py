@@ -7,7 +7,7 @@ client; the driver's own words stay in its `__cause__`, for the log.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -271,7 +271,7 @@ class Store:
 
     async def _send(self, event: Event, full: bytes, seen_latest: str, epoch: int | None) -> list[Any]:
         keys = self.keys
-        arguments = [
+        arguments: list[Any] = [
             event.id,
             event.recorded_at,
             seen_latest,
@@ -293,7 +293,7 @@ class Store:
                     raise
         raise AssertionError("unreachable")
 
-    async def _send_once(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
+    async def _send_once(self, keys: list[str], arguments: list[Any]) -> list[Any]:
         if not self._write_replicas:
             reply: list[Any] = await self._call(self._append(keys, arguments))
             return [*reply, True]
