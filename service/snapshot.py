@@ -1,8 +1,8 @@
 """A replica's in-memory copy of the store, kept current (DESIGN, section 6).
 
-Publications make it fast, the store's version makes it true: every heartbeat, and at every notice, one reading asks
-for what the replica does not know yet. A snapshot is immutable and advances by one attribute assignment, so a request sees one state,
-whole. What the trade is: an answer may be `MAX_STALENESS` old if notices are lost, never older without saying so.
+Publications make it fast, the store's version makes it true: every heartbeat, and at every notice, one reading asks for what
+the replica does not know yet. A snapshot is immutable and advances by one attribute assignment, so a request sees one state,
+whole. The trade: an answer may be `MAX_STALENESS` old if notices are lost, never older without saying so.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from service.tasks import background, end
 log = logging.getLogger(__name__)
 
 CLOCK_TOLERANCE_US = 5_000_000
-"""Disagreement of Redis' clock and ours beyond which the earlier one decides what is too old: a clock that jumps hides nothing."""
+"""Disagreement of Redis' clock and ours beyond which the earlier one decides what is too old: a jump hides nothing."""
 
 _ASK_TIMEOUT_S = 0.5
 """How long a read may wait for the store before it is answered from what is known, or with 503."""

@@ -1,8 +1,9 @@
 """Ready answers: for each question that agents ask, the bytes of its answer, made again only when its truth changes.
 
-A `Question` is one thing that can be asked (`latest` under a selector, the list, the verdict, …); there is one object for each, and it
-holds its current `Answer`. An answer is true for one snapshot and until one moment: the next second (its `Date`), an event reaching
-its age, the snapshot no longer being current, the monitor counting as silent. Whoever serves an answer checks both.
+A `Question` is one thing that can be asked (`latest` under a selector, the list, the verdict, …); there is one object for
+each, and it holds its current `Answer`. An answer is true for one snapshot and until one moment: the next second (its
+`Date`), an event reaching its age, the snapshot no longer being current, the monitor counting as silent. Whoever serves an
+answer checks both.
 """
 
 import hashlib

@@ -69,7 +69,7 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
         except Exception as error:
             if isinstance(error, web.HTTPException):  # The framework's own refusals, such as an unreadable body.
                 raise
-            response = internal_error(request)
+            response = internal_error(request, error)
         if state.draining:
             response.force_close()
         key = request.method, response.status
@@ -134,10 +134,10 @@ def error_response(error: ApiError) -> web.Response:
     return response
 
 
-def internal_error(request: web.BaseRequest) -> web.Response:
+def internal_error(request: web.BaseRequest, error: BaseException | None) -> web.Response:
     """The answer to a bug, whose traceback goes to the log under the request id that the answer names."""
     request_id = secrets.token_hex(8)
-    log.exception("a request failed", extra={"request_id": request_id, "method": request.method})
+    log.error("a request failed", exc_info=error, extra={"request_id": request_id, "method": request.method})
     return error_response(InternalError(request_id))
 
 

@@ -1,12 +1,13 @@
-"""What stands in front of every connection: the poll path, and the deadlines that the framework does not have (DESIGN, section 7).
+"""What stands in front of every connection: the poll path (DESIGN, section 7), and deadlines that the framework lacks.
 
-Agents send the same bytes again and again. So a request head that was answered the ordinary way, credential and all, is remembered
-with a *grant*: which question it asks, until when its credential holds, under which API keys. When the same head comes again and nothing is
-under way on the connection, the ready answer is written from `data_received`: no parsing, no task. Everything else goes to the
-framework's request handler, which is made when it is first needed, so that a connection that only polls never pays for one.
+Agents send the same bytes again and again. So a request head that was answered the ordinary way, credential and all, is
+remembered with a *grant*: which question it asks, until when its credential holds, under which API keys. When the same head
+comes again and nothing is under way on the connection, the ready answer is written from `data_received`: no parsing, no task.
+Everything else goes to the framework's request handler, which is made when it is first needed, so that a connection that only
+polls never pays for one.
 
-It stands on one detail of the framework: its handler waits for the next request with a pending future in `_waiter`. `fits_framework`
-looks whether that is so; elsewhere every request goes the ordinary way.
+It stands on one detail of the framework: its handler waits for the next request with a pending future in `_waiter`.
+`fits_framework` looks whether that is so; elsewhere every request goes the ordinary way.
 """
 
 import asyncio
@@ -134,6 +135,8 @@ class Front:
     def reply(self, head: bytes, grant: Grant) -> bytes | None:
         """The reply to a remembered head, or `None` if it must go the ordinary way."""
         state, question = self.state, grant.question
+        if state.draining:
+            return None
         if time.time() >= grant.expires:
             self.forget(head)
             return None
@@ -164,11 +167,6 @@ class Front:
             for connection in list(self.connections):
                 connection.check_deadlines(now)
             self.state.metrics.connections.set(len(self.connections))
-
-    def drain(self) -> None:
-        """From now on everything goes the ordinary way, whose replies end their connections."""
-        self.memoise = False
-        self.memo.clear()
 
     def close_idle(self) -> None:
         """Ends the connections that have no request under way."""
@@ -275,14 +273,18 @@ class Connection(asyncio.Protocol):
             self._handler.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than it asks."""
+        """The client reads more slowly than it asks: until it has caught up, it is not heard (the framework would go on)."""
         self._paused = True
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
         if self._handler is not None:
             self._handler.pause_writing()
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         self._paused = False
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
         if self._handler is not None:
             self._handler.resume_writing()
 

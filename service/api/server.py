@@ -49,8 +49,8 @@ class RequestHandler(fronts.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The one error body; the framework's own would repeat the offending bytes."""
-        del exc, message
-        return error_response(BadMessage()) if status == BadMessage.status else internal_error(request)
+        del message
+        return error_response(BadMessage()) if status == BadMessage.status else internal_error(request, exc)
 
 
 @asynccontextmanager
@@ -69,7 +69,6 @@ async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Dead
         yield
     finally:
         state.draining = True
-        front.drain()
         server.close()
         front.close_idle()
         await end(sweep)

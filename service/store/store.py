@@ -86,7 +86,8 @@ class StoredKey:
 class Rows:
     """One reading of the store; `entries`, newest first, and `api_keys` are `None` when nothing changed.
 
-    `now` is Redis' clock, `checked_at` when the last check was completed (both µs since 1970).
+    `now` is Redis' clock, `checked_at` when the last check was completed, `newest_at` the time of the newest event, also of one
+    whose body is gone (all µs since 1970).
     """
 
     now: int
@@ -96,6 +97,7 @@ class Rows:
     entries: tuple[Entry, ...] | None = None
     latest_all: bytes = b""
     api_keys: Mapping[str, StoredKey] | None = None
+    newest_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,7 @@ class Store:
         keys = self.keys
         arguments: list[Any] = ["", "", "-inf", 1, keys.event_prefix]
         rows = _rows(await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments)))
-        recorded_at = max([rows.now, *(entry.recorded_at + 1 for entry in rows.entries or ())])
+        recorded_at = max(rows.now, rows.newest_at + 1)
         return Event(event_id or uuid7(recorded_at), recorded_at, services), rows.latest
 
     async def _send(self, event: Event, full: bytes, seen_latest: str, epoch: int | None) -> list[Any]:
@@ -305,7 +307,7 @@ class Store:
         return [*reply, confirmed >= self._write_replicas]
 
     async def _change_api_key(self, name: str, value: bytes) -> bool:
-        arguments = [name, value, self.keys.changes]
+        arguments: list[Any] = [name, value, self.keys.changes]
         return bool(await self._call(self._api_key([self.keys.api_keys, self.keys.meta], arguments)))
 
     async def _call(self, request: Awaitable[T]) -> T:
@@ -363,7 +365,7 @@ def _rows(reply: list[Any]) -> Rows:
     # Redis expires a body by its own clock, a moment before or after the timeline is trimmed: such an event is gone.
     entries = tuple(Entry(id_.decode(), int(score), status) for id_, score, status, _ in rows if status)
     latest_all = flat[3] if entries and flat[0].decode() == entries[0].id else b""
-    return Rows(*head, entries, latest_all, _api_keys(pairs))
+    return Rows(*head, entries, latest_all, _api_keys(pairs), newest_at=int(flat[1]) if flat else 0)
 
 
 def _api_keys(pairs: Any) -> Mapping[str, StoredKey]:

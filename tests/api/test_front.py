@@ -1,0 +1,324 @@
+"""The poll path is invisible but for its speed: whatever is sent, the bytes that come back are those of the ordinary way."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.api import front
+from service.api.front import Deadlines
+from service.auth import Role, mint
+from tests.conftest import ALL_GOOD, ONE_BAD, Api, make_token
+
+TOKEN = make_token(Role.READ, 3_600)
+
+
+def head(path: str = "/v0/cluster/events/latest", *lines: str, token: str = TOKEN, version: str = "1.1") -> bytes:
+    """A request head as agents send it."""
+    fields = ["Host: test", f"Authorization: Bearer {token}", *lines]
+    return "\r\n".join([f"GET {path} HTTP/{version}", *fields, "", ""]).encode("latin-1")
+
+
+async def exchange(api: Api, *segments: bytes, answers: int | None = None, pause: float = 0.01) -> bytes:
+    """Everything that one connection answers to segments sent one after the other: until it closes, or all answers came."""
+    reader, writer = await asyncio.open_connection(api.host, api.port)
+    received = b""
+    try:
+        for segment in segments:
+            writer.write(segment)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        expected = len(segments) if answers is None else answers
+        while len(re.findall(rb"HTTP/1\.[01] \d\d\d ", received)) < expected or not whole(received, segments):
+            chunk = await asyncio.wait_for(reader.read(65_536), 3)
+            if not chunk:
+                return received + b"<closed>"
+            received += chunk
+        try:
+            more = await asyncio.wait_for(reader.read(65_536), 0.02)
+            return received + (more or b"<closed>")
+        except TimeoutError:
+            return received
+    finally:
+        writer.close()
+
+
+def whole(received: bytes, segments: tuple[bytes, ...]) -> bool:
+    """Whether the last answer has come to its end."""
+    start = received.rfind(b"HTTP/1.")
+    top, ended, body = received[start:].partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", top)
+    bodiless = length is None or segments[-1].startswith(b"HEAD")
+    return bool(ended) and (bodiless or len(body) >= int(length[1]))
+
+
+def masked(received: bytes) -> bytes:
+    """Without what may differ between two moments."""
+    return re.sub(rb"(Date|Cluster-Checked-At|Age): [^\r]*", rb"\1", received)
+
+
+async def warm(api: Api, *heads: bytes) -> None:
+    """Sends heads often enough to be remembered."""
+    for _ in range(3):
+        for one in heads:
+            await exchange(api, one)
+
+
+@pytest.fixture
+async def both(make_api: Callable[..., Any]) -> tuple[Api, Api]:
+    """Two processes on one store: with the poll path, and without."""
+    fast, plain = await make_api(), await make_api(poll_path="off")
+    await fast.store.append(ALL_GOOD)
+    await fast.store.append(ONE_BAD)
+    await fast.state.replica.refresh()
+    await plain.state.replica.refresh()
+    return fast, plain
+
+
+ETAG_OF_NOTHING = '"000000000000000000000000"'
+TRACE = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+CASES: dict[str, list[bytes]] = {
+    "a poll": [head()],
+    "a poll three times": [head(), head(), head()],
+    "all fields": [head("/v0/cluster/events/latest?selector=all")],
+    "the list": [head("/v0/cluster/events")],
+    "the verdict": [head("/v0/cluster_healthz")],
+    "an entity tag that does not match": [head("/v0/cluster/events/latest", f"If-None-Match: {ETAG_OF_NOTHING}")],
+    "any entity tag": [head("/v0/cluster/events/latest", "If-None-Match: *")],
+    "the end of the connection": [head("/v0/cluster/events/latest", "Connection: close")],
+    "the end of the connection, after others": [head(), head("/v0/cluster/events/latest", "connection: Close")],
+    "an old protocol": [head(version="1.0")],
+    "an old protocol that stays": [head("/v0/cluster/events/latest", "Connection: keep-alive", version="1.0")],
+    "two heads in one segment": [head() + head("/v0/cluster_healthz")],
+    "a head in two segments": [head()[:40], head()[40:]],
+    "a head byte by byte": [head()[i : i + 1] for i in range(60)] + [head()[60:]],
+    "a head cut in its last line": [head()[:-2], head()[-2:]],
+    "a head and half of the next": [head() + head()[:50], head()[50:]],
+    "tracing lines": [head("/v0/cluster/events/latest", TRACE, "X-Request-Id: 42")],
+    "a folded tracing line": [head("/v0/cluster/events/latest", "traceparent: a\r\n b")],
+    "a tracing line with a control character": [head("/v0/cluster/events/latest", "traceparent: a\x00b")],
+    "a body on a GET": [head("/v0/cluster/events/latest", "Content-Length: 3") + b"abc", head()],
+    "a body without an end": [head("/v0/cluster/events/latest", "Transfer-Encoding: chunked") + b"0\r\n\r\n", head()],
+    "an unknown head first": [head("/v0/cluster/events/latest", "X-New: 1"), head(), head()],
+    "another method": [head().replace(b"GET", b"HEAD", 1)],
+    "a bad token": [head(token="a.b.c")],
+    "no such event": [head("/v0/cluster/events/00000000-0000-7000-8000-000000000000")],
+    "a bad id": [head("/v0/cluster/events/x")],
+    "a selector that is none": [head("/v0/cluster/events/latest?selector=none")],
+    "no such path": [head("/v0/nothing")],
+    "bare line feeds": [head().replace(b"\r\n", b"\n")],
+    "not HTTP": [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"],
+    "an empty line first": [b"\r\n" + head()],
+    "an upgrade": [head("/v0/cluster/events/latest", "Connection: Upgrade", "Upgrade: h2c")],
+    "an expectation": [head("/v0/cluster/events/latest", "Expect: 100-continue")],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_both_ways_give_the_same_bytes(both: tuple[Api, Api], name: str) -> None:
+    """Each case, sent often enough to be remembered, is answered as without the poll path, the connection's end included."""
+    fast, plain = both
+    segments = CASES[name]
+    pause = 0.002 if len(segments) > 10 else 0.01
+    answers = {
+        "two heads in one segment": 2,
+        "a head in two segments": 1,
+        "a head byte by byte": 1,
+        "a head cut in its last line": 1,
+        "an expectation": 2,
+    }.get(name)
+    expected = masked(await exchange(plain, *segments, answers=answers, pause=pause))
+    assert expected.startswith(b"HTTP/1.")
+    for _ in range(3):
+        assert masked(await exchange(fast, *segments, answers=answers, pause=pause)) == expected
+
+
+async def test_a_known_head_needs_no_handler(both: tuple[Api, Api]) -> None:
+    """From its third sight a head is answered without the framework's handler, and is counted all the same."""
+    fast, _ = both
+    await warm(fast, head())
+    counter = fast.state.metrics.requests.labels("/v0/cluster/events/{event_id}", "GET", 200)
+    fast.state.answers.count_all_hits()
+    before = counter._value.get()
+    handled = fast.state.metrics.duration.labels("/v0/cluster/events/{event_id}")._sum.get()
+    await exchange(fast, head(), head())
+    fast.state.answers.count_all_hits()
+    assert counter._value.get() == before + 2
+    assert fast.state.metrics.duration.labels("/v0/cluster/events/{event_id}")._sum.get() == handled
+
+
+async def test_a_tracing_line_makes_no_new_head(both: tuple[Api, Api]) -> None:
+    """Heads that differ in tracing lines only are one head to the memo."""
+    fast, _ = both
+    await warm(fast, head("/v0/cluster/events/latest", TRACE))
+    handled = fast.state.metrics.duration.labels("/v0/cluster/events/{event_id}")._sum.get()
+    assert await exchange(fast, head("/v0/cluster/events/latest", TRACE.replace("-01", "-00")))
+    assert fast.state.metrics.duration.labels("/v0/cluster/events/{event_id}")._sum.get() == handled
+
+
+async def test_a_change_is_seen_at_once(both: tuple[Api, Api]) -> None:
+    """A poll after a POST to the same process gets the new event, remembered head or not."""
+    fast, _ = both
+    await warm(fast, head())
+    event = (await fast.state.replica.append(ALL_GOOD)).event
+    assert event.id.encode() in await exchange(fast, head())
+
+
+async def test_a_matching_entity_tag_gets_304_until_the_change(both: tuple[Api, Api]) -> None:
+    """A remembered conditional head turns from 304 to 200 with the change."""
+    fast, _ = both
+    etag = re.search(rb"ETag: ([^\r]+)", await exchange(fast, head()))
+    assert etag
+    conditional = head("/v0/cluster/events/latest", f"If-None-Match: W/{etag[1].decode()}")
+    await warm(fast, conditional)
+    unchanged = await exchange(fast, conditional)
+    assert unchanged.startswith(b"HTTP/1.1 304 Not Modified\r\n")
+    assert unchanged.endswith(b"\r\n\r\n")
+    await fast.state.replica.append(ALL_GOOD)
+    assert (await exchange(fast, conditional)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_remembered_token_expires(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second at which a token expires is its last also for a remembered head."""
+    fast, _ = both
+    wall = [front.time.time()]
+    expiry = int(wall[0]) + 60
+    token = make_token(Role.READ, 60)
+    await warm(fast, head(token=token))
+    monkeypatch.setattr(front.time, "time", lambda: wall[0])
+    monkeypatch.setattr(fast.state.authenticator, "_wall", lambda: wall[0])
+    wall[0] = expiry - 1.001
+    assert (await exchange(fast, head(token=token))).startswith(b"HTTP/1.1 200")
+    wall[0] = expiry + 1
+    assert (await exchange(fast, head(token=token))).startswith(b"HTTP/1.1 401")
+
+
+async def test_a_revoked_key_is_refused(both: tuple[Api, Api]) -> None:
+    """A remembered head with an API key is worth nothing once the key is gone, on every process, without a restart."""
+    fast, _ = both
+    key, stored = mint("agent", Role.READ, 0)
+    await fast.store.create_api_key(stored)
+    await fast.state.replica.refresh()
+    await warm(fast, head(token=key))
+    assert (await exchange(fast, head(token=key))).startswith(b"HTTP/1.1 200")
+    await fast.store.delete_api_key("agent")
+    async with asyncio.timeout(2):
+        while not (await exchange(fast, head(token=key))).startswith(b"HTTP/1.1 401"):
+            await asyncio.sleep(0.01)
+
+
+async def test_the_date_moves(both: tuple[Api, Api]) -> None:
+    """A remembered head gets the Date of its second."""
+    fast, _ = both
+    await warm(fast, head())
+    dates = set()
+    async with asyncio.timeout(3):
+        while len(dates) < 2:
+            match = re.search(rb"Date: ([^\r]+)", await exchange(fast, head()))
+            assert match
+            dates.add(match[1])
+
+
+async def test_draining_ends_every_connection(both: tuple[Api, Api]) -> None:
+    """Once the process drains, a remembered head is answered with `Connection: close`, and `/readyz` fails."""
+    fast, _ = both
+    await warm(fast, head())
+    fast.state.draining = True
+    answer = await exchange(fast, head())
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"<closed>")
+    assert (await fast.get("/readyz")).status == 503
+
+
+async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[..., Any]) -> None:
+    """A client that asks and never reads is cut off, and what waits for it stays bounded."""
+    api: Api = await make_api(deadlines=Deadlines(stuck=0.3, sweep=0.1))
+    for _ in range(300):
+        await api.store.append(ONE_BAD)
+    await api.state.replica.refresh()
+    ask = head("/v0/cluster/events")
+    await warm(api, ask)
+    reader, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
+    try:
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(5):
+                while True:
+                    writer.write(ask * 1)
+                    await writer.drain()
+                    await asyncio.sleep(0.005)
+    finally:
+        writer.close()
+        del reader
+
+
+async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) -> None:
+    """A connection that is only ever served from the memo outlives the idle deadline; a silent one does not."""
+    api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
+    await api.store.append(ALL_GOOD)
+    await api.state.replica.refresh()
+    await warm(api, head())
+    segments = [head()] * 12
+    polled = await exchange(api, *segments, pause=0.08)
+    assert polled.count(b"HTTP/1.1 200 OK") == 12
+    reader, writer = await asyncio.open_connection(api.host, api.port)
+    assert await asyncio.wait_for(reader.read(), 2) == b""
+    writer.close()
+
+
+async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
+    """A head that does not come to its end in time ends the connection, however busily its bytes drip."""
+    api: Api = await make_api(deadlines=Deadlines(head=0.3, sweep=0.05))
+    reader, writer = await asyncio.open_connection(api.host, api.port)
+
+    async def drip() -> None:
+        for byte in head()[:-1]:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    with contextlib.suppress(ConnectionResetError):  # What the closed end had not read yet resets the connection.
+        assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert not dripping.done()
+    dripping.cancel()
+    writer.close()
+
+
+async def test_heads_that_never_come_again_are_not_kept(both: tuple[Api, Api]) -> None:
+    """Unique heads leave the memo as it is."""
+    fast, _ = both
+    sock = front.Front(fast.state, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
+    grant = front.Grant(fast.state.answers.list, float("inf"), None, None, close=False)
+    for number in range(100):
+        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), grant)
+    assert not sock.memo
+    sock.remember(head("/v0/cluster/events", "X-Run: 1"), grant)
+    assert len(sock.memo) == 1
+
+
+async def test_the_memo_is_bounded(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest head gives way when there are too many, or too many bytes."""
+    fast, _ = both
+    monkeypatch.setattr(front, "MEMO_ENTRIES", 10)
+    sock = front.Front(fast.state, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
+    grant = front.Grant(fast.state.answers.list, float("inf"), None, None, close=False)
+    for number in [*range(30), *range(30)]:
+        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), grant)
+    assert len(sock.memo) == 10
+    assert sock._memo_bytes == sum(map(len, sock.memo))
+    monkeypatch.setattr(front, "MEMO_BYTES", 1_000)
+    sock.remember(head("/v0/cluster/events", "X-Run: 29"), grant)
+    assert sock._memo_bytes <= 1_000
+
+
+async def test_another_framework_switches_it_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On an aiohttp whose details were not read, the poll path is off and the log says so."""
+    assert front.fits_framework()
+    monkeypatch.setattr(front.aiohttp, "__version__", "3.15.0")
+    assert not front.fits_framework()
+    assert "the poll path is off" in caplog.text
