@@ -1,0 +1,505 @@
+"""The store's contract: one suite for fakeredis, a real Valkey and Debian's Redis."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.errors import DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
+from service.events import Event, Selector, Status, uuid7
+from service.store import Appended, Fenced, Store, StoredKey
+from service.store.keys import Keys
+from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US
+
+MakeStore = Callable[..., Store]
+
+SKEWED = {"fast": 60.0, "slow": -60.0}
+"""How far a writer's clock is from Redis' clock, in seconds."""
+
+
+def skewed(by: float) -> Callable[[], float]:
+    """A writer's clock that is wrong by so many seconds."""
+    return lambda: time.time() + by
+
+
+def key(name: str = "agents", role: str = "read") -> StoredKey:
+    """An API key as it is stored."""
+    return StoredKey(name, uuid7(time.time_ns() // 1_000), role, "ab" * 32, 1_700_000_000_000_000)
+
+
+async def planted(client: Any, store: Store, recorded_at: int) -> Event:
+    """An event of that time as the latest, as if Redis' clock had said so when it was recorded."""
+    event, keys = Event(uuid7(recorded_at), recorded_at, ALL_GOOD), store.keys
+    bodies = {"status": event.to_bytes(Selector.STATUS), "all": event.to_bytes(Selector.ALL)}
+    await client.zadd(keys.timeline, {event.id: recorded_at})
+    await client.hset(keys.event(event.id), mapping=bodies)
+    await client.hset(keys.meta, "latest", event.id)
+    await client.hincrby(keys.meta, "version", 1)
+    return event
+
+
+async def ids(store: Store) -> list[str]:
+    """The ids of the events in the store, newest first."""
+    return [entry.id for entry in (await store.read()).entries or ()]
+
+
+# -- appending --------------------------------------------------------------------------------------------------------
+
+
+async def test_events_are_read_newest_first(make_store: MakeStore) -> None:
+    """Events come back newest first, each with the status bytes that its writer made, the latest with all of them."""
+    store = make_store()
+    appended = [(await store.append(services)).event for services in (ALL_GOOD, ONE_BAD, ALL_GOOD)]
+    rows = await store.read()
+    assert rows.entries is not None
+    assert [entry.id for entry in rows.entries] == [event.id for event in reversed(appended)]
+    assert [entry.status for entry in rows.entries] == [event.to_bytes(Selector.STATUS) for event in reversed(appended)]
+    assert rows.latest == appended[-1].id
+    assert rows.latest_all == appended[-1].to_bytes(Selector.ALL)
+
+
+async def test_recorded_at_is_redis_time(make_store: MakeStore) -> None:
+    """An event is dated by Redis' clock, whatever the writer's own clock says."""
+    store = make_store(clock=skewed(-3_600))
+    before = await store.now()
+    event = (await store.append(ALL_GOOD)).event
+    assert before <= event.recorded_at <= await store.now()
+
+
+async def test_recorded_at_rises_while_the_clock_does_not(make_store: MakeStore, any_client: Any) -> None:
+    """While Redis' clock is behind the latest event, each event is 1 µs after the one before."""
+    store = make_store()
+    future = await store.now() + HOUR_US
+    await planted(any_client, store, future)
+    recorded = [(await store.append(ALL_GOOD)).event for _ in range(5)]
+    assert [event.recorded_at for event in recorded] == [future + n for n in range(1, 6)]
+    assert (await ids(store))[:5] == [event.id for event in reversed(recorded)]
+
+
+async def test_concurrent_writers_lose_nothing(make_store: MakeStore) -> None:
+    """200 appends by 8 writers at once make 200 events, each with its own time, in the order of their times."""
+    writers = [make_store() for _ in range(8)]
+
+    async def write(store: Store) -> list[Event]:
+        return [(await store.append(ALL_GOOD)).event for _ in range(25)]
+
+    events = [event for written in await asyncio.gather(*map(write, writers)) for event in written]
+    rows = await writers[0].read()
+    assert rows.entries is not None
+    assert rows.version == 200
+    times = [entry.recorded_at for entry in rows.entries]
+    assert len(set(times)) == 200
+    assert times == sorted(times, reverse=True)
+    assert {(entry.id, entry.recorded_at) for entry in rows.entries} == {
+        (event.id, event.recorded_at) for event in events
+    }
+
+
+async def test_recording_the_same_event_again_changes_nothing(make_store: MakeStore, any_client: Any) -> None:
+    """The same id with the same content again gives the event of the first time, and no new version."""
+    store = make_store()
+    first = await store.append(ALL_GOOD, uuid7(1))
+    again = await store.append(ALL_GOOD, first.event.id)
+    assert (first.created, again.created) == (True, False)
+    assert again.event == first.event
+    assert await any_client.hget(store.keys.meta, "version") == b"1"
+
+
+async def test_an_id_with_other_content_is_a_conflict(make_store: MakeStore) -> None:
+    """The same id with other content is refused, and what was recorded stays."""
+    store = make_store()
+    first = (await store.append(ALL_GOOD)).event
+    with pytest.raises(EventConflict):
+        await store.append(ONE_BAD, first.id)
+    assert await store.full(first.id) == first.to_bytes(Selector.ALL)
+    assert await ids(store) == [first.id]
+
+
+async def test_sending_identical_bytes_again_is_success(make_store: MakeStore, monkeypatch: Any) -> None:
+    """A writer whose reply was lost sends the same bytes again, learns that they are in, and counts the event as made."""
+    store = make_store()
+    send = store._send_once
+    lost: list[Any] = []
+
+    async def lose_the_first_reply(keys: list[str], arguments: list[Any]) -> list[Any]:
+        reply = await send(keys, arguments)
+        if not lost:
+            lost.append(reply)
+            raise StoreUnavailable("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(store, "_send_once", lose_the_first_reply)
+    appended = await store.append(ALL_GOOD)
+    assert len(lost) == 1
+    assert appended.created
+    assert await ids(store) == [appended.event.id]
+
+
+async def test_resent_event_is_known_after_others_were_recorded(make_store: MakeStore, monkeypatch: Any) -> None:
+    """A lost reply stays harmless when another writer was faster than the second sending."""
+    store, other = make_store(), make_store()
+    send = store._send_once
+    lost: list[str] = []
+
+    async def lose_the_first_reply(keys: list[str], arguments: list[Any]) -> list[Any]:
+        reply = await send(keys, arguments)
+        if not lost:
+            lost.append((await other.append(ONE_BAD)).event.id)
+            raise StoreUnavailable("the reply was lost")
+        return reply
+
+    monkeypatch.setattr(store, "_send_once", lose_the_first_reply)
+    appended = await store.append(ALL_GOOD)
+    assert appended.created
+    assert await ids(store) == [lost[0], appended.event.id]
+
+
+async def test_infos_are_stored_as_they_are(make_store: MakeStore) -> None:
+    """Texts of any script, quotes and line breaks come back as they were written."""
+    store = make_store()
+    text = 'πάντα ῥεῖ 🙂 "quoted"\n\tsecond line'
+    services = {"api": type(BAD)(Status.UNHEALTHY, text, text * 2)}
+    event = (await store.append(services)).event
+    full = await store.full(event.id)
+    assert full is not None
+    assert Event.from_bytes(full).services == services
+
+
+# -- retention --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_count_is_limited(make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest) -> None:
+    """Of more events than are retained the newest stay, and the bodies of the others go with them."""
+    most = 1_000 if "fakeredis" not in request.node.name else 20
+    store = make_store(retention_events=most)
+    appended = [await store.append(ALL_GOOD) for _ in range(most + 5)]
+    assert await ids(store) == [done.event.id for done in reversed(appended)][:most]
+    assert [done.trimmed_by_count for done in appended] == [0] * most + [1] * 5
+    assert await any_client.zcard(store.keys.timeline) == most
+    gone = [store.keys.event(done.event.id) for done in appended[:5]]
+    assert await any_client.exists(*gone) == 0
+    assert len(await any_client.keys(store.keys.event("*"))) == most
+
+
+async def test_a_lowered_count_is_applied_at_the_next_append(make_store: MakeStore) -> None:
+    """A smaller number of retained events holds at once for readers, and in the store from the next append on."""
+    wide, narrow = make_store(), make_store(retention_events=3)
+    appended = [(await wide.append(ALL_GOOD)).event.id for _ in range(6)]
+    assert await ids(narrow) == appended[:-4:-1]
+    done = await narrow.append(ALL_GOOD)
+    assert done.trimmed_by_count == 4
+    assert await ids(wide) == [done.event.id, appended[5], appended[4]]
+
+
+async def test_retention_of_one_event(make_store: MakeStore) -> None:
+    """With room for one event there is always exactly the newest."""
+    store = make_store(retention_events=1)
+    for _ in range(3):
+        newest = (await store.append(ALL_GOOD)).event.id
+        assert await ids(store) == [newest]
+
+
+async def test_the_age_is_limited_at_append(make_store: MakeStore, any_client: Any) -> None:
+    """An append removes the events beyond the age limit and their bodies, and no younger one."""
+    store = make_store()
+    now = await store.now()
+    old = [await planted(any_client, store, now - RETENTION_US - age) for age in (2 * HOUR_US, HOUR_US)]
+    young = await planted(any_client, store, now - RETENTION_US + HOUR_US)
+    appended = await store.append(ALL_GOOD)
+    assert (appended.trimmed_by_age, appended.trimmed_by_count) == (2, 0)
+    assert await ids(store) == [appended.event.id, young.id]
+    assert await any_client.exists(*(store.keys.event(event.id) for event in old)) == 0
+
+
+async def test_an_old_latest_stays_until_it_is_replaced(make_store: MakeStore, any_client: Any) -> None:
+    """The latest is there however old it is; the event after it ends its exemption."""
+    store = make_store()
+    ancient = await planted(any_client, store, await store.now() - 10 * RETENTION_US)
+    assert await ids(store) == [ancient.id]
+    appended = await store.append(ALL_GOOD)
+    assert await ids(store) == [appended.event.id]
+    assert await store.full(ancient.id) is None
+
+
+async def test_only_events_before_the_latest_expire(make_store: MakeStore, any_client: Any) -> None:
+    """The latest has no TTL; the event that it replaced expires at its recorded_at plus the age limit."""
+    store = make_store()
+    first = (await store.append(ALL_GOOD)).event
+    assert await any_client.pttl(store.keys.event(first.id)) == -1
+    second = (await store.append(ALL_GOOD)).event
+    assert await any_client.pttl(store.keys.event(second.id)) == -1
+    expires = await any_client.pexpiretime(store.keys.event(first.id))
+    assert expires == (first.recorded_at + RETENTION_US) // 1_000
+
+
+@pytest.mark.parametrize("skew", SKEWED.values(), ids=SKEWED)
+async def test_trimming_by_age_waits_while_clocks_disagree(make_store: MakeStore, any_client: Any, skew: float) -> None:
+    """Where the writer's clock and Redis' disagree by more than 5 s, no event is removed for its age."""
+    store = make_store(clock=skewed(skew))
+    old = await planted(any_client, store, await store.now() - RETENTION_US - HOUR_US)
+    older_latest = await planted(any_client, store, await store.now() - RETENTION_US - HOUR_US // 2)
+    appended = await store.append(ALL_GOOD)
+    assert appended.trimmed_by_age == 0
+    assert await ids(store) == [appended.event.id, older_latest.id, old.id]
+    # The replaced latest is bounded all the same: its age starts now.
+    assert await any_client.pttl(store.keys.event(older_latest.id)) > RETENTION_US // 1_000 - 60_000
+    await make_store().append(ALL_GOOD)
+    assert older_latest.id not in await ids(store), "clocks that agree again trim"
+
+
+async def test_a_small_disagreement_of_clocks_is_tolerated(make_store: MakeStore, any_client: Any) -> None:
+    """Up to 5 s of disagreement trimming by age goes on."""
+    store = make_store(clock=skewed(4))
+    await planted(any_client, store, await store.now() - RETENTION_US - HOUR_US)
+    assert (await store.append(ALL_GOOD)).trimmed_by_age == 1
+
+
+async def test_trimming_by_count_does_not_depend_on_clocks(make_store: MakeStore) -> None:
+    """The number of events is bounded however wrong the writer's clock is."""
+    store = make_store(clock=skewed(1e6), retention_events=2)
+    appended = [(await store.append(ALL_GOOD)).event.id for _ in range(4)]
+    assert await ids(store) == [appended[3], appended[2]]
+
+
+# -- keys and notices -------------------------------------------------------------------------------------------------
+
+
+async def test_keys_are_those_of_the_design(make_store: MakeStore, any_client: Any) -> None:
+    """Every key has the documented name and type, and carries the cluster's hash tag."""
+    store = make_store(cluster="west-1")
+    events = [(await store.append(ALL_GOOD)).event for _ in range(2)]
+    await store.create_api_key(key())
+    types = {name.decode(): (await any_client.type(name)).decode() for name in await any_client.keys("*")}
+    assert types == {
+        "{ce:west-1}:timeline": "zset",
+        "{ce:west-1}:meta": "hash",
+        "{ce:west-1}:api_keys": "hash",
+        **{f"{{ce:west-1}}:event:{event.id}": "hash" for event in events},
+    }
+    assert await any_client.zscore("{ce:west-1}:timeline", events[0].id) == events[0].recorded_at
+    assert set(await any_client.hkeys("{ce:west-1}:meta")) == {b"latest", b"version", b"checked_at"}
+    assert await any_client.hgetall(f"{{ce:west-1}}:event:{events[0].id}") == {
+        b"status": events[0].to_bytes(Selector.STATUS),
+        b"all": events[0].to_bytes(Selector.ALL),
+    }
+
+
+async def published(client: Any, channel: str, act: Callable[[], Any]) -> list[int]:
+    """The versions published on a channel by what `act` does."""
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe(channel)
+        assert (await pubsub.get_message(timeout=1))["type"] == "subscribe"
+        await act()
+        await client.publish(channel, "end")
+        versions: list[int] = []
+        while (message := await pubsub.get_message(timeout=1))["data"] != b"end":
+            versions.append(int(message["data"]))
+        return versions
+
+
+async def test_each_change_raises_the_version_and_publishes_it(make_store: MakeStore, any_client: Any) -> None:
+    """Events and API keys raise the version by one each, and each version is published."""
+    store = make_store()
+
+    async def change() -> None:
+        event = (await store.append(ALL_GOOD)).event
+        await store.append(ALL_GOOD, event.id)  # No change.
+        await store.create_api_key(key())
+        await store.append(ONE_BAD)
+        await store.delete_api_key("agents")
+
+    assert await published(any_client, "{ce:default}:changes", change) == [1, 2, 3, 4]
+    assert (await store.read()).version == 4
+
+
+async def test_a_check_moves_checked_at_only(make_store: MakeStore, any_client: Any) -> None:
+    """A completed check is noted with Redis' time, without a new version and without a notice."""
+    store = make_store()
+    await store.append(ALL_GOOD)
+    before = await store.read()
+    channel = store.keys.changes
+    assert await published(any_client, channel, store.checked) == []
+    after = await store.read()
+    assert before.checked_at is not None
+    assert after.checked_at is not None
+    assert before.checked_at < after.checked_at <= after.now
+    assert (after.version, after.latest) == (before.version, before.latest)
+
+
+async def test_an_append_counts_as_a_check(make_store: MakeStore) -> None:
+    """An append moves `checked_at` too."""
+    store = make_store()
+    assert (await store.read()).checked_at is None
+    event = (await store.append(ALL_GOOD)).event
+    checked_at = (await store.read()).checked_at
+    assert checked_at is not None
+    assert event.recorded_at <= checked_at
+
+
+async def test_subscribers_hear_of_changes(make_store: MakeStore) -> None:
+    """A subscription returns at the next change, and not before."""
+    store = make_store()
+    async with store.changes() as changes:
+        heard = asyncio.create_task(changes.next())
+        await store.checked()
+        await asyncio.sleep(0.05)
+        assert not heard.done()
+        await store.append(ALL_GOOD)
+        await asyncio.wait_for(heard, 2)
+
+
+# -- fencing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stale_epoch_writes_nothing(make_store: MakeStore, any_client: Any) -> None:
+    """A monitor whose epoch is over can neither record an event nor note a check."""
+    store = make_store()
+    await store.append(ALL_GOOD)
+    await any_client.hset(store.keys.meta, "epoch", 5)
+    before = await any_client.hgetall(store.keys.meta), await any_client.keys("*")
+    with pytest.raises(Fenced):
+        await store.append(ONE_BAD, epoch=4)
+    with pytest.raises(Fenced):
+        await store.checked(epoch=4)
+    assert (await any_client.hgetall(store.keys.meta), await any_client.keys("*")) == before
+
+
+async def test_epochs_are_compared_as_numbers(make_store: MakeStore, any_client: Any) -> None:
+    """Epoch 9 is over once 10 leads, though it sorts after it as text."""
+    store = make_store()
+    await any_client.hset(store.keys.meta, "epoch", 10)
+    with pytest.raises(Fenced):
+        await store.append(ALL_GOOD, epoch=9)
+
+
+@pytest.mark.parametrize("epoch", [5, 6, None])
+async def test_the_leader_and_outsiders_write(make_store: MakeStore, any_client: Any, epoch: int | None) -> None:
+    """The current epoch, a later one, and a writer that does not lead are not fenced."""
+    store = make_store()
+    await any_client.hset(store.keys.meta, "epoch", 5)
+    assert (await store.append(ALL_GOOD, epoch=epoch)).created
+    await store.checked(epoch=epoch)
+
+
+# -- API keys ---------------------------------------------------------------------------------------------------------
+
+
+async def test_api_keys_are_created_and_deleted(make_store: MakeStore) -> None:
+    """Keys come back as they were created, and are gone when deleted."""
+    store, reader, writer = make_store(), key("reader"), key("writer", "write")
+    assert await store.api_keys() == {}
+    await store.create_api_key(reader)
+    await store.create_api_key(writer)
+    assert await store.api_keys() == {"reader": reader, "writer": writer}
+    assert (await store.read()).api_keys == {"reader": reader, "writer": writer}
+    await store.delete_api_key("reader")
+    assert await store.api_keys() == {"writer": writer}
+
+
+async def test_the_name_of_an_api_key_is_unique(make_store: MakeStore) -> None:
+    """A second key of the same name is refused, and the first stays as it is."""
+    store, first = make_store(), key()
+    await store.create_api_key(first)
+    with pytest.raises(DuplicateName):
+        await store.create_api_key(key(role="write"))
+    assert await store.api_keys() == {"agents": first}
+
+
+async def test_deleting_an_unknown_api_key_is_an_error(make_store: MakeStore) -> None:
+    """Only an existing key can be deleted, and a refusal is no change."""
+    store = make_store()
+    with pytest.raises(UnknownApiKey):
+        await store.delete_api_key("nobody")
+    assert (await store.read()).version == 0
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_store_reads_as_empty(make_store: MakeStore) -> None:
+    """Before the first event there is version 0 and nothing else."""
+    rows = await make_store().read()
+    assert (rows.version, rows.latest, rows.checked_at, rows.entries, rows.latest_all) == (0, "", None, (), b"")
+
+
+async def test_a_reader_that_knows_all_gets_no_events(make_store: MakeStore) -> None:
+    """With version and latest known, events and keys are not sent again; `checked_at` is."""
+    store = make_store()
+    event = (await store.append(ALL_GOOD)).event
+    await store.checked()
+    rows = await store.read(1, event.id)
+    assert (rows.entries, rows.api_keys, rows.version, rows.latest) == (None, None, 1, event.id)
+    assert rows.checked_at is not None
+
+
+@pytest.mark.parametrize("known", [(1, "other"), (2, None)], ids=["other latest", "other version"])
+async def test_version_and_latest_must_both_be_known(make_store: MakeStore, known: tuple[int, str | None]) -> None:
+    """A reader that knows only one of the two gets the events."""
+    store = make_store()
+    event = (await store.append(ALL_GOOD)).event
+    rows = await store.read(known[0], known[1] or event.id)
+    assert rows.entries is not None
+    assert [entry.id for entry in rows.entries] == [event.id]
+
+
+async def test_reading_is_incremental(make_store: MakeStore) -> None:
+    """A reader gets the events since the one that it knows, that one included."""
+    store = make_store()
+    events = [(await store.append(ALL_GOOD)).event for _ in range(5)]
+    rows = await store.read(3, events[2].id, events[2].recorded_at)
+    assert rows.entries is not None
+    assert [entry.id for entry in rows.entries] == [event.id for event in (events[4], events[3], events[2])]
+
+
+async def test_an_event_without_a_body_is_expired(make_store: MakeStore, any_client: Any) -> None:
+    """An event whose body expired ahead of its place in the timeline is left out, and is no error."""
+    store = make_store()
+    events = [(await store.append(ALL_GOOD)).event for _ in range(3)]
+    await any_client.delete(store.keys.event(events[1].id))
+    assert await ids(store) == [events[2].id, events[0].id]
+    assert await store.full(events[1].id) is None
+    assert (await store.append(ALL_GOOD)).created
+
+
+async def test_a_latest_without_a_body_does_not_stop_writers(make_store: MakeStore, any_client: Any) -> None:
+    """An evicted latest event is missing for readers, and the next event is recorded after its time all the same."""
+    store = make_store()
+    evicted = await planted(any_client, store, await store.now() + HOUR_US)
+    await any_client.delete(store.keys.event(evicted.id))
+    assert await ids(store) == []
+    appended = await store.append(ALL_GOOD)
+    assert appended.event.recorded_at > evicted.recorded_at
+    assert await ids(store) == [appended.event.id]
+
+
+async def test_scripts_are_loaded_again_after_a_flush(make_store: MakeStore, any_client: Any) -> None:
+    """A server that forgot its scripts, as after a failover, is taught them again without an error."""
+    store = make_store()
+    await store.append(ALL_GOOD)
+    for act in (lambda: store.append(ALL_GOOD), store.read, store.checked, lambda: store.create_api_key(key())):
+        await any_client.script_flush()
+        await act()
+    assert len(await ids(store)) == 2
+
+
+async def test_clusters_do_not_mix(make_store: MakeStore) -> None:
+    """Clusters of different names on one server have their own events, keys and versions."""
+    east, west = make_store(cluster="east"), make_store(cluster="west")
+    eastern: list[Appended] = [await east.append(ALL_GOOD), await east.append(ALL_GOOD)]
+    await west.create_api_key(key())
+    western = await west.append(ONE_BAD, eastern[0].event.id)
+    assert western.created
+    assert await ids(east) == [done.event.id for done in reversed(eastern)]
+    assert await ids(west) == [western.event.id]
+    assert await east.api_keys() == {}
+    assert ((await east.read()).version, (await west.read()).version) == (2, 2)
+
+
+def test_all_keys_share_the_hash_tag() -> None:
+    """All names of one cluster's keys hash to the same slot of a Redis Cluster."""
+    keys = Keys("west")
+    names = [keys.timeline, keys.meta, keys.api_keys, keys.leader, keys.changes, keys.event("x")]
+    assert all(name.startswith("{ce:west}:") for name in names)
+    assert len(set(names)) == len(names)
