@@ -1,14 +1,18 @@
 """One service's check: GET its health URL, and say what happened in words that an operator can act on.
 
 What a service answers is hostile input: it is read up to a limit and a deadline, redirects are not followed, control
-characters are stripped. The first line says what is wrong; the body follows.
+characters are stripped. The first line says what is wrong and where; the body follows.
 """
 
 import asyncio
+import errno
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -16,6 +20,9 @@ from service.events import INFO_LIMIT, clean_info
 
 BODY_LIMIT = 4 * INFO_LIMIT
 """Bytes read of an answer's body: enough for the longest info in any script."""
+
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""OpenSSL's words, by version, for bytes that are no TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,76 +33,131 @@ class Result:
     info: str
 
 
+@dataclass(slots=True)
+class _Progress:
+    """What a check is doing: when it fails, that tells a dead host from a hanging service."""
+
+    doing: str = "connecting"
+
+
 def session() -> aiohttp.ClientSession:
     """A client for checks: a new connection each time, since what is to be known is whether the service takes one."""
     connector = aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
+    trace = aiohttp.TraceConfig()
+    trace.on_dns_resolvehost_start.append(_notes("resolving the host name"))
+    trace.on_dns_resolvehost_end.append(_notes("connecting"))
+    trace.on_connection_create_end.append(_notes("waiting for an answer"))
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
         headers={"User-Agent": "cluster-events", "Accept-Encoding": "identity"},
+        trace_configs=[trace],
     )
+
+
+def _notes(doing: str) -> Callable[[aiohttp.ClientSession, SimpleNamespace, Any], Awaitable[None]]:
+    async def note(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+        context.trace_request_ctx.doing = doing
+
+    return note
 
 
 async def probe(client: aiohttp.ClientSession, url: str, deadline: float) -> Result:
     """Checks one service within `deadline` seconds. Never raises for what a service or the network does."""
+    where, progress = _shown(url), _Progress()
     try:
         async with (
             asyncio.timeout(deadline),
-            client.get(url, allow_redirects=False, timeout=aiohttp.ClientTimeout()) as answer,
+            client.get(
+                url, allow_redirects=False, timeout=aiohttp.ClientTimeout(), trace_request_ctx=progress
+            ) as answer,
         ):
-            return _judge(answer, await _read(answer.content))
+            progress.doing = f"reading the body of {_status(answer)}"
+            return _judge(answer, where, await _read(answer.content))
     except TimeoutError:
-        return Result(False, f"Timed out: no complete answer from {url} within {deadline:g} s.")
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Result(False, clean_info(f"{_explain(error)} ({url})."))
+        wrong = f"Timed out after {deadline:g} s while {progress.doing}"
+    except Exception as error:  # The edge of a check: whatever a service provokes is a finding, not the monitor's end.
+        wrong = _explain(error, progress.doing)
+    return Result(False, clean_info(f"{wrong} ({where})."))
+
+
+def _shown(url: str) -> str:
+    """The URL without what may be a secret: every reader of the events sees it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _status(answer: aiohttp.ClientResponse) -> str:
+    return f"HTTP {answer.status} {answer.reason or ''}".strip()
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The body, or its first `BODY_LIMIT` bytes and one more."""
+    """The body, or its first `BODY_LIMIT` bytes."""
     body = bytearray()
-    while len(body) <= BODY_LIMIT and (chunk := await content.read(BODY_LIMIT + 1 - len(body))):
+    while len(body) < BODY_LIMIT and (chunk := await content.read(BODY_LIMIT - len(body))):
         body += chunk
     return bytes(body)
 
 
-def _judge(answer: aiohttp.ClientResponse, body: bytes) -> Result:
-    said = _text(body)
-    status = f"HTTP {answer.status} {answer.reason or ''}".strip()
-    if 200 <= answer.status < 300:  # noqa: PLR2004  # The class of success (RFC 9110, section 15.3).
-        return Result(True, clean_info(f"Reachable: {status}.{said}"))
-    if 300 <= answer.status < 400:  # noqa: PLR2004  # Redirection (RFC 9110, section 15.4).
+def _judge(answer: aiohttp.ClientResponse, where: str, body: bytes) -> Result:
+    healthy = 200 <= answer.status < 300  # noqa: PLR2004  # The class of success (RFC 9110, section 15.3).
+    status = _status(answer)
+    if healthy:
+        found = f"Reachable: {status}."
+    elif 300 <= answer.status < 400:  # noqa: PLR2004  # Redirection (RFC 9110, section 15.4).
         target = answer.headers.get("Location", "nowhere")
-        return Result(
-            False, clean_info(f"Redirected, which is not followed: {status} to {target[:200]} ({answer.url}).{said}")
-        )
-    return Result(False, clean_info(f"Reachable, but unhealthy: {status} ({answer.url}).{said}"))
+        found = f"Redirected, which is not followed: {status} to {target[:200]} ({where})."
+    else:
+        found = f"Reachable, but unhealthy: {status} ({where})."
+    return Result(healthy, clean_info(f"{found}\n{_text(answer, body)}".rstrip()))
 
 
-def _text(body: bytes) -> str:
-    if not body:
-        return ""
-    cut = body[:BODY_LIMIT]
-    more = f"\n(cut after {BODY_LIMIT:,} bytes)" if len(body) > BODY_LIMIT else ""
-    return "\n" + cut.decode("utf-8", "replace").strip() + more
+def _text(answer: aiohttp.ClientResponse, body: bytes) -> str:
+    encoding = answer.headers.get("Content-Encoding", "identity").lower()
+    if body and encoding != "identity":  # Inflating what a stranger sends is how a few bytes become gigabytes.
+        return f"(the body is encoded as {encoding[:20]}, which was not asked for, and is not shown)"
+    return body.decode("utf-8", "replace").strip()
 
 
-def _explain(error: Exception) -> str:
-    """What went wrong before there was an answer. The order matters: the more particular first."""
-    cause: Any = getattr(error, "os_error", None) or error
+def _explain(error: Exception, doing: str) -> str:
+    """What went wrong. The order matters: the more particular first."""
+    cause: Any = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     match error:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            return f"TLS failed: {getattr(error, 'certificate_error', None) or cause}"
+            wrong = f"TLS failed: {_tls(cause)}"
         case aiohttp.ClientConnectorDNSError() | socket.gaierror():
-            return f"The host name cannot be resolved: {cause.strerror or cause}"
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError():
-            return "The connection was closed before an answer came"
+            wrong = f"The host name cannot be resolved: {cause.strerror or cause}"
+        case UnicodeError():
+            wrong = "The host name is not well-formed"
         case _ if isinstance(cause, ConnectionRefusedError):
-            return "Connection refused: nothing listens there"
+            wrong = "Connection refused: nothing listens there"
         case aiohttp.ClientConnectorError():
-            return f"Cannot connect: {cause.strerror or cause}"
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
-            return "The answer is not well-formed HTTP"
+            wrong = f"Cannot connect: {cause.strerror or cause}"
+        case aiohttp.ServerDisconnectedError():
+            wrong = f"The connection was closed while {doing}"
+        case ConnectionResetError() | OSError(errno=errno.ECONNRESET | errno.EPIPE):
+            wrong = f"The connection was reset while {doing}"
+        case aiohttp.ClientPayloadError():
+            wrong = f"The answer is incomplete or malformed, seen while {doing}"
+        case aiohttp.ClientResponseError():
+            wrong = f"The answer is not well-formed HTTP: {_one_line(error.message)}"
         case _:
-            return f"The check failed: {error}"
+            wrong = f"The check failed: {type(error).__name__}: {error}"
+    return wrong
+
+
+def _one_line(message: str) -> str:
+    """A parser's drawing of what it stumbled over (several lines, a caret), as one line."""
+    return " ".join(message.split()).removesuffix(" ^")[:200].rstrip(".")
+
+
+def _tls(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not accepted: {error.verify_message.rstrip('.')}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        if error.reason in _NOT_TLS:
+            return "what answers does not speak TLS; is it http:// there?"
+        return error.reason.replace("_", " ").lower()
+    return str(error)
