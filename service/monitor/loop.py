@@ -1,11 +1,11 @@
 """The monitor's loop: a check at every interval, an event where one is due, whatever the store does meanwhile."""
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import aiohttp
 
@@ -39,7 +39,9 @@ class Monitor:
         self._store = store
         self._metrics = metrics
         self._monotonic = monotonic
-        self._recorded: Recorded | None = None
+        self._recorded = Recorded({})
+        self._version: int | None = None  # Of the store, when it was last read; with its latest event:
+        self._latest, self._latest_at = "", 0
         self._failing = False
 
     async def run(self) -> None:
@@ -83,7 +85,7 @@ class Monitor:
 
     async def _conclude(self, results: Mapping[str, Result]) -> None:
         """Records the event if one is due, else only that a check was completed. Raises `StoreUnavailable`."""
-        recorded = self._recorded if self._recorded is not None else await self._last_recorded()
+        recorded = self._recorded = await self._as_stored()
         seen = {
             name: Observation(status_of(result.healthy, recorded.statuses.get(name)), result.info, RESOURCES_INFO)
             for name, result in results.items()
@@ -99,15 +101,25 @@ class Monitor:
         self._recorded = after_event(recorded, statuses, now, reason)
         _log_changes(recorded.statuses, seen)
 
-    async def _last_recorded(self) -> Recorded:
-        """What the last event says, so that a monitor's restart does not make `InitialUnhealthy` of `Unhealthy`."""
-        rows = await self._store.read()
-        statuses: dict[str, Status] = {}
-        if rows.entries:
-            with contextlib.suppress(ValueError):  # An event of another kind is no reason to stop checking.
-                services = Event.from_bytes(rows.entries[0].status).services
-                statuses = {name: observation.status for name, observation in services.items()}
-        return Recorded(statuses)
+    async def _as_stored(self) -> Recorded:
+        """What was recorded, as the store has it. Raises `StoreUnavailable`.
+
+        It is asked at every check, since this monitor's memory may be wrong: the reply to its last append was lost, others record
+        too, the store lost its data. What is compared with anything else would leave a wrong event standing as the latest.
+        """
+        since = self._latest_at if self._latest else None
+        rows = await self._store.read(self._version, self._latest, since)
+        if rows.entries is None:
+            return self._recorded
+        self._version, self._latest = rows.version, rows.latest
+        if not rows.entries:
+            return replace(self._recorded, first=True)
+        self._latest_at = rows.entries[0].recorded_at
+        try:
+            services = Event.from_bytes(rows.entries[0].status).services
+        except ValueError:  # An event of another kind is no reason to stop checking.
+            return replace(self._recorded, first=True)
+        return replace(self._recorded, statuses={name: seen.status for name, seen in services.items()})
 
 
 def _log_changes(before: Mapping[str, Status], seen: Mapping[str, Observation]) -> None:

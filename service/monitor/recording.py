@@ -23,8 +23,9 @@ MOST_SPACING = 60
 class Recorded:
     """What the monitor knows of the past.
 
-    `statuses` are those of the last event (of this monitor or an earlier one); `first` is whether this monitor has recorded nothing yet;
-    `at` is when it last did (monotonic seconds), `checks` how many checks were completed since, `spacing` how many are to pass.
+    `statuses` are those of the last event, whoever recorded it; `first` is whether this monitor has recorded nothing yet that is
+    still there; `at` is when it last did (monotonic seconds), `checks` how many checks were completed since, `spacing` how many
+    are to pass.
     """
 
     statuses: Mapping[str, Status]
