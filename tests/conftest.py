@@ -19,7 +19,7 @@ from redis import Redis
 from yarl import URL
 
 from service.api.app import make_state
-from service.api.front import Deadlines
+from service.api.front import Deadlines, Front
 from service.api.server import bind, serving
 from service.api.state import State
 from service.auth import Role, issue
@@ -153,6 +153,7 @@ class Api:
     """One API process, in this process: real sockets, a real store."""
 
     state: State
+    front: Front
     host: str
     port: int
     client: aiohttp.ClientSession
@@ -184,12 +185,12 @@ async def make_api(valkey: str) -> AsyncIterator[Callable[..., Any]]:
             settings = make_settings(**({"redis_url": valkey} | values))
             state = make_state(settings)
             sock = bind("127.0.0.1", 0)
-            await stack.enter_async_context(serving(state, sock, deadlines or Deadlines()))
+            front = await stack.enter_async_context(serving(state, sock, deadlines or Deadlines()))
             store = open_store(make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values)))
             stack.push_async_callback(store.aclose)
             client = await stack.enter_async_context(aiohttp.ClientSession())
             host, port = sock.getsockname()[:2]
-            return Api(state, host, port, client, store)
+            return Api(state, front, host, port, client, store)
 
         yield make
 

@@ -16,11 +16,7 @@ from http import HTTPStatus
 import orjson
 from multidict import CIMultiDict, istr
 
-from service.errors import (
-    ClusterMonitoringDisabled,
-    NoClusterMonitorEventsAvailable,
-    UnknownClusterMonitorEvent,
-)
+from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
 from service.events import Event, Observation, Selector, rfc3339, rfc3339_seconds
 from service.settings import Settings
 from service.snapshot import Reading, Replica, Snapshot
@@ -157,15 +153,10 @@ class Answers:
         return self._answer(question, Reading(snapshot))
 
     async def get(self, question: Question) -> Answer:
-        """The answer, from memory or with Redis' help.
+        """The answer where `ready` has none: with Redis' help, or marked as stale.
 
         Raises the API's error for a question that has no answer, `StoreUnavailable` if the state cannot be known.
         """
-        if not self._settings.monitoring:
-            raise ClusterMonitoringDisabled
-        answer = self.ready(question)
-        if answer is not None:
-            return answer
         reading = await self._replica.read()
         answer = self._answer(question, reading)
         if answer is not None:
@@ -293,7 +284,7 @@ class Answers:
         if answer is not None:
             for status, hits in ((answer.status, answer.hits), (304, answer.hits_not_modified)):
                 if hits:
-                    self._replica.metrics.requests.labels(question.route, "GET", status).inc(hits)
+                    self._replica.metrics.requests.route(question.route).add("GET", status, hits)
             answer.hits = answer.hits_not_modified = 0
 
     def count_all_hits(self) -> None:

@@ -14,6 +14,7 @@ from service.auth import Principal, Role
 from service.errors import (
     ApiError,
     AuthenticationFailed,
+    BadMessage,
     HeadersTooLarge,
     InsufficientPermissions,
     InternalError,
@@ -51,8 +52,7 @@ class Route:
 
 def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The route's handler inside the layer."""
-    duration = state.metrics.duration.labels(route.path)
-    counters: dict[tuple[str, int], Callable[[], None]] = {}
+    stats = state.metrics.requests.route(route.path)
     logging_requests = state.settings.access_log
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -66,19 +66,19 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
             response = error_response(error)
             if error.status in {401, 403}:
                 state.metrics.auth_failures.labels(error.status).inc()
+        except ConnectionError:  # The client has gone: there is nobody to answer, and nothing to mend.
+            raise
+        except web.RequestPayloadError:  # The body's framing broke while it was read.
+            response = error_response(BadMessage())
         except Exception as error:
             if isinstance(error, web.HTTPException):  # The framework's own refusals, such as an unreadable body.
                 raise
             response = internal_error(request, error)
         if state.draining:
             response.force_close()
-        key = request.method, response.status
-        count = counters.get(key)
-        if count is None:
-            method = request.method if request.method in hdrs.METH_ALL else "other"
-            count = counters[key] = state.metrics.requests.labels(route.path, method, response.status).inc
-        count()
-        duration.observe(time.perf_counter() - started)
+        method = request.method
+        stats.add(method if method in hdrs.METH_ALL else "other", response.status)
+        stats.took(time.perf_counter() - started)
         if logging_requests:
             log_access(request.method, route.path, response.status, request.remote)
         return response
@@ -94,6 +94,7 @@ def log_access(method: str, path: str, status: int, remote: str | None) -> None:
 def check_message(request: web.Request, route: Route) -> None:
     """What the parser lets through and this API does not take. Raises an `ApiError`."""
     if request.version not in (HttpVersion11, HttpVersion10):
+        request._cache["version"] = HttpVersion11  # noqa: SLF001  # The reply is in ours (RFC 9110, section 2.5).
         raise VersionNotSupported
     fields = request.raw_headers
     if len(fields) * FIELD_LIMIT > HEADERS_LIMIT:  # Few fields cannot exceed it: spare the sum.
@@ -143,7 +144,8 @@ def internal_error(request: web.BaseRequest, error: BaseException | None) -> web
 
 async def expect(request: web.Request) -> web.StreamResponse | None:
     """The framework's hook for `Expect`: it writes 100 for `100-continue`, and any other expectation is refused."""
-    if request.version == HttpVersion11 and request.headers[hdrs.EXPECT].lower() == "100-continue":
+    if request.headers[hdrs.EXPECT].lower() != "100-continue":
+        return error_response(UnmetExpectation())
+    if request.version == HttpVersion11:  # Elsewhere it is to be ignored (RFC 9110, section 10.1.1).
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return None
-    return error_response(UnmetExpectation())
+    return None

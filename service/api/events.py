@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
-from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, Question
+from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, Answer, Question
 from service.api.conditional import matches, parse_if_none_match
 from service.api.endpoint import PRINCIPAL
 from service.api.state import State
@@ -56,16 +56,43 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
     )
 
 
-async def answer(state: State, request: web.Request, question: Question) -> web.Response:
+class ReadyResponse(web.StreamResponse):
+    """A ready answer, sent in the very bytes that the poll path sends, without the framework's rendering."""
+
+    def __init__(self, answer: Answer, *, not_modified: bool) -> None:
+        super().__init__(status=304 if not_modified else answer.status)
+        self._answer = answer
+        self._not_modified = not_modified
+        self._transport: asyncio.WriteTransport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Called by the framework before `write_eof`."""
+        self._transport = request.transport
+        if self._keep_alive is None:  # Unless the connection is to end, the request decides.
+            self._keep_alive = request.keep_alive
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Sends the whole reply. Raises `ConnectionResetError` if the client has gone."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self._transport.write(self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive) + data)
+
+
+async def answer(state: State, request: web.Request, question: Question) -> web.StreamResponse:
     """The ready answer to a question, or 304 if the client has it."""
-    ready = await state.answers.get(question)
+    if not state.settings.monitoring:
+        raise ClusterMonitoringDisabled
+    ready = state.answers.ready(question) or await state.answers.get(question)
     condition = None
     if hdrs.IF_NONE_MATCH in request.headers:
         condition = parse_if_none_match(request.headers.getall(hdrs.IF_NONE_MATCH))
     connection = getattr(request.protocol, "connection", None)
     if connection is not None and ready is question.answer:
         connection.remember(question, request[PRINCIPAL], condition, close=not request.keep_alive)
-    if matches(condition, ready.etag):
+    not_modified = condition is not None and matches(condition, ready.etag)
+    if request.version == HttpVersion11 and request.method == hdrs.METH_GET:
+        return ReadyResponse(ready, not_modified=not_modified)
+    if not_modified:
         return web.Response(status=304, headers=ready.headers_not_modified)
     return web.Response(status=ready.status, body=ready.body, headers=ready.headers)
 

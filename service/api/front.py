@@ -13,7 +13,6 @@ It stands on one detail of the framework: its handler waits for the next request
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -98,10 +97,14 @@ class Front:
         memoise: bool,
         deadlines: Deadlines = Deadlines(),  # Frozen.
     ) -> None:
-        self.state = state
         self.make_handler = make_handler
         self.memoise = memoise
         self.deadlines = deadlines
+        self.access_log = state.settings.access_log
+        self.replica = state.replica
+        self.monotonic = state.replica.monotonic
+        self._state = state
+        self._wall = state.replica.wall
         self.memo: dict[bytes, Grant] = {}
         self.connections: set[Connection] = set()
         self._memo_bytes = 0
@@ -112,8 +115,7 @@ class Front:
         return Connection(self)
 
     def remember(self, head: bytes, grant: Grant) -> None:
-        """Remembers a head at its second sight, the oldest giving way."""
-        head = without_tracing(head) or head
+        """Remembers a head (without its tracing lines) at its second sight, the oldest giving way."""
         known = hash(head)
         if known not in self._seen:
             if len(self._seen) >= SEEN_ENTRIES:
@@ -132,19 +134,19 @@ class Front:
         if self.memo.pop(head, None) is not None:
             self._memo_bytes -= len(head)
 
-    def reply(self, head: bytes, grant: Grant) -> bytes | None:
-        """The reply to a remembered head, or `None` if it must go the ordinary way."""
-        state, question = self.state, grant.question
-        if state.draining:
+    def reply(self, head: bytes, grant: Grant, now: float) -> bytes | None:
+        """The reply to a remembered head at a monotonic time, or `None` if it must go the ordinary way."""
+        if self._state.draining:
             return None
-        if time.time() >= grant.expires:
+        if self._wall() >= grant.expires:
             self.forget(head)
             return None
+        question = grant.question
         answer = question.answer
-        snapshot = state.replica.snapshot
-        if answer is None or answer.snapshot is not snapshot or time.monotonic() >= answer.until:
+        snapshot = self.replica.snapshot
+        if answer is None or answer.snapshot is not snapshot or now >= answer.until:
             try:
-                answer = state.answers.ready(question)
+                answer = self._state.answers.ready(question)
             except ApiError:
                 answer = None
             if answer is None:  # Not current, not in memory, or gone: the ordinary way says what is to be said.
@@ -163,10 +165,10 @@ class Front:
         """Ends connections whose deadlines have passed, until cancelled."""
         while True:
             await asyncio.sleep(self.deadlines.sweep)
-            now = time.monotonic()
+            now = self.monotonic()
             for connection in list(self.connections):
                 connection.check_deadlines(now)
-            self.state.metrics.connections.set(len(self.connections))
+            self._state.metrics.connections.set(len(self.connections))
 
     def close_idle(self) -> None:
         """Ends the connections that have no request under way."""
@@ -205,7 +207,7 @@ class Connection(asyncio.Protocol):
         self._boundary = True
         """Whether all that the handler got so far were whole requests without bodies."""
         self._paused = False
-        self._active = self._head_since = time.monotonic()
+        self._active = self._head_since = front.monotonic()
         self._asked = 0
         self._stuck = 0
         self._stuck_since = 0.0
@@ -222,19 +224,21 @@ class Connection(asyncio.Protocol):
         front = self._front
         if self._held:
             data, self._held = self._held + data, b""
+        self._head = None
         if front.memoise and self._boundary and self.idle():
+            head = data
             grant = front.memo.get(data)
             if grant is None and (plain := without_tracing(data)) is not None:
-                grant, head = front.memo.get(plain), plain
-            else:
-                head = data
+                head = plain
+                grant = front.memo.get(plain)
             if grant is not None and not self._paused:
-                reply = front.reply(head, grant)
+                now = front.monotonic()
+                reply = front.reply(head, grant, now)
                 if reply is not None:
                     self.transport.write(reply)
-                    self._active = time.monotonic()
+                    self._active = now
                     self._head_since = 0.0
-                    if front.state.settings.access_log:
+                    if front.access_log:
                         self._log(grant.question, reply)
                     if grant.close:
                         self.transport.close()
@@ -243,9 +247,8 @@ class Connection(asyncio.Protocol):
                 self._held = data
                 self._begin_head()
                 return
-            self._head = data if is_memorable(data) else None
-        else:
-            self._head = None
+            if is_one_get(data):
+                self._head = head
         self._hand_on(data)
 
     def _hand_on(self, data: bytes) -> None:
@@ -254,7 +257,7 @@ class Connection(asyncio.Protocol):
             handler = self._handler = self._front.make_handler()
             handler.connection = self
             handler.connection_made(self.transport)
-        if self._boundary and not is_whole(data):
+        if self._head is None and self._boundary and not is_whole(data):
             self._boundary = False  # From here on only the framework's parser knows where a request ends.
         self._begin_head()
         handler.data_received(data)
@@ -302,7 +305,7 @@ class Connection(asyncio.Protocol):
         """Called by a handler that answers a question: the head it deals with may be answered from the memo next time."""
         head, self._head = self._head, None
         if head is not None:
-            snapshot = self._front.state.replica.snapshot
+            snapshot = self._front.replica.snapshot
             keys = snapshot.api_keys if snapshot is not None and principal.key_id is not None else None
             self._front.remember(head, Grant(question, principal.expires, keys, condition, close))
 
@@ -325,7 +328,7 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _begin_head(self) -> None:
-        self._active = now = time.monotonic()
+        self._active = now = self._front.monotonic()
         if not self._head_since:
             self._head_since = now
 
@@ -352,20 +355,20 @@ def is_whole(data: bytes) -> bool:
     return data.endswith(b"\r\n\r\n") and _UNFIT.search(data) is None
 
 
-def is_memorable(data: bytes) -> bool:
-    """Whether the bytes are one whole GET request."""
+def is_one_get(data: bytes) -> bool:
+    """Whether the bytes are one whole GET request in HTTP/1.1, short enough to be remembered."""
     return (
         len(data) <= LONGEST_HEAD
         and data.startswith(b"GET /")
         and data.find(b"\r\n\r\n") == len(data) - 4
-        and b" HTTP/1.1\r\n" in data
+        and data.find(b" HTTP/1.1\r\n") == data.find(b"\r\n") - 9
         and _UNFIT.search(data) is None
     )
 
 
 def is_partial_head(data: bytes) -> bool:
     """Whether the bytes are the well-formed beginning of a GET head: only such are held back from the framework's parser."""
-    if len(data) > LONGEST_HEAD or not data.startswith(b"GET /") or b"\r\n\r\n" in data:
+    if data.endswith(b"\r\n\r\n") or len(data) > LONGEST_HEAD or not data.startswith(b"GET /") or b"\r\n\r\n" in data:
         return False
     line, ended, _ = data.partition(b"\r\n")
     if ended and not line.endswith(b" HTTP/1.1"):

@@ -54,7 +54,7 @@ class RequestHandler(fronts.RequestHandler):
 
 
 @asynccontextmanager
-async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Deadlines()) -> AsyncIterator[None]:  # noqa: B008
+async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Deadlines()) -> AsyncIterator[Front]:  # noqa: B008
     """Serves the API on a bound socket while it is entered; on leaving, requests under way are finished first."""
     runner = web.AppRunner(make_app(state), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
@@ -66,7 +66,7 @@ async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Dead
     server = await loop.create_server(front, sock=sock, backlog=BACKLOG)
     sweep = background(front.sweep(), "connection-deadlines")
     try:
-        yield
+        yield front
     finally:
         state.draining = True
         server.close()
