@@ -77,15 +77,20 @@ def with_settings(command: Callable[P, None]) -> Callable[P, None]:
 @cli.command()
 @click.option("--host", help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes on the port.")
 @with_settings
-def serve(host: str | None, port: int | None) -> None:
+def serve(host: str | None, port: int | None, workers: int) -> None:
     """Serve the API."""
     from service.api.server import bind
-    from service.run import run
+    from service.run import run, serve_with_workers
     from service.run import serve as serve_api
 
     settings = _settings(host=host, port=port)
-    run(serve_api(settings, _bound(lambda: bind(settings.host, settings.port), settings.host, settings.port)))
+    sock = _bound(lambda: bind(settings.host, settings.port, shared=workers > 1), settings.host, settings.port)
+    if workers > 1:
+        serve_with_workers(settings, sock, workers)
+    else:
+        run(serve_api(settings, sock))
 
 
 @cli.command()

@@ -6,15 +6,19 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from service.api.app import make_state
-from service.api.server import serving
+from service.api.server import SHUTDOWN_S, bind, serving
+from service.api.siblings import Siblings
+from service.api.state import State
 from service.monitor.loop import Monitor
 from service.observability import Metrics
 from service.settings import Settings
 from service.store import open_store
 from service.tasks import background, end
+from service.workers import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +36,11 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 async def serve(settings: Settings, sock: socket.socket) -> None:
     """The API on a bound socket, until a signal; then `DRAIN` seconds more."""
-    stop = stop_signal()
-    state = make_state(settings)
+    await _serve(make_state(settings), sock, stop_signal())
+
+
+async def _serve(state: State, sock: socket.socket, stop: asyncio.Event) -> None:
+    settings = state.settings
     async with serving(state, sock):
         host, port = sock.getsockname()[:2]
         log.info("serving", extra={"host": host, "port": port, "auth": settings.auth.value})
@@ -41,6 +48,33 @@ async def serve(settings: Settings, sock: socket.socket) -> None:
         state.draining = True
         log.info("draining", extra={"seconds": settings.drain})
         await asyncio.sleep(settings.drain)
+
+
+def serve_with_workers(settings: Settings, sock: socket.socket, workers: int) -> None:
+    """The API in several processes on the port of `sock`, until a signal. `sock` only holds the port."""
+    host, port = sock.getsockname()[:2]
+    make_state(settings)  # Key material that is unfit is told once, here, rather than by every worker.
+
+    def work(index: int, lifeline: int, folder: Path) -> None:
+        sock.close()
+        run(_work(settings, bind(host, port, shared=True), Siblings(folder, index, workers), lifeline))
+
+    Supervisor(workers, work, stop_within=settings.drain + SHUTDOWN_S).run()
+
+
+async def _work(settings: Settings, sock: socket.socket, siblings: Siblings, lifeline: int) -> None:
+    """One worker, until a signal or the end of its parent."""
+    stop, loop = stop_signal(), asyncio.get_running_loop()
+
+    def parent_gone() -> None:
+        loop.remove_reader(lifeline)
+        stop.set()
+
+    loop.add_reader(lifeline, parent_gone)
+    state = make_state(settings)
+    state.siblings = siblings
+    async with siblings.telling(state.metrics.registry):
+        await _serve(state, sock, stop)
 
 
 async def monitor(settings: Settings) -> None:

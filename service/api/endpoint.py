@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -22,6 +22,7 @@ from service.errors import (
     UnmetExpectation,
     VersionNotSupported,
 )
+from service.store import StoredKey
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("service.access")
@@ -30,6 +31,8 @@ HEADERS_LIMIT = 32_768
 """Bytes of all header fields together; each alone is limited by the parser."""
 FIELD_LIMIT = 8_190
 """Bytes of one header field: room for a token."""
+NO_KEYS: Mapping[str, StoredKey] = {}
+"""The API keys while none can be known. One object: the authenticator forgets what it remembers when the keys change."""
 IGNORED_BODY_LIMIT = 1_024
 """Bytes of a body that a route without one reads and forgets; clients that always send one are not worth an error."""
 
@@ -62,18 +65,10 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
             if route.role is not None:
                 request[PRINCIPAL] = await authorise(state, request, route.role)
             response = await route.handler(state, request)
-        except ApiError as error:
-            response = error_response(error)
-            if error.status in {401, 403}:
-                state.metrics.auth_failures.labels(error.status).inc()
-        except ConnectionError:  # The client has gone: there is nobody to answer, and nothing to mend.
-            raise
-        except web.RequestPayloadError:  # The body's framing broke while it was read.
-            response = error_response(BadMessage())
         except Exception as error:
-            if isinstance(error, web.HTTPException):  # The framework's own refusals, such as an unreadable body.
-                raise
-            response = internal_error(request, error)
+            response = refusal(request, error)
+            if response.status in {401, 403}:
+                state.metrics.auth_failures.labels(response.status).inc()
         if state.draining:
             response.force_close()
         method = request.method
@@ -117,7 +112,7 @@ async def authorise(state: State, request: web.Request, role: Role) -> Principal
     snapshot = state.replica.current()
     if snapshot is None and authorization is not None and state.authenticator.is_api_key(authorization):
         snapshot = (await state.replica.read()).snapshot
-    principal = state.authenticator.authenticate(authorization, snapshot.api_keys if snapshot is not None else {})
+    principal = state.authenticator.authenticate(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
     if principal.role < role:
         raise InsufficientPermissions(role.label, principal.role.label)
     return principal
@@ -133,6 +128,18 @@ def error_response(error: ApiError) -> web.Response:
     if error.close:
         response.force_close()
     return response
+
+
+def refusal(request: web.BaseRequest, error: Exception) -> web.Response:
+    """The answer to a request that a handler could not answer."""
+    if isinstance(error, ApiError):
+        return error_response(error)
+    gone = isinstance(error, ConnectionError) and request.transport is None
+    if gone or isinstance(
+        error, web.RequestPayloadError
+    ):  # The body broke off: no bug, whether or not anyone reads this.
+        return error_response(BadMessage())
+    return internal_error(request, error)
 
 
 def internal_error(request: web.BaseRequest, error: BaseException | None) -> web.Response:

@@ -49,7 +49,9 @@ async def metrics(state: State, _request: web.Request) -> web.StreamResponse:
     if snapshot is not None:
         set_gauges(state, snapshot)
     headers = {CONTENT_TYPE: CONTENT_TYPE_LATEST, CACHE_CONTROL: "no-store", **dict(COMMON_HEADERS)}
-    return web.Response(body=generate_latest(state.metrics.registry), headers=headers)
+    registry = state.metrics.registry
+    body = await state.siblings.gather(registry) if state.siblings else generate_latest(registry)
+    return web.Response(body=body, headers=headers)
 
 
 def set_gauges(state: State, snapshot: Snapshot) -> None:

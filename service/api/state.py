@@ -1,10 +1,11 @@
 """What the handlers of one API process share."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 
 from service.api.answers import Answers
+from service.api.siblings import Siblings
 from service.auth import Authenticator
 from service.observability import Metrics
 from service.settings import Settings
@@ -21,7 +22,9 @@ class State:
     answers: Answers
     metrics: Metrics
     draining: bool = False
-    openapi: bytes = field(default=b"")
+    openapi: bytes = b""
+    siblings: Siblings | None = None
+    """The other workers on the same port, where there are some."""
 
 
 STATE = web.AppKey("state", State)
