@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -167,6 +167,13 @@ class Replica:
         """The `all` projection; `None` if it expired meanwhile. Raises `StoreUnavailable`."""
         return self.full_in_memory(snapshot, entry) or await self._full.get(entry.id)
 
+    async def fulls(self, snapshot: Snapshot, entries: Sequence[Entry]) -> list[bytes]:
+        """The `all` projections of several events, without those that expired meanwhile. Raises `StoreUnavailable`."""
+        found = {entry.id: self.full_in_memory(snapshot, entry) for entry in entries}
+        missing = [event_id for event_id, full in found.items() if full is None]
+        found |= await self._full.get_many(missing)
+        return [full for full in found.values() if full is not None]
+
     def monitor_silent(self, snapshot: Snapshot) -> bool:
         """Whether no check has been completed for `STALE_AFTER`."""
         checked_at = snapshot.checked_at
@@ -292,11 +299,12 @@ class Replica:
             same = replace(known, checked_at=rows.checked_at, clock=self._clock(rows), confirmed=sent)
             return self._without_expired(same)
         self.metrics.refreshes.labels("changed").inc()
-        if known is None or known.latest is None:
+        if known is None or (known.latest is None and rows.version > known.version):
             return self._build(rows, (), sent)
         if rows.version > known.version and rows.entries and rows.entries[-1] == known.latest:
             return self._build(rows, known.entries[1:], sent)
-        if known.latest_id == known.latest.id and not self._only_trimmed(known, rows):
+        complete = known.latest is None or known.latest_id == known.latest.id
+        if complete and not self._only_trimmed(known, rows):
             log.error("the store lost data", extra={"known_version": known.version, "version": rows.version})
             self.metrics.divergences.inc()
             self._full.clear()
@@ -310,8 +318,9 @@ class Replica:
 
     def _build(self, rows: Rows, older: tuple[Entry, ...], sent: float) -> Snapshot:
         known, entries = self.snapshot, ((rows.entries or ()) + older)[: self._store.retention_events]
-        if known is not None and known.latest is not None and known.latest_all:
-            self._full.keep(known.latest.id, known.latest_all)
+        by_id = {entry.id: entry for entry in entries}
+        if known is not None and known.latest_all and known.latest == by_id.get(known.latest_id):
+            self._full.keep(known.latest_id, known.latest_all)
         snapshot = Snapshot(
             version=rows.version,
             latest_id=rows.latest,
@@ -321,8 +330,9 @@ class Replica:
             checked_at=rows.checked_at,
             clock=self._clock(rows),
             confirmed=sent,
+            by_id=by_id,
         )
-        return self._without_expired(replace(snapshot, by_id={entry.id: entry for entry in entries}))
+        return self._without_expired(snapshot)
 
     def _without_expired(self, snapshot: Snapshot) -> Snapshot:
         retained = self.retained(snapshot)
@@ -369,6 +379,14 @@ class FullEvents:
         if full is not None:
             self.keep(event_id, full)
         return full
+
+    async def get_many(self, event_ids: Sequence[str]) -> dict[str, bytes | None]:
+        """Several events from the store; they are kept as far as there is room. Raises `StoreUnavailable`."""
+        found = await self._store.fulls(event_ids)
+        for event_id, full in found.items():
+            if full is not None:
+                self.keep(event_id, full)
+        return found
 
     def keep(self, event_id: str, full: bytes) -> None:
         """Keeps an event as the most recently used."""

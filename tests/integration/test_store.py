@@ -12,6 +12,7 @@ from service.events import Event, Selector, Status, uuid7
 from service.store import Appended, Fenced, Store, StoredKey
 from service.store.keys import Keys
 from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US
+from tests.integration.planting import planted
 
 MakeStore = Callable[..., Store]
 
@@ -27,17 +28,6 @@ def skewed(by: float) -> Callable[[], float]:
 def key(name: str = "agents", role: str = "read") -> StoredKey:
     """An API key as it is stored."""
     return StoredKey(name, uuid7(time.time_ns() // 1_000), role, "ab" * 32, 1_700_000_000_000_000)
-
-
-async def planted(client: Any, store: Store, recorded_at: int) -> Event:
-    """An event of that time as the latest, as if Redis' clock had said so when it was recorded."""
-    event, keys = Event(uuid7(recorded_at), recorded_at, ALL_GOOD), store.keys
-    bodies = {"status": event.to_bytes(Selector.STATUS), "all": event.to_bytes(Selector.ALL)}
-    await client.zadd(keys.timeline, {event.id: recorded_at})
-    await client.hset(keys.event(event.id), mapping=bodies)
-    await client.hset(keys.meta, "latest", event.id)
-    await client.hincrby(keys.meta, "version", 1)
-    return event
 
 
 async def ids(store: Store) -> list[str]:

@@ -1,8 +1,8 @@
 -- Reads the store in one step. Read-only. What the reader knows already is not sent again.
 --
 -- KEYS  timeline, meta, api_keys
--- ARGV  the version and the latest id that the reader knows ('' for none), the recorded_at (µs) from which it needs
---       events ('-inf' for all), most events, the prefix of the events' keys
+-- ARGV  the version and the latest id that the reader knows ('' for none), the recorded_at (µs) of that latest, from
+--       which it needs events ('-inf' for all), most events, the prefix of the events' keys
 -- Reply {now (µs), version, latest id, checked_at (µs or '')}, and, unless version and latest are the known ones,
 --       two more: {name, key, …} of the API keys, and {id, recorded_at, status bytes, all bytes, …} newest first,
 --       in which only the first event has its `all` bytes. The bytes of an event that expired are ''.
@@ -16,7 +16,10 @@ local now = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]
 local known = redis.call('HMGET', meta, 'version', 'latest', 'checked_at')
 local version, latest, checked_at = known[1] or '0', known[2] or '', known[3] or ''
 if version == known_version and latest == known_latest then
-  return {now, version, latest, checked_at}
+  -- A store that lost its data may have come to the same version and id with another event.
+  if from == '-inf' or tonumber(redis.call('ZSCORE', timeline, latest) or 0) == tonumber(from) then
+    return {now, version, latest, checked_at}
+  end
 end
 
 local events = {}
