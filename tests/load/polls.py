@@ -1,0 +1,264 @@
+"""The rows that wrk measures: contenders side by side under the same load, in alternating rounds."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.load import wire
+from tests.load.contenders import CREDENTIALS, Contenders
+from tests.load.marks import Mark
+from tests.load.measure import BenchError, Skipped, cpu_us, median_ratio, wrk
+from tests.load.ours import ALL, LATEST, LIST, READER, Server
+
+_HERE = Path(__file__).parent
+_CONNECTIONS = 64
+_WARM_UP_S = 1
+
+OURS = "ours"
+NGINX = "nginx return"
+NGINX_FILE = "nginx sendfile"
+EPOLL = "C epoll"
+SERVER = "aiohttp Server"
+APPLICATION = "aiohttp Application"
+WEBDIS = "webdis"
+FASTAPI = "FastAPI reference"
+ONE_CREDENTIAL = "ours, one credential"
+
+_TRACEPARENT = "traceparent: 00-4bf92f3577b34da6%016x-00f067aa0ba902b7-01"
+_UNKNOWN = "X-Run: %016d"
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk sends.
+
+    `unique` is a header line with a number in it (as Lua's string.format takes it) that is another in each request, `tokens` a
+    file with credentials to send in turn, `warm_up` the least number of requests before anything is measured.
+    """
+
+    path: str = LATEST
+    headers: tuple[str, ...] = (READER,)
+    unique: str | None = None
+    tokens: Path | None = None
+    warm_up: int = 0
+
+    def arguments(self, port: int) -> list[str]:
+        """wrk's arguments."""
+        arguments = ["--connections", str(_CONNECTIONS)]
+        for line in self.headers:
+            arguments += ["--header", line]
+        url = f"http://127.0.0.1:{port}{self.path}"
+        if self.unique is not None:
+            # Microseconds: no number has been sent before, and what was sent may be remembered.
+            began = str(time.time_ns() // 1_000)
+            return [*arguments, "--script", str(_HERE / "unique.lua"), url, "--", self.unique, began]
+        if self.tokens is not None:
+            return [*arguments, "--script", str(_HERE / "credentials.lua"), url, "--", str(self.tokens)]
+        return [*arguments, url]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One contender under one load, and the reply that it must give."""
+
+    server: Server
+    like: wire.Reply
+    load: Load = Load()  # Frozen.
+
+    def verify(self, name: str) -> None:
+        """Raises `BenchError` if the reply is not the expected one: what answers wrongly is not measured."""
+        got = wire.ask(self.server.port, wire.get(self.load.path, *self.load.headers))
+        if got.status != self.like.status or len(got.body) != len(self.like.body):
+            raise BenchError(
+                f"{name} answers {got.status} with {len(got.body)} bytes, expected {self.like.status} with "
+                f"{len(self.like.body)}: {got.body[:200]!r}"
+            )
+
+    def warm_up(self, core: int) -> None:
+        """Sends load until what can be remembered is."""
+        sent = 0
+        while not sent or sent < self.load.warm_up:
+            sent += wrk(self.load.arguments(self.server.port), _WARM_UP_S, core).requests
+
+
+@dataclass
+class Figures:
+    """What was measured of a case, round by round. CPU times are µs per request, of the server and of the store."""
+
+    cpu_us: list[float] = field(default_factory=list)
+    store_us: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    socket_errors: int = 0
+
+    @property
+    def cpu(self) -> float:
+        """The server's CPU time per request."""
+        return statistics.median(self.cpu_us)
+
+    @property
+    def store(self) -> float:
+        """The store's CPU time per request."""
+        return statistics.median(self.store_us)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A mark on the CPU time per request of one case against another's."""
+
+    what: str
+    case: str
+    against: str
+    limit: float
+    accept: float | None = None
+    at_least: bool = False
+
+    def mark(self, figures: Mapping[str, Figures]) -> Mark:
+        """The mark with its measured value."""
+        value = None
+        if self.case in figures and self.against in figures:
+            value = median_ratio(figures[self.case].cpu_us, figures[self.against].cpu_us)
+        return Mark(self.what, self.limit, value, accept=self.accept, at_least=self.at_least)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question to several contenders. A case raises `Skipped` where its contender is not installed."""
+
+    title: str
+    cases: Mapping[str, Callable[[Contenders], Case]]
+    ratios: tuple[Ratio, ...] = ()
+
+    def measure(
+        self, contenders: Contenders, rounds: int, seconds: int, tell: Callable[[str], None]
+    ) -> dict[str, Figures]:
+        """The figures of each case: A B C, A B C, … after all have been verified and warmed up."""
+        cases: dict[str, Case] = {}
+        for name, start in self.cases.items():
+            try:
+                cases[name] = start(contenders)
+            except Skipped as reason:
+                tell(f"skipped: {name}: {reason}")
+        for name, case in cases.items():
+            case.verify(name)
+            case.warm_up(contenders.cores.client)
+        figures = {name: Figures() for name in cases}
+        for _ in range(rounds):
+            for name, case in cases.items():
+                sample(case, contenders, seconds, figures[name])
+                if figures[name].socket_errors:
+                    tell(f"remark: {name}: {figures[name].socket_errors} socket errors so far")
+        return figures
+
+
+def sample(case: Case, contenders: Contenders, seconds: int, figures: Figures) -> None:
+    """Adds one round to a case's figures. Raises `BenchError` if requests were refused."""
+    server, store = case.server.pid, contenders.valkey.pid
+    server_before, store_before = cpu_us(server), cpu_us(store)
+    run = wrk(case.load.arguments(case.server.port), seconds, contenders.cores.client)
+    server_used, store_used = cpu_us(server) - server_before, cpu_us(store) - store_before
+    if run.refused or not run.requests:
+        raise BenchError(f"{run.refused} of {run.requests} requests were refused under {case.load}")
+    figures.cpu_us.append(server_used / run.requests)
+    figures.store_us.append(store_used / run.requests)
+    figures.rate.append(run.requests / run.seconds)
+    figures.p99_ms.append(run.p99_ms)
+    figures.socket_errors += run.socket_errors
+
+
+def _by_id(contenders: Contenders) -> Case:
+    load = Load(f"{LIST}/{contenders.truth.event_id}")
+    return Case(contenders.ours, contenders.truth.latest, load)
+
+
+def _not_modified(contenders: Contenders) -> Load:
+    return Load(headers=(READER, f"If-None-Match: {contenders.truth.etag}"))
+
+
+def _in_turn(contenders: Contenders) -> Case:
+    # A head is remembered at its second sight; wrk may lose a few of the first turns.
+    load = Load(tokens=contenders.credentials, warm_up=3 * CREDENTIALS)
+    return Case(contenders.ours, contenders.truth.latest, load)
+
+
+_CLOSE = Load(headers=(READER, "Connection: close"))
+
+ROWS: dict[str, Row] = {
+    "latest": Row(
+        "latest, the same head again and again",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.latest),
+            NGINX: lambda c: Case(c.nginx["latest"], c.truth.latest),
+            EPOLL: lambda c: Case(c.epoll, c.truth.latest),
+            SERVER: lambda c: Case(c.aiohttp_server, c.truth.latest),
+            APPLICATION: lambda c: Case(c.aiohttp_application, c.truth.latest),
+            WEBDIS: lambda c: Case(c.webdis, c.truth.latest, Load(c.webdis.path)),
+            FASTAPI: lambda c: Case(c.fastapi, c.truth.latest),
+        },
+        (
+            Ratio("memoised poll / nginx return 200", OURS, NGINX, 1.0, accept=1.05),
+            Ratio("memoised poll / bare C epoll responder", OURS, EPOLL, 1.2),
+            Ratio("FastAPI reference / memoised poll", FASTAPI, OURS, 40, at_least=True),
+        ),
+    ),
+    "tracing": Row(
+        "latest, a traceparent of its own in each request",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.latest, Load(unique=_TRACEPARENT)),
+            NGINX: lambda c: Case(c.nginx["latest"], c.truth.latest, Load(unique=_TRACEPARENT)),
+        },
+        (Ratio("heads that differ in tracing headers / nginx", OURS, NGINX, 1.6),),
+    ),
+    "unknown": Row(
+        "latest, an unknown header of its own in each request",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.latest, Load(unique=_UNKNOWN)),
+            SERVER: lambda c: Case(c.aiohttp_server, c.truth.latest, Load(unique=_UNKNOWN)),
+        },
+        (Ratio("heads unique in an unknown header / bare aiohttp Server", OURS, SERVER, 1.4),),
+    ),
+    "not-modified": Row(
+        "latest, If-None-Match that matches: 304",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.not_modified, _not_modified(c)),
+            NGINX: lambda c: Case(c.nginx["not_modified"], c.truth.not_modified, _not_modified(c)),
+        },
+        (Ratio("304 / nginx return 304", OURS, NGINX, 1.0),),
+    ),
+    "all": Row(
+        "latest, selector=all: 3 KB",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.full, Load(ALL)),
+            NGINX: lambda c: Case(c.nginx["full"], c.truth.full, Load(ALL)),
+        },
+        (Ratio("selector=all, 3 KB / nginx with the same bytes", OURS, NGINX, 1.1),),
+    ),
+    "by-id": Row(
+        "one event by its id",
+        {OURS: _by_id, NGINX: lambda c: Case(c.nginx["latest"], c.truth.latest)},
+    ),
+    "list": Row(
+        "the list of 1,000 events",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.list, Load(LIST)),
+            NGINX_FILE: lambda c: Case(c.nginx["list"], c.truth.list, Load(LIST)),
+        },
+        (Ratio("list of 1,000 events / nginx sendfile", OURS, NGINX_FILE, 1.0),),
+    ),
+    "close": Row(
+        "latest, a new connection for each request",
+        {
+            OURS: lambda c: Case(c.ours, c.truth.latest, _CLOSE),
+            NGINX: lambda c: Case(c.nginx["latest"], c.truth.latest, _CLOSE),
+            APPLICATION: lambda c: Case(c.aiohttp_application, c.truth.latest, _CLOSE),
+        },
+        (Ratio("new connection per request / nginx", OURS, NGINX, 1.25, accept=1.4),),
+    ),
+    "credentials": Row(
+        "latest, 10,000 credentials in turn",
+        {OURS: _in_turn, ONE_CREDENTIAL: lambda c: Case(c.ours, c.truth.latest)},
+        (Ratio("10,000 credentials in turn / one", OURS, ONE_CREDENTIAL, 1.2),),
+    ),
+}
