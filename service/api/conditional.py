@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterable
 
-_ENTITY_TAG = re.compile(r'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+_ENTITY_TAG = re.compile(r'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+"""One element of the list, and the empty ones before it (RFC 9110, section 5.6.1.2)."""
 
 Condition = frozenset[str] | None
 """The entity tags of `If-None-Match`, `{"*"}` for any, `None` without the field."""
