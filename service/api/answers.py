@@ -16,6 +16,7 @@ from http import HTTPStatus
 import orjson
 from multidict import CIMultiDict, istr
 
+from service.api.listing import Filter
 from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
 from service.events import Event, Observation, Selector, rfc3339, rfc3339_seconds
 from service.settings import Settings
@@ -32,6 +33,7 @@ _EVENT_QUESTIONS = 2_048
 CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = istr("Content-Type"), istr("Content-Length"), istr("Cache-Control")
 ETAG, VARY, DATE, SERVER, AGE = istr("ETag"), istr("Vary"), istr("Date"), istr("Server"), istr("Age")
 CHECKED_AT, STALE, NOSNIFF = istr("Cluster-Checked-At"), istr("Cluster-Stale"), istr("X-Content-Type-Options")
+LINK = istr("Link")
 
 COMMON_HEADERS = ((NOSNIFF, "nosniff"), (SERVER, "cluster-events"))
 """On every reply. A `Server` of our own keeps the framework from adding its version."""
@@ -169,6 +171,26 @@ class Answers:
         answer = self._answer(question, reading)
         if answer is None:  # Larger than the memory for full events: it is served, but not kept.
             answer = self._finish(question, question.content, reading)
+        return answer
+
+    async def page(self, wanted: Filter) -> Answer:
+        """The events that a filter lets through.
+
+        Raises `UnknownClusterMonitorEvent` for a `before` that is not retained, `StoreUnavailable`.
+        """
+        reading = await self._replica.read()
+        snapshot, before = reading.snapshot, None
+        if wanted.before is not None and (before := self._replica.entry(snapshot, wanted.before)) is None:
+            raise UnknownClusterMonitorEvent(wanted.before, self._settings.retention)
+        entries, more = wanted.apply(self._replica.retained(snapshot), before)
+        if wanted.selector is Selector.STATUS:
+            bodies = [entry.status for entry in entries]
+        else:
+            bodies = await self._replica.fulls(snapshot, entries)
+        question = Question(self.list.route, self._make_list)  # Asked once: it is not kept.
+        answer = self._finish(question, _content(entries, b"[" + b",".join(bodies) + b"]"), reading)
+        if more:
+            answer.headers[LINK] = wanted.next_page(entries)
         return answer
 
     # -- contents -----------------------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 from aiohttp import HttpVersion11, hdrs, web
 
+from service.api import listing
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, Answer, Question
-from service.api.conditional import matches, parse_if_none_match
+from service.api.conditional import Condition, matches, parse_if_none_match
 from service.api.endpoint import PRINCIPAL
 from service.api.state import State
 from service.errors import (
     ClusterMonitoringDisabled,
     InvalidEvent,
-    InvalidQueryParam,
     InvalidUuidParam,
     PayloadTooLarge,
     RequestTimeout,
@@ -28,13 +28,19 @@ _STATUSES = ", ".join(Status)
 
 
 async def list_events(state: State, request: web.Request) -> web.StreamResponse:
-    """All retained events, newest first, with their `status` fields."""
-    return await answer(state, request, state.answers.list)
+    """All retained events, newest first, with their `status` fields; or those that the parameters ask for."""
+    wanted = listing.parse(request.query, state.settings.service_names) if request.query_string else None
+    if wanted is None:
+        return await answer(state, request, state.answers.list)
+    if not state.settings.monitoring:
+        raise ClusterMonitoringDisabled
+    page = await state.answers.page(wanted)
+    return send(request, page, _condition(request))
 
 
 async def get_event(state: State, request: web.Request) -> web.StreamResponse:
     """One event, or the latest."""
-    selector = selector_of(request)
+    selector = listing.one_selector(request.query) if request.query_string else Selector.STATUS
     text = request.match_info["event_id"]
     if text == LATEST:
         return await answer(state, request, state.answers.latest(selector))
@@ -83,12 +89,15 @@ async def answer(state: State, request: web.Request, question: Question) -> web.
     if not state.settings.monitoring:
         raise ClusterMonitoringDisabled
     ready = state.answers.ready(question) or await state.answers.get(question)
-    condition = None
-    if hdrs.IF_NONE_MATCH in request.headers:
-        condition = parse_if_none_match(request.headers.getall(hdrs.IF_NONE_MATCH))
+    condition = _condition(request)
     connection = getattr(request.protocol, "connection", None)
     if connection is not None and ready is question.answer:
         connection.remember(question, request[PRINCIPAL], condition, close=not request.keep_alive)
+    return send(request, ready, condition)
+
+
+def send(request: web.Request, ready: Answer, condition: Condition) -> web.StreamResponse:
+    """An answer, or 304 if the client has it."""
     not_modified = condition is not None and matches(condition, ready.etag)
     if request.version == HttpVersion11 and request.method == hdrs.METH_GET:
         return ReadyResponse(ready, not_modified=not_modified)
@@ -97,19 +106,10 @@ async def answer(state: State, request: web.Request, question: Question) -> web.
     return web.Response(status=ready.status, body=ready.body, headers=ready.headers)
 
 
-def selector_of(request: web.Request) -> Selector:
-    """The selector asked for. Other parameters are ignored. Raises `InvalidQueryParam`."""
-    if not request.query_string:
-        return Selector.STATUS
-    values = request.query.getall("selector", ())
-    if not values:
-        return Selector.STATUS
-    if len(values) > 1:
-        raise InvalidQueryParam("selector", ",".join(values), "it is given more than once")
-    try:
-        return Selector(values[0])
-    except ValueError:
-        raise InvalidQueryParam("selector", values[0], "expected one of: status, all") from None
+def _condition(request: web.Request) -> Condition:
+    if hdrs.IF_NONE_MATCH not in request.headers:
+        return None
+    return parse_if_none_match(request.headers.getall(hdrs.IF_NONE_MATCH))
 
 
 def body_limit(services: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from service import __version__
+from service.api.listing import MOST
 from service.events import INFO_LIMIT, Selector, Status
 
 _ERRORS = {
@@ -49,7 +50,7 @@ def document(services: Sequence[str]) -> Json:
                     "description": "A JWT, or an API key that starts with `apikey:`.",
                 }
             },
-            "parameters": _parameters(),
+            "parameters": _parameters(services),
             "headers": _headers(),
             "responses": {name: _error(text) for name, (_, text) in _ERRORS.items()} | {"NotModified": _not_modified()},
             "schemas": _schemas(services),
@@ -64,11 +65,18 @@ def _paths() -> Json:
             "get": {
                 "operationId": "listClusterEvents",
                 "tags": ["events"],
-                "summary": "All retained events, newest first",
-                "description": "The `status` fields of every event within the retention, by recorded_at, then id, descending.",
-                "parameters": [_ref("parameters", "IfNoneMatch")],
-                "responses": {"200": _event_answer(_array("EventStatus")), "304": _ref("responses", "NotModified")}
-                | event_errors,
+                "summary": "The retained events, newest first",
+                "description": "By recorded_at, then id, descending. Without parameters: all, with their `status` fields.",
+                "parameters": [
+                    *(_ref("parameters", name) for name in ("Limit", "Before", "Since", "Until", "Selector")),
+                    *(_ref("parameters", name) for name in ("Service", "StatusFilter", "IfNoneMatch")),
+                ],
+                "responses": {
+                    "200": _event_answer({"anyOf": [_array("EventStatus"), _array("EventAll")]}),
+                    "304": _ref("responses", "NotModified"),
+                }
+                | event_errors
+                | _refs("BadRequest", "NotFound"),
             },
             "post": {
                 "operationId": "postClusterEvent",
@@ -116,7 +124,7 @@ def _paths() -> Json:
                         "content": _json(_ref("schemas", "Verdict")),
                     },
                     "503": {
-                        "description": "Something is unhealthy or the knowledge is stale (a verdict), or nothing is known (an error).",
+                        "description": "Unhealthy or stale (a verdict), or nothing is known (an error).",
                         "content": _json({"anyOf": [_ref("schemas", "Verdict"), _ref("schemas", "Error")]}),
                     },
                 }
@@ -164,8 +172,21 @@ def _open(summary: str, operation: str, text: str, content: Json, *, unready: bo
     }
 
 
-def _parameters() -> Json:
+def _parameters(services: Sequence[str]) -> Json:
+    time = {"type": "string", "format": "date-time"}
     return {
+        "Limit": _query(
+            "limit", "The most events; a list that is cut has a `Link` to the next ones.", _number(1, MOST)
+        ),
+        "Before": _query("before", "An event's id: only older ones.", {"type": "string", "format": "uuid"}),
+        "Since": _query("since", "Only events recorded at or after this time.", time),
+        "Until": _query("until", "Only events recorded before this time.", time),
+        "Service": _query("service", "The service that `status` is about.", {"type": "string", "enum": list(services)}),
+        "StatusFilter": _query(
+            "status",
+            "Only events in which `service` (or any service) had one of these statuses, separated by commas.",
+            {"type": "string", "pattern": f"^({'|'.join(Status)})(,({'|'.join(Status)}))*$"},
+        ),
         "EventId": {
             "name": "event_id",
             "in": "path",
@@ -188,6 +209,14 @@ def _parameters() -> Json:
     }
 
 
+def _query(name: str, text: str, schema: Json) -> Json:
+    return {"name": name, "in": "query", "description": text, "schema": schema}
+
+
+def _number(least: int, most: int) -> Json:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
 def _headers() -> Json:
     return {
         "ETag": {"description": "A strong entity tag of the body.", "schema": {"type": "string"}},
@@ -199,6 +228,7 @@ def _headers() -> Json:
             "description": "Present when the answer may not be the current state, and why.",
             "schema": {"enum": ["store-unreachable", "monitor-silent"]},
         },
+        "Link": {"description": "Where a cut list goes on (`rel=next`).", "schema": {"type": "string"}},
         "Age": {
             "description": "With `Cluster-Stale: store-unreachable`: seconds since the answer was last known to be true.",
             "schema": {"type": "integer"},
@@ -273,7 +303,13 @@ def _refs(*names: str) -> Json:
 
 
 def _event_answer(schema: Json) -> Json:
-    headers = {"ETag": "ETag", "Cluster-Checked-At": "CheckedAt", "Cluster-Stale": "Stale", "Age": "Age"}
+    headers = {
+        "ETag": "ETag",
+        "Cluster-Checked-At": "CheckedAt",
+        "Cluster-Stale": "Stale",
+        "Age": "Age",
+        "Link": "Link",
+    }
     return {
         "description": "What was asked for.",
         "headers": {name: _ref("headers", component) for name, component in headers.items()},

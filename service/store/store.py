@@ -7,7 +7,7 @@ client; the driver's own words stay in its `__cause__`, for the log.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ T = TypeVar("T")
 CLOCK_TOLERANCE_US = 5_000_000
 """Disagreement of two clocks beyond which nobody's idea of an event's age is trusted."""
 
+_FULL_BATCH = 64
+"""Full events that are asked for at once: at most some 3 MB of replies, well within the time for one."""
 _SEND_ATTEMPTS = 3
 """How often identical bytes are sent when the reply is lost: the script makes the second time harmless."""
 _BUILD_ATTEMPTS = 64
@@ -200,6 +202,17 @@ class Store:
         """The `all` projection of an event, or `None` if it is not there. Raises `StoreUnavailable`."""
         found: Any = await self._call(self._client.hget(self.keys.event(event_id), "all"))
         return found if found is None else bytes(found)
+
+    async def fulls(self, event_ids: Sequence[str]) -> dict[str, bytes | None]:
+        """The `all` projections of several events. Raises `StoreUnavailable`."""
+        found: dict[str, bytes | None] = {}
+        for start in range(0, len(event_ids), _FULL_BATCH):
+            batch = event_ids[start : start + _FULL_BATCH]
+            async with self._client.pipeline(transaction=False) as pipe:
+                for event_id in batch:
+                    pipe.hget(self.keys.event(event_id), "all")
+                found |= zip(batch, await self._call(pipe.execute()), strict=True)
+        return found
 
     async def append(
         self, services: Mapping[str, Observation], event_id: str | None = None, epoch: int | None = None
