@@ -1,7 +1,8 @@
 """The commands. Data goes to stdout, messages to stderr.
 
 Exit codes: 0 done; 1 it failed, or what was asked cannot be known; 2 unhealthy (`health`), or wrong settings;
-64 a wrong command line. What a command needs is imported when it runs: the client commands start in a fraction of the server's time.
+64 a wrong command line. What a command needs is imported when it runs: the client commands start in a fraction of the
+server's time.
 """
 
 import json
@@ -18,7 +19,7 @@ from service import __version__
 from service.errors import ApiError, SettingsError
 
 if TYPE_CHECKING:
-    from service.client import Client
+    from service.client import Client, Reply
     from service.settings import Settings
     from service.store import Store
 
@@ -110,12 +111,14 @@ def monitor() -> None:
 @with_settings
 def dev(host: str | None, port: int | None, data_dir: Path | None) -> None:
     """Run everything on this machine, with sample services."""
+    from service.api.server import bind
     from service.dev import dev as run_dev
     from service.run import run
 
-    _settings(host=host, port=port)
+    settings = _settings(host=host, port=port)
+    sock = _bound(lambda: bind(settings.host, settings.port), settings.host, settings.port)
     try:
-        run(run_dev(os.environ, host, port, data_dir, click.echo))
+        run(run_dev(os.environ, sock, data_dir, click.echo))
     except OSError as error:
         raise click.ClickException(f"cannot start: {error}") from error
 
@@ -163,8 +166,9 @@ def events(client: "Client", limit: int | None, *, as_json: bool) -> None:
     """List the retained events, newest first."""
     from service import tables
 
-    found = client.get("/v0/cluster/events").body[:limit]
-    _print(found, as_json=as_json, table=tables.events)
+    reply = client.events()
+    _warn_if_stale(reply)
+    _print(reply.body[:limit], as_json=as_json, table=tables.events)
 
 
 @cli.command()
@@ -175,7 +179,9 @@ def event(client: "Client", event_id: str, selector: str, *, as_json: bool) -> N
     """Show one event."""
     from service import tables
 
-    _print(client.event(event_id, selector).body, as_json=as_json, table=tables.event)
+    reply = client.event(event_id, selector)
+    _warn_if_stale(reply)
+    _print(reply.body, as_json=as_json, table=tables.event)
 
 
 @cli.command()
@@ -184,9 +190,16 @@ def health(client: "Client", *, as_json: bool) -> None:
     """Tell whether the cluster is healthy: exits with 0 if it is, 2 if not, 1 if that is not known."""
     from service import tables
 
-    verdict = client.get("/v0/cluster_healthz", accept=(200, 503)).body
+    verdict = client.verdict().body
     _print(verdict, as_json=as_json, table=tables.health)
+    if verdict.get("stale"):
+        sys.exit(FAILED)
     sys.exit(0 if verdict["all_healthy"] else UNHEALTHY)
+
+
+def _warn_if_stale(reply: "Reply") -> None:
+    if reply.stale:
+        click.echo(f"cluster-events: this may not be the current state: {reply.stale}", err=True)
 
 
 def _print(found: Any, *, as_json: bool, table: Callable[[Any], None]) -> None:
@@ -213,10 +226,9 @@ def keys() -> None:
 def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> None:
     """Create a key and print it: it is shown this once."""
     from service.auth import check_name, mint, parse_role
-    from service.settings import seconds
 
     try:
-        lifetime = seconds(expires) if expires else None
+        lifetime = _lifetime(expires) if expires is not None else None
         check_name(name)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -283,10 +295,9 @@ def keys_delete(name: str) -> None:
 def token(role: str, subject: str, expires: str) -> None:
     """Print a JWT signed with the configured secret, for trying out."""
     from service.auth import issue, parse_role
-    from service.settings import seconds
 
     try:
-        lifetime = seconds(expires)
+        lifetime = _lifetime(expires)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     click.echo(issue(_settings(), subject, parse_role(role), lifetime))
@@ -299,6 +310,16 @@ def openapi() -> None:
     from service.api.openapi import document
 
     click.echo(json.dumps(document(_settings().service_names), indent=2))
+
+
+def _lifetime(text: str) -> float:
+    """A duration in seconds, at least one: what expires at once is no credential. Raises `ValueError`."""
+    from service.settings import seconds
+
+    lifetime = seconds(text)
+    if lifetime < 1:
+        raise ValueError("expected at least 1s")
+    return lifetime
 
 
 def _in_store(work: Callable[["Store"], Any]) -> Any:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -54,34 +55,29 @@ class Sample:
 
 
 async def dev(
-    environ: Mapping[str, str], host: str | None, port: int | None, data_dir: Path | None, say: Callable[[str], None]
+    environ: Mapping[str, str], sock: socket.socket, data_dir: Path | None, say: Callable[[str], None]
 ) -> None:
-    """Runs everything until a signal; `say` gets the text for the person who started it.
+    """Runs everything, the API on a bound socket, until a signal; `say` gets the text for the person who started it.
 
-    Settings of the environment hold, but for the store. Raises `SettingsError`, or `OSError` if the port is taken.
+    Settings of the environment hold, but for the store. Raises `SettingsError`, or `OSError` if `data_dir` cannot be used.
     """
+    host, port = sock.getsockname()[:2]
     stop = stop_signal()
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(embedded(data_dir))
         samples = await stack.enter_async_context(_samples())
-        settings = _settings(environ, url, samples, data_dir, host, port)
+        settings = _settings(environ, url, samples, data_dir, host)
         state = make_state(settings)
-        sock = bind(settings.host, settings.port)
         await stack.enter_async_context(serving(state, sock))
         await stack.enter_async_context(monitoring(settings))
-        address = f"http://{settings.host}:{sock.getsockname()[1]}"
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         await _first_event(state, stop)
         say(_welcome(address, issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S), samples, settings))
         await stop.wait()
 
 
 def _settings(
-    environ: Mapping[str, str],
-    redis_url: str,
-    samples: Mapping[str, str],
-    data_dir: Path | None,
-    host: str | None,
-    port: int | None,
+    environ: Mapping[str, str], redis_url: str, samples: Mapping[str, str], data_dir: Path | None, host: str
 ) -> Settings:
     defaults = {
         f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items()),
@@ -90,7 +86,7 @@ def _settings(
     }
     if not any(environ.get(f"{PREFIX}{name}") for name in ("JWT_SECRET", "JWT_SECRET_FILE")):
         defaults[f"{PREFIX}JWT_SECRET"] = _secret(data_dir)
-    return load({**defaults, **environ, f"{PREFIX}REDIS_URL": redis_url}, host=host, port=port)
+    return load({**defaults, **environ, f"{PREFIX}REDIS_URL": redis_url}, host=host)
 
 
 def _secret(data_dir: Path | None) -> str:
@@ -123,8 +119,8 @@ async def _samples() -> AsyncIterator[Mapping[str, str]]:
 async def _first_event(state: State, stop: asyncio.Event) -> None:
     """Waits until there is something to show, or the time is up, or the person has had enough."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(FIRST_EVENT_S):
-            while not stop.is_set() and (state.replica.snapshot is None or state.replica.snapshot.latest is None):
+        async with asyncio.timeout(FIRST_EVENT_S):  # A replica tells nobody of its first snapshot, so it is asked.
+            while not stop.is_set() and (state.replica.snapshot is None or state.replica.snapshot.latest is None):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 

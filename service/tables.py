@@ -36,7 +36,7 @@ def event(found: dict[str, Any]) -> None:
 def health(verdict: dict[str, Any]) -> None:
     """The verdict in one line, then a line per service."""
     console = _console()
-    if verdict["stale"]:
+    if verdict.get("stale"):
         line = Text("The state of the cluster is not known: the knowledge is stale.", "yellow")
     elif verdict["all_healthy"]:
         line = Text("The cluster is healthy.", "green")
