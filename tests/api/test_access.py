@@ -1,0 +1,316 @@
+"""Who may do what: every route crossed with every kind of credential, and the order in which things are checked."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jwt
+import orjson
+import pytest
+
+from service.api.app import ROUTES
+from service.auth import Role, mint
+from service.store import Store
+from tests.api.raw import EVENT, Line, Reply, connected
+from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, bearer, make_token
+
+UNKNOWN_ID = "01997e2b-0000-7000-8000-000000000000"
+HOUR_US = 3_600_000_000
+
+REFUSED = "401 AuthenticationFailed"
+FORBIDDEN = "403 InsufficientPermissions"
+NO_PATH = "404 UnknownEndpoint"
+NO_METHOD = "405 MethodNotAllowed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a request is answered, by who sends it."""
+
+    stranger: str
+    reader: str
+    writer: str
+    path: str | None = None
+    """Where the route's template is not a path itself."""
+    body: bytes = b""
+
+
+OPEN = Row("200", "200", "200")
+
+
+def reading(answer: str) -> Row:
+    """What everybody is answered who may read."""
+    return Row(REFUSED, answer, answer)
+
+
+READING = reading("200")
+
+ROUTE_ROWS: Mapping[tuple[str, str], Row] = {
+    ("GET", "/v0/cluster/events"): READING,
+    ("POST", "/v0/cluster/events"): Row(REFUSED, FORBIDDEN, "201", body=EVENT),
+    ("GET", "/v0/cluster/events/{event_id}"): replace(READING, path="/v0/cluster/events/latest"),
+    ("GET", "/v0/cluster_healthz"): READING,
+    ("GET", "/v0/config"): READING,
+    ("GET", "/healthz"): OPEN,
+    ("GET", "/readyz"): OPEN,
+    ("GET", "/metrics"): OPEN,
+    ("GET", "/openapi.json"): OPEN,
+}
+"""One row for every route of the API."""
+
+OTHER_ROWS: Mapping[tuple[str, str], Row] = {
+    ("GET", f"/v0/cluster/events/{UNKNOWN_ID}"): reading("404 UnknownClusterMonitorEvent"),
+    ("GET", "/v0/cluster/events/not-an-id"): reading("400 InvalidUuidParam"),
+    ("GET", "/v0/cluster/events/latest?selector=most"): reading("400 InvalidQueryParam"),
+    ("GET", "/v0/no_such_path"): reading(NO_PATH),
+    ("GET", "/v0"): reading(NO_PATH),
+    ("GET", "/v0/"): reading(NO_PATH),
+    ("GET", "/v0/cluster/events/"): reading(NO_PATH),
+    ("GET", "/v0/cluster//events"): reading(NO_PATH),
+    ("GET", "/v0/cluster/events/latest/more"): reading(NO_PATH),
+    ("PATCH", "/v0/no_such_path"): reading(NO_PATH),
+    ("DELETE", "/v0/cluster/events"): reading(NO_METHOD),
+    ("POST", "/v0/cluster/events/latest"): reading(NO_METHOD),
+    ("OPTIONS", "/v0/config"): reading(NO_METHOD),
+    ("POST", "/v0/cluster_healthz"): reading(NO_METHOD),
+    ("GET", "/v1/cluster/events"): Row(NO_PATH, NO_PATH, NO_PATH),
+    ("GET", "//v0/cluster/events"): Row(NO_PATH, NO_PATH, NO_PATH),
+    ("GET", "/x/../v0/cluster/events"): Row(NO_PATH, NO_PATH, NO_PATH),
+    ("GET", "/V0/cluster/events"): Row(NO_PATH, NO_PATH, NO_PATH),
+    ("GET", "/%76%30/cluster/events"): READING,
+    ("GET", "/healthz/"): Row(NO_PATH, NO_PATH, NO_PATH),
+    ("POST", "/healthz"): Row(NO_METHOD, NO_METHOD, NO_METHOD),
+    ("DELETE", "/metrics"): Row(NO_METHOD, NO_METHOD, NO_METHOD),
+}
+
+ROWS = {**ROUTE_ROWS, **OTHER_ROWS}
+
+
+def token(key: str = JWT_SECRET, algorithm: str = "HS256", **claims: Any) -> bytes:
+    """A JWT, true or not."""
+    return jwt.encode({"exp": int(time.time()) + 600, **claims}, key, algorithm).encode()
+
+
+async def credentials(store: Store) -> Mapping[str, tuple[Role | None, bytes]]:
+    """Header lines of every kind of credential, each with what it may do; `None` is nothing. API keys are put in the store."""
+    now = time.time_ns() // 1_000
+    keys = {}
+    for name, role, expires in (
+        ("reader", Role.READ, None),
+        ("writer", Role.WRITE, now + HOUR_US),
+        ("expired", Role.WRITE, now - 1),
+        ("revoked", Role.WRITE, None),
+    ):
+        key, stored = mint(name, role, now, expires)
+        await store.create_api_key(stored)
+        keys[name] = key.encode()
+    await store.delete_api_key("revoked")
+    unknown, _ = mint("unknown", Role.WRITE, now)
+    mistyped = keys["writer"][:-1] + (b"1" if keys["writer"][-1:] != b"1" else b"2")
+    write = token(role="write")
+
+    def field(value: bytes) -> bytes:
+        return b"Authorization: " + value + b"\r\n"
+
+    return {
+        "none": (None, b""),
+        "empty": (None, field(b"")),
+        "malformed": (None, field(b"Bearer not.a.token")),
+        "no token": (None, field(b"Bearer ")),
+        "wrong scheme": (None, field(b"Basic " + write)),
+        "no scheme": (None, field(write)),
+        "two fields": (None, field(b"Bearer " + write) * 2),
+        "two fields, one bad": (None, field(b"Bearer " + write) + field(b"Bearer x")),
+        "bad signature": (None, field(b"Bearer " + write[:-5] + b"AAAAA")),
+        "expired": (None, field(b"Bearer " + token(exp=int(time.time()) - 1))),
+        "alg none": (None, field(b"Bearer " + token("", "none", role="write"))),
+        "wrong secret": (None, field(b"Bearer " + token("x" * 64, role="write"))),
+        "bytes beyond ASCII": (None, field(b"Bearer " + write + b"\xff\xe9")),
+        "UTF-8": (None, field("Bearer café".encode())),
+        "revoked API key": (None, field(b"Bearer " + keys["revoked"])),
+        "unknown API key": (None, field(b"Bearer " + unknown.encode())),
+        "expired API key": (None, field(b"Bearer " + keys["expired"])),
+        "mistyped API key": (None, field(b"Bearer " + mistyped)),
+        "API key without a scheme": (None, field(keys["writer"])),
+        "token in another field": (None, b"X-API-Key: " + keys["writer"] + b"\r\n"),
+        "read JWT": (Role.READ, field(b"Bearer " + token())),
+        "write JWT": (Role.WRITE, field(b"Bearer " + write)),
+        "read API key": (Role.READ, field(b"Bearer " + keys["reader"])),
+        "write API key": (Role.WRITE, field(b"bearer " + keys["writer"])),
+    }
+
+
+async def ask(line: Line, method: str, path: str, fields: bytes, body: bytes) -> Reply:
+    """The reply to one request."""
+    length = b"Content-Length: %d\r\n" % len(body) if body else b""
+    line.send(f"{method} {path} HTTP/1.1\r\nHost: here\r\n".encode() + fields + length + b"\r\n" + body)
+    return await line.reply(method)
+
+
+def outcome(reply: Reply) -> str:
+    """The status, and the code if it is an error."""
+    return f"{reply.status}" if reply.status < 400 else f"{reply.status} {reply.error_code}"
+
+
+@pytest.fixture(params=["on", "off"])
+async def healthy(request: pytest.FixtureRequest, make_api: Callable[..., Any]) -> Api:
+    """An API process with one event, all healthy, with the poll path on and off."""
+    api: Api = await make_api(poll_path=request.param)
+    await api.store.append(ALL_GOOD)
+    return api
+
+
+@pytest.mark.parametrize(("method", "template"), ROWS, ids=[" ".join(key) for key in ROWS])
+async def test_every_credential_gets_what_its_role_allows(healthy: Api, method: str, template: str) -> None:
+    """Each kind of credential gets the status and the code of the table, at the first sight of the request and at later ones."""
+    row = ROWS[method, template]
+    cast = await credentials(healthy.store)
+    await healthy.state.replica.refresh()
+    allowed = {None: row.stranger, Role.READ: row.reader, Role.WRITE: row.writer}
+    expected = {name: allowed[role] for name, (role, _) in cast.items()}
+    async with await connected(healthy.port) as line:
+        for _ in range(3):  # The poll path remembers a request at its second sight, and answers it from then on.
+            found = {}
+            for name, (_, fields) in cast.items():
+                reply = await ask(line, method, row.path or template, fields, row.body)
+                found[name] = outcome(reply)
+                assert reply.headers.get("WWW-Authenticate") == ("Bearer" if reply.status == 401 else None)
+            assert found == expected
+
+
+def test_every_route_has_a_row() -> None:
+    """A new route needs its row here, and a row its route."""
+    assert ROUTE_ROWS.keys() == {(route.method, route.path) for route in ROUTES}
+
+
+async def test_refusals_do_not_differ(healthy: Api) -> None:
+    """All bad credentials get the same bytes: a stranger learns nothing about what was wrong, or which keys exist."""
+    cast = await credentials(healthy.store)
+    await healthy.state.replica.refresh()
+    async with await connected(healthy.port) as line:
+        replies = [await ask(line, "GET", "/v0/config", fields, b"") for role, fields in cast.values() if role is None]
+    assert len({reply.body for reply in replies}) == 1
+    assert orjson.loads(replies[0].body)["details"] == {}
+
+
+async def test_key_is_refused_once_it_is_revoked(healthy: Api) -> None:
+    """A key that has just been used, and is remembered, is refused as soon as the replica knows that it was revoked."""
+    key, stored = mint("agent", Role.READ, 0)
+    await healthy.store.create_api_key(stored)
+    await healthy.state.replica.refresh()
+    for _ in range(3):
+        assert (await healthy.request("GET", "/v0/cluster/events", bearer(key))).status == 200
+    await healthy.store.delete_api_key("agent")
+    await healthy.state.replica.refresh()
+    assert (await healthy.request("GET", "/v0/cluster/events", bearer(key))).status == 401
+
+
+async def test_token_is_refused_once_it_has_expired(healthy: Api) -> None:
+    """A token that has just been used, and is remembered, is refused in the second in which it ends."""
+    end = int(time.time()) + 2
+    credential = bearer(jwt.encode({"exp": end}, JWT_SECRET))
+    while (answer := await healthy.request("GET", "/v0/cluster/events/latest", credential)).status == 200:
+        assert time.time() < end + 0.5
+        await asyncio.sleep(0.05)
+    assert answer.status == 401
+    assert time.time() >= end
+
+
+# -- the order of checks ----------------------------------------------------------------------------------------------
+
+NONE = bearer(jwt.encode({"exp": int(time.time()) + 3_600, "role": "admin"}, JWT_SECRET))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "credential", "expected"),
+    [
+        ("GET", "/v0/cluster/events/bad?selector=bad", {}, REFUSED),
+        ("GET", "/v0/cluster/events/bad?selector=bad", NONE, FORBIDDEN),
+        ("GET", "/v0/cluster/events/bad?selector=bad", READ, "400 InvalidQueryParam"),
+        ("GET", "/v0/cluster/events/bad?selector=all", READ, "400 InvalidUuidParam"),
+        ("GET", "/v0/cluster/events/bad", READ, "400 InvalidUuidParam"),
+        ("GET", f"/v0/cluster/events/{UNKNOWN_ID}?selector=bad", READ, "400 InvalidQueryParam"),
+        ("GET", f"/v0/cluster/events/{UNKNOWN_ID}", READ, "503 StoreUnavailable"),
+        ("GET", "/v0/cluster/events/latest", READ, "503 StoreUnavailable"),
+        ("GET", "/v0/cluster/events", READ, "503 StoreUnavailable"),
+        ("GET", "/v0/cluster_healthz", READ, "503 StoreUnavailable"),
+        ("GET", "/v0/config", READ, "200"),
+        ("POST", "/v0/cluster/events", {}, REFUSED),
+        ("POST", "/v0/cluster/events", READ, FORBIDDEN),
+        ("POST", "/v0/cluster/events", WRITE, "400 InvalidEvent"),
+        ("GET", "/v0/no_such_path", {}, REFUSED),
+        ("GET", "/v0/no_such_path", NONE, FORBIDDEN),
+        ("DELETE", "/v0/cluster/events", {}, REFUSED),
+        ("DELETE", "/v0/cluster/events", NONE, FORBIDDEN),
+    ],
+)
+async def test_order_of_checks(
+    make_api: Callable[..., Any], method: str, path: str, credential: dict[str, str], expected: str
+) -> None:
+    """Credential, role, query, id, store: the first that fails is the answer, so the store is asked last, if at all."""
+    api: Api = await make_api(redis_url="unix:///no/such/socket", stale_if_error="0")
+    answer = await api.request(method, path, credential)
+    assert outcome(Reply("HTTP/1.1", answer.status, answer.headers, answer.body)) == expected
+
+
+async def test_forbidden_says_which_role_is_needed(api: Api) -> None:
+    """403 names the role that is needed and the one that the credential has."""
+    answer = await api.request("POST", "/v0/cluster/events", READ, data=EVENT)
+    assert answer.json["details"] == {"required": "write", "actual": "read"}
+    answer = await api.request("GET", "/v0/config", NONE)
+    assert answer.json["details"] == {"required": "read", "actual": "none"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/v0/cluster/events", "GET, HEAD, POST"),
+        ("PUT", "/v0/cluster/events/latest", "GET, HEAD"),
+        ("POST", "/healthz", "GET, HEAD"),
+    ],
+)
+async def test_wrong_method_is_told_the_right_ones(api: Api, method: str, path: str, allow: str) -> None:
+    """405 lists the methods that the path takes."""
+    answer = await api.request(method, path, READ)
+    assert (answer.status, answer.headers["Allow"], answer.json["details"]) == (405, allow, {"method": method})
+
+
+async def test_without_authentication_everyone_is_a_writer(make_api: Callable[..., Any]) -> None:
+    """With `AUTH=none` no credential is asked for, and a bad one does no harm."""
+    api = await make_api(auth="none", jwt_secret=None)
+    for fields in ({}, bearer("nonsense")):
+        assert (await api.request("POST", "/v0/cluster/events", fields, data=EVENT)).status == 201
+        assert (await api.request("GET", "/v0/cluster/events/latest", fields)).status == 200
+
+
+# -- HEAD -------------------------------------------------------------------------------------------------------------
+
+HEAD_PATHS = [row.path or path for (method, path), row in ROWS.items() if method == "GET" and path != "/metrics"]
+
+
+@pytest.mark.parametrize("path", HEAD_PATHS)
+async def test_head_is_get_without_the_body(healthy: Api, path: str) -> None:
+    """HEAD gets the status and the header fields of GET, and no body, with a credential and without."""
+    await healthy.state.replica.refresh()
+    for fields in (b"", f"Authorization: Bearer {make_token(Role.READ)}\r\n".encode()):
+        async with await connected(healthy.port) as line:
+            get = await ask(line, "GET", path, fields, b"")
+            head = await ask(line, "HEAD", path, fields, b"")
+            again = await ask(line, "GET", path, fields, b"")  # Whatever HEAD had sent too much would be read as this.
+        assert (head.status, head.body) == (get.status, b"")
+        assert stable(head) == stable(get) == stable(again)
+
+
+def stable(reply: Reply) -> dict[str, str]:
+    """The header fields that do not change with the clock."""
+    return {name: value for name, value in reply.headers.items() if name not in {"Date", "Cluster-Checked-At"}}
+
+
+async def test_head_of_the_metrics(api: Api) -> None:
+    """The metrics change with every look, but HEAD of them has no body either."""
+    async with await connected(api.port) as line:
+        head = await ask(line, "HEAD", "/metrics", b"", b"")
+        get = await ask(line, "GET", "/metrics", b"", b"")
+    assert (head.status, head.headers["Content-Type"]) == (200, get.headers["Content-Type"])
