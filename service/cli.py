@@ -166,9 +166,9 @@ def events(client: "Client", limit: int | None, *, as_json: bool) -> None:
     """List the retained events, newest first."""
     from service import tables
 
-    reply = client.events()
+    reply = client.events(limit)
     _warn_if_stale(reply)
-    _print(reply.body[:limit], as_json=as_json, table=tables.events)
+    _print(reply.body, as_json=as_json, table=tables.events)
 
 
 @cli.command()

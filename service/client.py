@@ -48,9 +48,9 @@ class Client:
     url: str
     token: str | None
 
-    def events(self) -> Reply:
-        """The retained events, newest first. Raises `ClientError`, as all of these do."""
-        return self._get("/v0/cluster/events", _are_events)
+    def events(self, limit: int | None = None) -> Reply:
+        """The retained events, newest first, or the newest `limit`. Raises `ClientError`, as all of these do."""
+        return self._get("/v0/cluster/events" + (f"?limit={limit}" if limit else ""), _are_events)
 
     def event(self, event_id: str, selector: str) -> Reply:
         """One event."""
