@@ -118,6 +118,8 @@ def dev(host: str | None, port: int | None, data_dir: Path | None) -> None:
     settings = _settings(host=host, port=port)
     sock = _bound(lambda: bind(settings.host, settings.port), settings.host, settings.port)
     try:
+        if data_dir is not None:
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         run(run_dev(os.environ, sock, data_dir, click.echo))
     except OSError as error:
         raise click.ClickException(f"cannot start: {error}") from error

@@ -59,7 +59,8 @@ async def dev(
 ) -> None:
     """Runs everything, the API on a bound socket, until a signal; `say` gets the text for the person who started it.
 
-    Settings of the environment hold, but for the store. Raises `SettingsError`, or `OSError` if `data_dir` cannot be used.
+    Settings of the environment hold, but for the store. `data_dir` exists. Raises `SettingsError`, or `OSError` if
+    `data_dir` cannot be used.
     """
     host, port = sock.getsockname()[:2]
     stop = stop_signal()
@@ -72,6 +73,8 @@ async def dev(
         await stack.enter_async_context(monitoring(settings))
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         await _first_event(state, stop)
+        if stop.is_set():
+            return
         say(_welcome(address, issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S), samples, settings))
         await stop.wait()
 

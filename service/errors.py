@@ -4,7 +4,7 @@
     ├── SettingsError                          wrong settings; the commands exit with 2
     └── ApiError                               an HTTP status, an `error_code`, a message, details
         ├── BadMessage, UnsupportedMediaType, HeadersTooLarge, VersionNotSupported, RequestTimeout, UnmetExpectation
-        ├── InvalidUuidParam, InvalidQueryParam, InvalidEvent
+        ├── InvalidUuidParam, InvalidQueryParam, InvalidEvent, NotAcceptable
         ├── AuthenticationFailed, InsufficientPermissions
         ├── UnknownClusterMonitorEvent, NoClusterMonitorEventsAvailable, UnknownEndpoint, MethodNotAllowed
         ├── UnknownApiKey, DuplicateName, EventConflict, PayloadTooLarge
@@ -113,6 +113,15 @@ class UnmetExpectation(ApiError):
 
     def __init__(self) -> None:
         super().__init__("Of all expectations only `100-continue` is known here.")
+
+
+class NotAcceptable(ApiError):
+    """The client refuses the plain body, and takes no coding that there is (RFC 9110, section 12.5.3)."""
+
+    status = 406
+
+    def __init__(self, codings: Sequence[str]) -> None:
+        super().__init__(f"Accept one of these content codings: {', '.join(codings)}.", {"codings": list(codings)})
 
 
 class UnsupportedMediaType(ApiError):

@@ -45,7 +45,7 @@ async def _serve(state: State, sock: socket.socket, stop: asyncio.Event) -> None
         host, port = sock.getsockname()[:2]
         log.info("serving", extra={"host": host, "port": port, "auth": settings.auth.value})
         await stop.wait()
-        state.draining = True
+        await state.drain()
         log.info("draining", extra={"seconds": settings.drain})
         await asyncio.sleep(settings.drain)
 

@@ -66,6 +66,18 @@ class Reading:
     age: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What listeners hear: the snapshot has advanced, or (`before is after`) it has begun or ceased to be trustworthy.
+
+    `continuous` is whether everything that was recorded since `before` is in `after`.
+    """
+
+    before: Snapshot | None
+    after: Snapshot
+    continuous: bool
+
+
 class Replica:
     """Keeps a snapshot current, and answers what is in it.
 
@@ -86,6 +98,8 @@ class Replica:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.snapshot: Snapshot | None = None
+        self.listeners: list[Callable[[Change], None]] = []
+        """Called at every change, in the loop; they must not block."""
         self.max_staleness = max_staleness
         self.stale_after_us = round(stale_after * 1_000_000)
         self.monotonic = monotonic
@@ -167,12 +181,16 @@ class Replica:
         """The `all` projection; `None` if it expired meanwhile. Raises `StoreUnavailable`."""
         return self.full_in_memory(snapshot, entry) or await self._full.get(entry.id)
 
-    async def fulls(self, snapshot: Snapshot, entries: Sequence[Entry]) -> list[bytes]:
-        """The `all` projections of several events, without those that expired meanwhile. Raises `StoreUnavailable`."""
+    async def fulls(self, snapshot: Snapshot, entries: Sequence[Entry]) -> dict[str, bytes | None]:
+        """The `all` projections of several events by id, in their order; `None` for those that expired meanwhile.
+
+        Raises `StoreUnavailable`.
+        """
         found = {entry.id: self.full_in_memory(snapshot, entry) for entry in entries}
         missing = [event_id for event_id, full in found.items() if full is None]
-        found |= await self._full.get_many(missing)
-        return [full for full in found.values() if full is not None]
+        if missing:
+            found |= await self._full.get_many(missing)
+        return found
 
     def monitor_silent(self, snapshot: Snapshot) -> bool:
         """Whether no check has been completed for `STALE_AFTER`."""
@@ -202,13 +220,14 @@ class Replica:
         if known is not None and event.id not in known.by_id:
             entry = Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS))
             entries = (entry, *known.entries)
-            self.snapshot = replace(
+            snapshot = replace(
                 known,
                 entries=entries,
                 by_id={**known.by_id, entry.id: entry},
                 latest_all=event.to_bytes(Selector.ALL),
                 latest_id="?",  # Known to no store: the next reading cannot take it for unchanged.
             )
+            self._become(snapshot, continuous=True)
 
     # -- keeping current ----------------------------------------------------------------------------------------------
 
@@ -239,8 +258,9 @@ class Replica:
 
     async def _keep_current(self) -> None:
         """At every heartbeat and every notice. A failure is logged when it begins and when it ends."""
-        failing = False
+        failing, trusted = False, (True, False)
         while True:
+            trusted = self._tell_of_trust(trusted)
             # A little jitter, so that replicas that lost the store together do not come back together.
             pause = self._heartbeat * random.uniform(0.9, 1.0)  # noqa: S311  # Spreading, not secrecy.
             with contextlib.suppress(TimeoutError):
@@ -282,6 +302,7 @@ class Replica:
             else:
                 rows = await self._store.read(known.version, known.latest_id, known.latest.recorded_at)
             snapshot = self._advance(known, rows, sent)
+            continuous = snapshot is not None
             if snapshot is None:
                 sent = self.monotonic()
                 snapshot = self._build(await self._store.read(), (), sent)
@@ -289,8 +310,28 @@ class Replica:
             self._failed_at = self.monotonic()
             self.metrics.refreshes.labels("failed").inc()
             raise
-        self.snapshot = snapshot
+        self._become(snapshot, continuous=continuous)
         return snapshot
+
+    def _become(self, snapshot: Snapshot, *, continuous: bool) -> None:
+        """Advances the snapshot by one assignment, and tells the listeners if that changed anything but the time."""
+        before, self.snapshot = self.snapshot, snapshot
+        if before is None or before.version != snapshot.version or before.latest != snapshot.latest:
+            self._tell(Change(before, snapshot, continuous))
+
+    def _tell(self, change: Change) -> None:
+        for listener in self.listeners:
+            listener(change)
+
+    def _tell_of_trust(self, trusted: tuple[bool, bool]) -> tuple[bool, bool]:
+        """Tells the listeners if the snapshot has begun or ceased to be current, or the monitor to be silent."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            return trusted
+        now = self.current() is not None, self.monitor_silent(snapshot)
+        if now != trusted:
+            self._tell(Change(snapshot, snapshot, continuous=True))
+        return now
 
     def _advance(self, known: Snapshot | None, rows: Rows, sent: float) -> Snapshot | None:
         """The snapshot after a reading, or `None` if everything must be read anew."""

@@ -9,13 +9,15 @@ answer checks both.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http import HTTPStatus
 
 import orjson
 from multidict import CIMultiDict, istr
 
+from service.api.coding import CODINGS, SMALLEST, Accepted, negotiate
+from service.api.conditional import Condition, names
 from service.api.listing import Filter
 from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
 from service.events import Event, Observation, Selector, rfc3339, rfc3339_seconds
@@ -33,7 +35,7 @@ _EVENT_QUESTIONS = 2_048
 CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = istr("Content-Type"), istr("Content-Length"), istr("Cache-Control")
 ETAG, VARY, DATE, SERVER, AGE = istr("ETag"), istr("Vary"), istr("Date"), istr("Server"), istr("Age")
 CHECKED_AT, STALE, NOSNIFF = istr("Cluster-Checked-At"), istr("Cluster-Stale"), istr("X-Content-Type-Options")
-LINK = istr("Link")
+LINK, CONTENT_ENCODING = istr("Link"), istr("Content-Encoding")
 
 COMMON_HEADERS = ((NOSNIFF, "nosniff"), (SERVER, "cluster-events"))
 """On every reply. A `Server` of our own keeps the framework from adding its version."""
@@ -45,8 +47,9 @@ class Content:
 
     source: object
     body: bytes
-    etag: str | None
+    etag: str
     status: int = 200
+    coding: str | None = None
 
 
 class Answer:
@@ -74,8 +77,8 @@ class Answer:
         self.until = until
         self.headers = headers
         self.headers_not_modified = headers.copy()
-        for name in (CONTENT_TYPE, CONTENT_LENGTH):
-            del self.headers_not_modified[name]
+        for name in (CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING):
+            self.headers_not_modified.popall(name, None)
         self.wires: list[bytes | None] = [None, None, None, None]
         self.hits = self.hits_not_modified = 0
 
@@ -107,6 +110,13 @@ class Question:
     make: Callable[[Reading, "Question"], Content | None]
     event_id: str | None = None
     selector: Selector = Selector.STATUS
+    accepted: Accepted | None = None
+    waits: bool = False
+    """Whether its reply can be held until it changes."""
+    plain: "Question | None" = None
+    """The question without a content coding, for one that has one (`accepted`)."""
+    coded: "dict[Accepted, Question]" = field(default_factory=dict)
+    """The same question with content codings."""
     answer: Answer | None = None
     content: Content | None = None
 
@@ -118,12 +128,12 @@ class Answers:
         self._replica = replica
         self._settings = settings
         self._latest = {
-            selector: Question("/v0/cluster/events/{event_id}", self._make_latest, selector=selector)
+            selector: Question("/v0/cluster/events/{event_id}", self._make_latest, selector=selector, waits=True)
             for selector in Selector
         }
         self._events: OrderedDict[tuple[str, Selector], Question] = OrderedDict()
         self.list = Question("/v0/cluster/events", self._make_list)
-        self.verdict = Question("/v0/cluster_healthz", self._make_verdict)
+        self.verdict = Question("/v0/cluster_healthz", self._make_verdict, waits=True)
 
     def latest(self, selector: Selector) -> Question:
         """The newest event."""
@@ -139,6 +149,18 @@ class Answers:
             if len(self._events) > _EVENT_QUESTIONS:
                 self.count_hits(self._events.popitem(last=False)[1])
         return question
+
+    def coded(self, question: Question, accept_encoding: str) -> Question:
+        """The same question, its answer in a content coding that the client takes. Raises `NotAcceptable`."""
+        accepted = negotiate(accept_encoding)
+        if accepted.coding is None:
+            return question
+        coded = question.coded.get(accepted)
+        if coded is None:
+            coded = replace(question, make=self._make_coded, accepted=accepted, plain=question, coded={}, answer=None)
+            coded.content = None
+            question.coded[accepted] = coded
+        return coded
 
     def ready(self, question: Question) -> Answer | None:
         """The current answer without asking Redis, or `None` if there is none to be had that way.
@@ -167,10 +189,9 @@ class Answers:
         full = await self._replica.full(reading.snapshot, entry)
         if full is None:  # It expired in Redis a moment before it does here.
             raise self._unknown(question)
-        question.content = _content(entry, full)
+        (question.plain or question).content = _content(entry, full)
         answer = self._answer(question, reading)
-        if answer is None:  # Larger than the memory for full events: it is served, but not kept.
-            answer = self._finish(question, question.content, reading)
+        assert answer is not None  # noqa: S101  # Its content is at hand.
         return answer
 
     async def page(self, wanted: Filter) -> Answer:
@@ -186,7 +207,8 @@ class Answers:
         if wanted.selector is Selector.STATUS:
             bodies = [entry.status for entry in entries]
         else:
-            bodies = await self._replica.fulls(snapshot, entries)
+            fulls = await self._replica.fulls(snapshot, entries)
+            bodies = [full for full in fulls.values() if full is not None]
         question = Question(self.list.route, self._make_list)  # Asked once: it is not kept.
         answer = self._finish(question, _content(entries, b"[" + b",".join(bodies) + b"]"), reading)
         if more:
@@ -219,6 +241,20 @@ class Answers:
         if known is not None and known.source is entries:
             return known
         return _content(entries, b"[" + b",".join([entry.status for entry in entries]) + b"]")
+
+    def _make_coded(self, reading: Reading, question: Question) -> Content | None:
+        plain, accepted, known = question.plain, question.accepted, question.content
+        assert plain is not None  # noqa: S101
+        assert accepted is not None  # noqa: S101
+        assert accepted.coding is not None  # noqa: S101
+        content = plain.make(reading, plain)
+        if content is None or (known is not None and known.source is content):
+            return known if content is not None else None
+        plain.content = content
+        if len(content.body) < SMALLEST and accepted.identity:
+            return replace(content, source=content)
+        etag = f'{content.etag[:-1]}-{accepted.coding}"'
+        return Content(content, CODINGS[accepted.coding](content.body), etag, content.status, accepted.coding)
 
     def _make_verdict(self, reading: Reading, question: Question) -> Content:
         snapshot, replica = reading.snapshot, self._replica
@@ -253,7 +289,9 @@ class Answers:
                 "unchanged_since": rfc3339(since.get(name, latest.recorded_at)),
                 "checked_at": checked_at,
             }
-        return Content(source, orjson.dumps(verdict), None, 200 if all_healthy else 503)
+        # A weak tag: verdicts that differ in nothing but the time of the check say the same.
+        said = orjson.dumps([latest.id, stale, since])
+        return Content(source, orjson.dumps(verdict), f"W/{_content(None, said).etag}", 200 if all_healthy else 503)
 
     def _why_stale(self, reading: Reading) -> str | None:
         snapshot = reading.snapshot
@@ -275,8 +313,9 @@ class Answers:
         snapshot = reading.snapshot
         silent = self._replica.monitor_silent(snapshot)
         headers = CIMultiDict[str]([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")])
-        if content.etag is not None:
-            headers[ETAG] = content.etag
+        if content.coding is not None:
+            headers[CONTENT_ENCODING] = content.coding
+        headers[ETAG] = content.etag
         headers[VARY] = "Accept-Encoding, Authorization"
         if snapshot.checked_at is not None:
             headers[CHECKED_AT] = rfc3339_seconds(snapshot.checked_at)
@@ -312,14 +351,15 @@ class Answers:
     def count_all_hits(self) -> None:
         """The same for every question, before the metrics are looked at."""
         for question in (*self._latest.values(), *self._events.values(), self.list, self.verdict):
-            self.count_hits(question)
+            for one in (question, *question.coded.values()):
+                self.count_hits(one)
 
     def _expiries(self, question: Question, snapshot: Snapshot, now: float) -> list[float]:
         """When what is in the answer becomes too old. The latest never does."""
         entries: Sequence[Entry] = ()
         if question.event_id is not None:
             entries = [snapshot.by_id[question.event_id]]
-        elif question in (self.list, self.verdict):
+        elif (question.plain or question) in (self.list, self.verdict):
             entries = snapshot.entries[-1:]
         return [
             now + self._replica.seconds_until_expiry(snapshot, entry)
@@ -341,6 +381,16 @@ class Answers:
 
     def _unknown(self, question: Question) -> UnknownClusterMonitorEvent:
         return UnknownClusterMonitorEvent(question.event_id or "latest", self._settings.retention)
+
+
+def has_what(condition: Condition, answer: Answer) -> bool:
+    """Whether the client has what the answer would tell it."""
+    return names(condition, answer.etag)
+
+
+def matches(condition: Condition, answer: Answer) -> bool:
+    """Whether 304 is the reply. A condition holds for successes only (RFC 9110, section 13.2.1)."""
+    return condition is not None and answer.status == HTTPStatus.OK and names(condition, answer.etag)
 
 
 def _content(source: object, body: bytes) -> Content:

@@ -29,6 +29,6 @@ def parse_if_none_match(fields: Iterable[str]) -> Condition:
     return frozenset(tags)
 
 
-def matches(condition: Condition, etag: str | None) -> bool:
-    """Whether the client has what the entity tag names, so that 304 is the answer."""
-    return condition is not None and etag is not None and (etag in condition or "*" in condition)
+def names(condition: Condition, etag: str) -> bool:
+    """Whether the condition names the entity tag, by weak comparison."""
+    return condition is not None and (etag.removeprefix("W/") in condition or "*" in condition)

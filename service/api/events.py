@@ -1,15 +1,15 @@
 """The event routes: the list, one event, recording one from outside."""
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from service.api import listing
-from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, Answer, Question
-from service.api.conditional import Condition, matches, parse_if_none_match
-from service.api.endpoint import PRINCIPAL
+from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.replies import Streaming, answer, condition_of, send
 from service.api.state import State
 from service.errors import (
     ClusterMonitoringDisabled,
@@ -24,6 +24,7 @@ from service.events import INFO_LIMIT, LATEST, Observation, Selector, Status, ca
 BODY_TIMEOUT_S = 5.0
 """Seconds for a whole body: it is a few kilobytes from a program, not an upload."""
 
+_EVENT_STREAM = re.compile(r"[ \t]*text/event-stream[ \t]*(?:;(?![ \t]*q=0(?:\.0*)?[ \t]*$).*)?", re.IGNORECASE)
 _STATUSES = ", ".join(Status)
 
 
@@ -35,7 +36,29 @@ async def list_events(state: State, request: web.Request) -> web.StreamResponse:
     if not state.settings.monitoring:
         raise ClusterMonitoringDisabled
     page = await state.answers.page(wanted)
-    return send(request, page, _condition(request))
+    return send(request, page, condition_of(request))
+
+
+async def list_or_stream(state: State, request: web.Request) -> web.StreamResponse:
+    """The list, or for clients that accept `text/event-stream` a stream of the events as they are recorded."""
+    if hdrs.ACCEPT in request.headers and request.method == hdrs.METH_GET and _wants_stream(request):
+        return await stream_events(state, request)
+    return await list_events(state, request)
+
+
+async def stream_events(state: State, request: web.Request) -> web.StreamResponse:
+    """The stream, after `Last-Event-ID` where one is given."""
+    if not state.settings.monitoring:
+        raise ClusterMonitoringDisabled
+    selector = listing.one_selector(request.query)
+    await state.replica.read()  # A stream begins where the state is known.
+    last = request.headers.get("Last-Event-ID")
+    return Streaming(state.watchers, selector, (canonical_uuid(last) or "unknown") if last else None)
+
+
+def _wants_stream(request: web.Request) -> bool:
+    elements = ",".join(request.headers.getall(hdrs.ACCEPT)).split(",")
+    return any(_EVENT_STREAM.fullmatch(element) for element in elements)
 
 
 async def get_event(state: State, request: web.Request) -> web.StreamResponse:
@@ -60,56 +83,6 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
     return web.Response(
         status=201 if appended.created else 200, body=appended.event.to_bytes(Selector.ALL), headers=headers
     )
-
-
-class ReadyResponse(web.StreamResponse):
-    """A ready answer, sent in the very bytes that the poll path sends, without the framework's rendering."""
-
-    def __init__(self, answer: Answer, *, not_modified: bool) -> None:
-        super().__init__(status=304 if not_modified else answer.status)
-        self._answer = answer
-        self._not_modified = not_modified
-        self._transport: asyncio.WriteTransport | None = None
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """Called by the framework before `write_eof`."""
-        self._transport = request.transport
-        if self._keep_alive is None:  # Unless the connection is to end, the request decides.
-            self._keep_alive = request.keep_alive
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Sends the whole reply. Raises `ConnectionResetError` if the client has gone."""
-        if self._transport is None or self._transport.is_closing():
-            raise ConnectionResetError("the client has gone")
-        self._transport.write(self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive) + data)
-
-
-async def answer(state: State, request: web.Request, question: Question) -> web.StreamResponse:
-    """The ready answer to a question, or 304 if the client has it."""
-    if not state.settings.monitoring:
-        raise ClusterMonitoringDisabled
-    ready = state.answers.ready(question) or await state.answers.get(question)
-    condition = _condition(request)
-    connection = getattr(request.protocol, "connection", None)
-    if connection is not None and ready is question.answer:
-        connection.remember(question, request[PRINCIPAL], condition, close=not request.keep_alive)
-    return send(request, ready, condition)
-
-
-def send(request: web.Request, ready: Answer, condition: Condition) -> web.StreamResponse:
-    """An answer, or 304 if the client has it."""
-    not_modified = condition is not None and matches(condition, ready.etag)
-    if request.version == HttpVersion11 and request.method == hdrs.METH_GET:
-        return ReadyResponse(ready, not_modified=not_modified)
-    if not_modified:
-        return web.Response(status=304, headers=ready.headers_not_modified)
-    return web.Response(status=ready.status, body=ready.body, headers=ready.headers)
-
-
-def _condition(request: web.Request) -> Condition:
-    if hdrs.IF_NONE_MATCH not in request.headers:
-        return None
-    return parse_if_none_match(request.headers.getall(hdrs.IF_NONE_MATCH))
 
 
 def body_limit(services: int) -> int:

@@ -20,10 +20,11 @@ from typing import cast
 import aiohttp
 from aiohttp import web
 
-from service.api.answers import Question
-from service.api.conditional import Condition, matches
+from service.api.answers import Question, matches
+from service.api.conditional import Condition
 from service.api.endpoint import log_access
 from service.api.state import State
+from service.api.stream import Watcher
 from service.auth import Principal
 from service.errors import ApiError
 from service.store import StoredKey
@@ -155,7 +156,7 @@ class Front:
         if grant.keys is not None and (snapshot is None or grant.keys is not snapshot.api_keys):
             self.forget(head)
             return None
-        if grant.condition is not None and matches(grant.condition, answer.etag):
+        if grant.condition is not None and matches(grant.condition, answer):
             answer.hits_not_modified += 1
             return answer.wires[2 + grant.close] or answer.wire(not_modified=True, close=grant.close)
         answer.hits += 1
@@ -189,13 +190,17 @@ class Connection(asyncio.Protocol):
         "_head",
         "_head_since",
         "_held",
-        "_paused",
+        "_on_lost",
         "_stuck",
         "_stuck_since",
+        "_watcher",
+        "paused",
         "transport",
     )
 
     transport: asyncio.Transport
+    paused: bool
+    """Whether the client takes no more for now."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
@@ -206,7 +211,9 @@ class Connection(asyncio.Protocol):
         """The head that the handler is dealing with, if it may be remembered."""
         self._boundary = True
         """Whether all that the handler got so far were whole requests without bodies."""
-        self._paused = False
+        self._on_lost: Callable[[], None] | None = None
+        self._watcher: Watcher | None = None
+        self.paused = False
         self._active = self._head_since = front.monotonic()
         self._asked = 0
         self._stuck = 0
@@ -222,6 +229,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answers a remembered head, or hands the bytes on."""
         front = self._front
+        if self._watcher is not None:  # A client that watches has nothing more to say.
+            return
         if self._held:
             data, self._held = self._held + data, b""
         self._head = None
@@ -231,7 +240,7 @@ class Connection(asyncio.Protocol):
             if grant is None and (plain := without_tracing(data)) is not None:
                 head = plain
                 grant = front.memo.get(plain)
-            if grant is not None and not self._paused:
+            if grant is not None and not self.paused:
                 now = front.monotonic()
                 reply = front.reply(head, grant, now)
                 if reply is not None:
@@ -257,6 +266,8 @@ class Connection(asyncio.Protocol):
             handler = self._handler = self._front.make_handler()
             handler.connection = self
             handler.connection_made(self.transport)
+            if self.paused:
+                handler.pause_writing()
         if self._head is None and self._boundary and not is_whole(data):
             self._boundary = False  # From here on only the framework's parser knows where a request ends.
         self._begin_head()
@@ -272,12 +283,14 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended."""
         self._front.connections.discard(self)
+        if self._on_lost is not None:
+            self._on_lost()
         if self._handler is not None:
             self._handler.connection_lost(exc)
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it asks: until it has caught up, it is not heard (the framework would go on)."""
-        self._paused = True
+        self.paused = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
         if self._handler is not None:
@@ -285,11 +298,13 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """The client has caught up."""
-        self._paused = False
+        self.paused = False
         if not self.transport.is_closing():
             self.transport.resume_reading()
         if self._handler is not None:
             self._handler.resume_writing()
+        if self._watcher is not None:
+            self._watcher.go_on()
 
     # -- what the front and the handlers call ---------------------------------------------------------------------------
 
@@ -297,7 +312,7 @@ class Connection(asyncio.Protocol):
         """Whether no request is under way."""
         handler = self._handler
         if handler is None:
-            return True
+            return self._watcher is None
         waiter = handler._waiter  # noqa: SLF001  # See the module's docstring.
         return waiter is not None and not waiter.done()
 
@@ -308,6 +323,27 @@ class Connection(asyncio.Protocol):
             snapshot = self._front.replica.snapshot
             keys = snapshot.api_keys if snapshot is not None and principal.key_id is not None else None
             self._front.remember(head, Grant(question, principal.expires, keys, condition, close))
+
+    def when_lost(self, what: Callable[[], None] | None) -> None:
+        """Has something done at the end of the connection."""
+        self._on_lost = what
+
+    def watch(self, watcher: "Watcher", when_lost: Callable[[], None]) -> None:
+        """From here on the connection is a stream: the framework's handler, which has read the request, is let go."""
+        handler, self._handler = self._handler, None
+        self._watcher, self._on_lost = watcher, when_lost
+        if handler is not None:
+            handler.transport = None  # It must not close what is no longer its own.
+            asyncio.get_running_loop().call_soon(handler.connection_lost, None)
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes of a stream, unless the client has gone."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def close(self) -> None:
+        """Ends the connection when everything is sent."""
+        self.transport.close()
 
     def check_deadlines(self, now: float) -> None:
         """Ends the connection if it has outlived one."""

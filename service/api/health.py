@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
-from service.api.events import answer
+from service.api.replies import answer
 from service.api.state import State
 from service.events import Event
 from service.snapshot import Snapshot

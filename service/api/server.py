@@ -68,7 +68,7 @@ async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Dead
     try:
         yield front
     finally:
-        state.draining = True
+        await state.drain()
         server.close()
         front.close_idle()
         await end(sweep)

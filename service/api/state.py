@@ -1,11 +1,13 @@
 """What the handlers of one API process share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from service.api.answers import Answers
 from service.api.siblings import Siblings
+from service.api.stream import Watchers
+from service.api.waiting import Waiting
 from service.auth import Authenticator
 from service.observability import Metrics
 from service.settings import Settings
@@ -21,10 +23,22 @@ class State:
     authenticator: Authenticator
     answers: Answers
     metrics: Metrics
+    waiting: Waiting = field(default_factory=Waiting)
     draining: bool = False
     openapi: bytes = b""
     siblings: Siblings | None = None
     """The other workers on the same port, where there are some."""
+    watchers: Watchers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watchers = Watchers(self.replica)
+        self.replica.listeners += [self.watchers.changed, lambda _: self.waiting.wake()]
+
+    async def drain(self) -> None:
+        """From now on `/readyz` fails and every reply ends its connection; streams end, and who waits is answered."""
+        self.draining = True
+        self.waiting.wake()
+        await self.watchers.close()
 
 
 STATE = web.AppKey("state", State)

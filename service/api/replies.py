@@ -1,0 +1,129 @@
+"""How a question becomes a reply: conditional, coded, waiting, streaming, in ready bytes."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import cast
+
+from aiohttp import HttpVersion11, hdrs, web
+from multidict import istr
+
+from service.api.answers import Answer, Question, has_what, matches
+from service.api.conditional import Condition, parse_if_none_match
+from service.api.endpoint import PRINCIPAL
+from service.api.front import Connection, RequestHandler
+from service.api.state import State
+from service.api.stream import Watchers
+from service.api.waiting import spread, wait_of
+from service.errors import ClusterMonitoringDisabled
+from service.events import Selector
+
+PREFER, PREFERENCE_APPLIED = istr("Prefer"), istr("Preference-Applied")
+
+
+async def answer(state: State, request: web.Request, question: Question) -> web.StreamResponse:
+    """The ready answer to a question, or 304 if the client has it: then, if it prefers to wait, at the next change."""
+    if not state.settings.monitoring:
+        raise ClusterMonitoringDisabled
+    headers = request.headers
+    if hdrs.ACCEPT_ENCODING in headers:
+        question = state.answers.coded(question, ",".join(headers.getall(hdrs.ACCEPT_ENCODING)))
+    ready = state.answers.ready(question) or await state.answers.get(question)
+    condition = condition_of(request)
+    if PREFER in headers and condition is not None and question.waits:
+        seconds = wait_of(headers.getall(PREFER))
+        if seconds is not None:
+            return await wait(state, request, question, condition, seconds)
+    if ready is question.answer:
+        close = not request.keep_alive
+        connection_of(request).remember(question, request[PRINCIPAL], condition, close=close)
+    return send(request, ready, condition)
+
+
+async def wait(
+    state: State, request: web.Request, question: Question, condition: Condition, seconds: int
+) -> web.StreamResponse:
+    """The answer once it is not what the client has, or 304 after so many seconds (RFC 7240, section 4.3)."""
+    monotonic = state.replica.monotonic
+    deadline = monotonic() + spread(seconds)
+    connection = connection_of(request)
+    while True:
+        ready = state.answers.ready(question) or await state.answers.get(question)
+        left = deadline - monotonic()
+        if left <= 0 or state.draining or not has_what(condition, ready):
+            break
+        await state.waiting.change(left, connection.when_lost)
+    return plain(ready, {PREFERENCE_APPLIED: f"wait={seconds}"}, not_modified=matches(condition, ready))
+
+
+def send(request: web.Request, ready: Answer, condition: Condition) -> web.StreamResponse:
+    """An answer, or 304 if the client has it."""
+    not_modified = matches(condition, ready)
+    if request.version == HttpVersion11 and request.method == hdrs.METH_GET:
+        return ReadyResponse(ready, not_modified=not_modified)
+    return plain(ready, {}, not_modified=not_modified)
+
+
+def plain(ready: Answer, more: Mapping[str, str], *, not_modified: bool) -> web.Response:
+    """An answer as a response of the framework, with more header fields."""
+    headers = (ready.headers_not_modified if not_modified else ready.headers).copy()
+    headers.extend(more)
+    if not_modified:
+        return web.Response(status=304, headers=headers)
+    return web.Response(status=ready.status, body=ready.body, headers=headers)
+
+
+def condition_of(request: web.Request) -> Condition:
+    """What the request says that the client has."""
+    if hdrs.IF_NONE_MATCH not in request.headers:
+        return None
+    return parse_if_none_match(request.headers.getall(hdrs.IF_NONE_MATCH))
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """What stands in front of the framework's handler of this request."""
+    return cast("RequestHandler", request.protocol).connection
+
+
+class ReadyResponse(web.StreamResponse):
+    """A ready answer, sent in the very bytes that the poll path sends, without the framework's rendering."""
+
+    def __init__(self, answer: Answer, *, not_modified: bool) -> None:
+        super().__init__(status=304 if not_modified else answer.status)
+        self._answer = answer
+        self._not_modified = not_modified
+        self._transport: asyncio.WriteTransport | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Called by the framework before `write_eof`."""
+        self._transport = request.transport
+        if self._keep_alive is None:  # Unless the connection is to end, the request decides.
+            self._keep_alive = request.keep_alive
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Sends the whole reply. Raises `ConnectionResetError` if the client has gone."""
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        self._transport.write(self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive) + data)
+
+
+class Streaming(web.StreamResponse):
+    """Hands the connection over to a watcher, instead of sending a reply."""
+
+    def __init__(self, watchers: Watchers, selector: Selector, last_event_id: str | None) -> None:
+        super().__init__()
+        self._watchers, self._selector, self._last_event_id = watchers, selector, last_event_id
+        self._connection: Connection | None = None
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Called by the framework before `write_eof`."""
+        self._connection = connection_of(request)
+        self._keep_alive = False
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Begins the stream. Raises `ConnectionResetError` if the client has gone."""
+        del data
+        connection, watchers = self._connection, self._watchers
+        if connection is None or connection.transport.is_closing():
+            raise ConnectionResetError("the client has gone")
+        watcher = watchers.add(connection, self._selector, self._last_event_id)
+        connection.watch(watcher, lambda: watchers.discard(watcher))

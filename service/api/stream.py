@@ -1,0 +1,225 @@
+"""Server-sent events: each recorded event to everybody who watches.
+
+A watcher is a small object with a place in the history (the last event that it got), not a task with a queue. At a change the
+frames are made once and written to all who are up to date. Who reads too slowly is left where it is: when it can take more, it
+goes on from its place, and if its place is no longer retained, it is told so (`reset`) and gets all that is. So nobody waits
+for anybody, and what is kept for a slow client is never more than its connection's buffer.
+"""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from email.utils import formatdate
+from typing import Protocol
+
+from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, VARY
+from service.errors import StoreUnavailable
+from service.events import Selector
+from service.snapshot import Change, Replica, Snapshot
+from service.store import Entry
+from service.tasks import background, end
+
+KEEP_ALIVE_S = 15.0
+"""Seconds between two signs of life: proxies end connections that are silent for a minute."""
+RETRY_MS = (1_000, 5_000)
+"""After how long clients come back from a stream that ended: spread, so that they do not all come at once."""
+BATCH = 64
+"""Full events that are asked for at a time by a client that catches up."""
+PAUSE_S = 0.5
+"""Before full events are asked for again, where the store does not answer."""
+
+RESET = b"event: reset\ndata: {}\n\n"
+COMMENT = b":\n\n"
+
+
+class Client(Protocol):
+    """The connection of a watcher."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether it takes no more for now."""
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes, unless the client has gone."""
+
+    def close(self) -> None:
+        """Ends the connection when everything is sent."""
+
+
+def head(wall: float) -> bytes:
+    """The head of a stream, and when to come back after it. The stream ends with the connection."""
+    fields = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-cache"),
+        (VARY, "Accept, Accept-Encoding, Authorization"),
+        ("X-Accel-Buffering", "no"),  # nginx would hold back frames until its buffer is full.
+        *COMMON_HEADERS,
+        ("Date", formatdate(wall, usegmt=True)),
+        ("Connection", "close"),
+    ]
+    return "\r\n".join(["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in fields), "", _retry()]).encode()
+
+
+def frame(event_id: str, body: bytes) -> bytes:
+    """One event. JSON as it is made here has no line feeds, so its data is one line."""
+    return b"id: %s\ndata: %s\n\n" % (event_id.encode(), body)
+
+
+def _retry() -> str:
+    return f"retry: {random.randint(*RETRY_MS)}\n\n"  # noqa: S311  # Spreading, not secrecy.
+
+
+class Watcher:
+    """One stream."""
+
+    __slots__ = ("_catching_up", "_client", "_replica", "place", "selector")
+
+    def __init__(self, replica: Replica, client: Client, selector: Selector, place: str) -> None:
+        """`place` is the id of the last event that the client has, '' before the first."""
+        self.selector = selector
+        self.place = place
+        self._replica = replica
+        self._client = client
+        self._catching_up: asyncio.Task[None] | None = None
+
+    def deliver(self, frames: bytes, place: str) -> None:
+        """Writes what follows its place, unless the client is behind: then it comes to it in its own time."""
+        if self._catching_up is None and not self._client.paused:
+            self._client.write(frames)
+            self.place = place
+
+    def comment(self) -> None:
+        """A sign of life."""
+        if not self._client.paused:
+            self._client.write(COMMENT)
+
+    def go_on(self) -> None:
+        """Writes what the client does not have, as far as it takes it."""
+        if self._catching_up is None and not self._client.paused:
+            self._catching_up = asyncio.create_task(self._catch_up(), name="stream-catching-up")
+
+    def stop(self) -> None:
+        """Writes nothing more."""
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+
+    def close(self) -> None:
+        """Ends the stream, with a time of its own to come back."""
+        self.stop()
+        self._client.write(_retry().encode())
+        self._client.close()
+
+    async def _catch_up(self) -> None:
+        try:
+            while self._takes_more() and (snapshot := self._replica.snapshot) is not None:
+                if self.place and self.place not in snapshot.by_id:
+                    self._client.write(RESET)
+                    self.place = ""
+                missing = newer_than(self._replica.retained(snapshot), self.place)[:BATCH]
+                if not missing:
+                    return
+                try:
+                    bodies = await self._bodies(snapshot, missing)
+                except StoreUnavailable:
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+                for entry in missing:
+                    if not self._takes_more():
+                        break
+                    if (body := bodies.get(entry.id)) is not None:
+                        self._client.write(frame(entry.id, body))
+                    self.place = entry.id
+        finally:
+            self._catching_up = None
+
+    def _takes_more(self) -> bool:
+        return not self._client.paused
+
+    async def _bodies(self, snapshot: Snapshot, entries: Sequence[Entry]) -> dict[str, bytes | None]:
+        if self.selector is Selector.STATUS:
+            return {entry.id: entry.status for entry in entries}
+        return await self._replica.fulls(snapshot, entries)
+
+
+class Watchers:
+    """Everybody who watches on this process."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._all: set[Watcher] = set()
+        self._keep_alive: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, client: Client, selector: Selector, last_event_id: str | None) -> Watcher:
+        """Begins a stream: with what was recorded after `last_event_id`, or from now on."""
+        place = last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
+        watcher = Watcher(self._replica, client, selector, place)
+        self._all.add(watcher)
+        client.write(head(self._replica.wall()))
+        watcher.go_on()
+        if self._keep_alive is None:
+            self._keep_alive = background(self._comment(), "stream-keep-alive")
+        return watcher
+
+    def discard(self, watcher: Watcher) -> None:
+        """The client has gone."""
+        watcher.stop()
+        self._all.discard(watcher)
+
+    def changed(self, change: Change) -> None:
+        """Writes what is new to all who have everything else; the others go on in their own time."""
+        if change.before is change.after:
+            return
+        before = _latest_id(change.before)
+        frames = {selector: self._frames(change, before, selector) for selector in {one.selector for one in self._all}}
+        for watcher in list(self._all):
+            new = frames[watcher.selector]
+            if new is not None and watcher.place == before:
+                watcher.deliver(new, _latest_id(change.after))
+            else:
+                watcher.go_on()
+
+    async def close(self) -> None:
+        """Ends all streams."""
+        for watcher in list(self._all):
+            watcher.close()
+        if self._keep_alive is not None:
+            await end(self._keep_alive)
+
+    def _frames(self, change: Change, before: str, selector: Selector) -> bytes | None:
+        """The frames of what is new, or `None` if something may be missing between, or must be read from the store."""
+        if not change.continuous:
+            return None
+        frames = []
+        for entry in newer_than(change.after.entries, before):
+            if selector is Selector.STATUS:
+                body: bytes | None = entry.status
+            else:
+                body = self._replica.full_in_memory(change.after, entry)
+            if body is None:
+                return None
+            frames.append(frame(entry.id, body))
+        return b"".join(frames)
+
+    async def _comment(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            for watcher in list(self._all):
+                watcher.comment()
+
+
+def newer_than(entries: Sequence[Entry], event_id: str) -> list[Entry]:
+    """The events before (newer than) that of the id, oldest first; all if it is not among them. `entries` is newest first."""
+    newer: list[Entry] = []
+    for entry in entries:
+        if entry.id == event_id:
+            break
+        newer.append(entry)
+    newer.reverse()
+    return newer
+
+
+def _latest_id(snapshot: Snapshot | None) -> str:
+    return snapshot.latest.id if snapshot is not None and snapshot.latest is not None else ""
