@@ -134,7 +134,7 @@ def _explain(error: Exception, doing: str) -> str:
         case _ if isinstance(cause, ConnectionRefusedError):
             wrong = "Connection refused: nothing listens there"
         case aiohttp.ClientConnectorError():
-            wrong = f"Cannot connect: {cause.strerror or cause}"
+            wrong = f"Cannot connect: {cause.strerror or str(cause) or 'the other side hung up'}"
         case aiohttp.ServerDisconnectedError():
             wrong = f"The connection was closed while {doing}"
         case ConnectionResetError() | OSError(errno=errno.ECONNRESET | errno.EPIPE):

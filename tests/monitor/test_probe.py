@@ -217,6 +217,15 @@ async def test_connection_refused(host: str) -> None:
     assert result == Result(False, f"Connection refused: nothing listens there ({url}).")
 
 
+async def test_address_without_a_route() -> None:
+    """What the kernel says of an address that cannot be reached at all is passed on."""
+    result = await check("http://255.255.255.255/healthz", 1.0)
+    assert not result.healthy
+    assert result.info.startswith("Cannot connect: ")
+    assert result.info.endswith(" (http://255.255.255.255/healthz).")
+    assert "Errno" not in result.info
+
+
 async def test_unknown_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name that DNS does not know is told from a host that is down."""
 
@@ -465,6 +474,24 @@ async def test_tls_expected_where_there_is_none() -> None:
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url)
     assert result == Result(False, f"TLS failed: what answers does not speak TLS; is it http:// there? ({url}).")
+
+
+async def test_refused_tls_handshake() -> None:
+    """A TLS peer's refusal is told in its own words."""
+    async with service(says(b"\x15\x03\x03\x00\x02\x02\x28")) as port:  # A fatal alert, handshake_failure.
+        url = f"https://127.0.0.1:{port}/healthz"
+        result = await check(url)
+    assert not result.healthy
+    assert result.info.startswith("TLS failed: ")
+    assert result.info.endswith(f"alert handshake failure ({url}).")
+
+
+async def test_connection_closed_in_the_tls_handshake() -> None:
+    """A service that hangs up on a TLS greeting, for which the library has no words, is told all the same."""
+    async with service(says(b"")) as port:
+        url = f"https://127.0.0.1:{port}/healthz"
+        result = await check(url)
+    assert result == Result(False, f"Cannot connect: the other side hung up ({url}).")
 
 
 async def test_hanging_tls_handshake() -> None:
