@@ -195,13 +195,11 @@ class Store:
             self.retention_events,
             keys.event_prefix,
         ]
-        reply = await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments))
-        return _rows(reply)
+        return await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments), _rows)
 
     async def full(self, event_id: str) -> bytes | None:
         """The `all` projection of an event, or `None` if it is not there. Raises `StoreUnavailable`."""
-        found: Any = await self._call(self._client.hget(self.keys.event(event_id), "all"))
-        return found if found is None else bytes(found)
+        return await self._call(self._client.hget(self.keys.event(event_id), "all"), _body)
 
     async def fulls(self, event_ids: Sequence[str]) -> dict[str, bytes | None]:
         """The `all` projections of several events. Raises `StoreUnavailable`."""
@@ -211,7 +209,8 @@ class Store:
             async with self._client.pipeline(transaction=False) as pipe:
                 for event_id in batch:
                     pipe.hget(self.keys.event(event_id), "all")
-                found |= zip(batch, await self._call(pipe.execute()), strict=True)
+                bodies = await self._call(pipe.execute(), lambda replies: [_body(reply) for reply in replies])
+                found |= zip(batch, bodies, strict=True)
         return found
 
     async def append(
@@ -239,18 +238,19 @@ class Store:
 
     async def checked(self, epoch: int | None = None) -> None:
         """Notes that a check was completed now. Raises `Fenced` or `StoreUnavailable`."""
-        outcome, *rest = await self._call(self._checked([self.keys.meta], ["" if epoch is None else epoch]))
+        request = self._checked([self.keys.meta], ["" if epoch is None else epoch])
+        outcome, *rest = await self._call(request, _outcome)
         if outcome == b"FENCED":
             raise Fenced(f"epoch {epoch} is over, {rest[0].decode()} leads")
 
     async def now(self) -> int:
         """Redis' clock, in µs since 1970. Raises `StoreUnavailable`."""
-        seconds, us = await self._call(self._client.time())
+        seconds, us = await self._call(self._client.time(), tuple)
         return int(seconds) * 1_000_000 + int(us)
 
     async def api_keys(self) -> Mapping[str, StoredKey]:
         """All API keys by name. Raises `StoreUnavailable`."""
-        return _api_keys((await self._call(self._client.hgetall(self.keys.api_keys))).items())
+        return await self._call(self._client.hgetall(self.keys.api_keys), lambda reply: _api_keys(reply.items()))
 
     async def create_api_key(self, key: StoredKey) -> None:
         """Adds a key. Raises `DuplicateName` or `StoreUnavailable`."""
@@ -267,7 +267,7 @@ class Store:
         """A subscription to the change notices, ended on leaving. Raises `StoreUnavailable`."""
         pubsub = self._client.pubsub()
         try:
-            await self._call(pubsub.subscribe(self.keys.changes))
+            await self._call(pubsub.subscribe(self.keys.changes), bool)
             yield Changes(pubsub, self.timeout)
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
@@ -280,7 +280,7 @@ class Store:
         """An event of now, and the latest id after which it was made."""
         keys = self.keys
         arguments: list[Any] = ["", "", "-inf", 1, keys.event_prefix]
-        rows = _rows(await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments)))
+        rows = await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments), _rows)
         recorded_at = max(rows.now, rows.newest_at + 1)
         return Event(event_id or uuid7(recorded_at), recorded_at, services), rows.latest
 
@@ -310,35 +310,52 @@ class Store:
 
     async def _send_once(self, keys: list[str], arguments: list[Any]) -> list[Any]:
         if not self._write_replicas:
-            reply: list[Any] = await self._call(self._append(keys, arguments))
-            return [*reply, True]
+            return [*await self._call(self._append(keys, arguments), _outcome), True]
         # WAIT counts the replicas that have what *this connection* wrote: both go down one pipeline.
         async with self._client.pipeline(transaction=False) as pipe:
             await self._append(keys, arguments, client=pipe)
             pipe.wait(self._write_replicas, round(self.timeout * 800))
-            reply, confirmed = await self._call(pipe.execute())
-        return [*reply, confirmed >= self._write_replicas]
+            reply, confirmed = await self._call(pipe.execute(), tuple)
+        return [*_outcome(reply), confirmed >= self._write_replicas]
 
     async def _change_api_key(self, name: str, value: bytes) -> bool:
         arguments: list[Any] = [name, value, self.keys.changes]
-        return bool(await self._call(self._api_key([self.keys.api_keys, self.keys.meta], arguments)))
+        return await self._call(self._api_key([self.keys.api_keys, self.keys.meta], arguments), bool)
 
-    async def _call(self, request: Awaitable[T]) -> T:
+    async def _call(self, request: Awaitable[Any], meaning: Callable[[Any], T]) -> T:
+        """What the reply means; a reply without one is an error like any other of the store."""
         with _Edge():
             async with asyncio.timeout(2 * self.timeout):  # Connecting and asking may each take `timeout`.
-                return await request
+                return meaning(await request)
+
+
+_NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
+"""What comes of reading a reply that no script of ours gives: another server is at the address."""
 
 
 class _Edge:
-    """Inside it, driver errors become `StoreUnavailable`. A class, since it is entered at every request."""
+    """Inside it, driver errors become `StoreUnavailable`, and no cancellation is lost. A class, since it is entered at
+    every request."""
+
+    __slots__ = ("_cancelled_before",)
 
     def __enter__(self) -> None:
-        return None
+        self._cancelled_before = _cancellations()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # The driver waits with asyncio.wait_for, which below Python 3.12 may swallow a cancellation (cpython#86296): a task
+        # that goes on for ever would then go on for ever.
+        if _cancellations() > self._cancelled_before and not isinstance(error, asyncio.CancelledError):
+            raise asyncio.CancelledError from error
         # A closed pool raises RuntimeError, and RedisClusterException is no RedisError.
-        if isinstance(error, (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError)):
+        if isinstance(error, (RedisError, RedisClusterException, OSError, TimeoutError, RuntimeError, *_NONSENSE)):
             raise StoreUnavailable(_reason(error)) from error
+
+
+def _cancellations() -> int:
+    """How often the current task has been told to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
 
 
 def _reason(error: BaseException) -> str:
@@ -350,6 +367,7 @@ def _reason(error: BaseException) -> str:
         (ReadOnlyError, "it is a read-only replica"),
         (OutOfMemoryError, "it is out of memory"),
         (ResponseError, "it refuses the request"),
+        (_NONSENSE, "its answer makes no sense"),
     ]
     return next((reason for kind, reason in reasons if isinstance(error, kind)), "it cannot be reached")
 
@@ -365,6 +383,22 @@ def _existing(event: Event, full: bytes, stored: bytes) -> Appended:
     if known.services != event.services:
         raise EventConflict(event.id)
     return Appended(known, created=False)
+
+
+_OUTCOMES = {b"APPENDED": 4, b"EXISTS": 3, b"MOVED": 2, b"FENCED": 2, b"CHECKED": 1}
+"""How many elements the scripts' replies have."""
+
+
+def _outcome(reply: list[Any]) -> list[Any]:
+    if len(reply) != _OUTCOMES[reply[0]]:
+        raise ValueError("not a reply of our scripts")
+    return reply
+
+
+def _body(reply: object) -> bytes | None:
+    if reply is not None and not isinstance(reply, bytes):
+        raise TypeError("not an event's bytes")
+    return reply
 
 
 def _rows(reply: list[Any]) -> Rows:
