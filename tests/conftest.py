@@ -165,6 +165,11 @@ class Api:
         """Where it listens."""
         return f"http://{self.host}:{self.port}"
 
+    async def settle(self) -> None:
+        """Returns when this process knows everything that was recorded before the call."""
+        await self.state.replica.refresh()  # This reading may have been under way already; the next begins now.
+        await self.state.replica.refresh()
+
     async def get(self, path: str, headers: dict[str, str] | None = None, **kwargs: Any) -> Got:
         """The answer to a GET with a token for reading."""
         return await self.request("GET", path, READ | (headers or {}), **kwargs)

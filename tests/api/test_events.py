@@ -7,7 +7,7 @@ async def test_latest_is_the_newest_event(api: Api) -> None:
     """`latest` gives the newest event, in the contract's field order, without infos."""
     await api.store.append(ALL_GOOD)
     newest = (await api.store.append(ONE_BAD)).event
-    await api.state.replica.refresh()
+    await api.settle()
     answer = await api.get("/v0/cluster/events/latest")
     assert answer.status == 200
     fields = answer.json

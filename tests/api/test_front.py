@@ -78,8 +78,8 @@ async def both(make_api: Callable[..., Any]) -> tuple[Api, Api]:
     fast, plain = await make_api(), await make_api(poll_path="off")
     await fast.store.append(ALL_GOOD)
     await fast.store.append(ONE_BAD)
-    await fast.state.replica.refresh()
-    await plain.state.replica.refresh()
+    await fast.settle()
+    await plain.settle()
     return fast, plain
 
 
@@ -205,7 +205,7 @@ async def test_a_revoked_key_is_refused(both: tuple[Api, Api]) -> None:
     fast, _ = both
     key, stored = mint("agent", Role.READ, 0)
     await fast.store.create_api_key(stored)
-    await fast.state.replica.refresh()
+    await fast.settle()
     await warm(fast, head(token=key))
     assert (await exchange(fast, head(token=key))).startswith(b"HTTP/1.1 200")
     await fast.store.delete_api_key("agent")
@@ -242,7 +242,7 @@ async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[
     api: Api = await make_api(deadlines=Deadlines(stuck=0.3, sweep=0.1))
     for _ in range(300):
         await api.store.append(ONE_BAD)
-    await api.state.replica.refresh()
+    await api.settle()
     ask = head("/v0/cluster/events")
     await warm(api, ask)
     _, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
@@ -270,7 +270,7 @@ async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) ->
     """A connection that is only ever served from the memo outlives the idle deadline; a silent one does not."""
     api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
     await api.store.append(ALL_GOOD)
-    await api.state.replica.refresh()
+    await api.settle()
     await warm(api, head())
     segments = [head()] * 12
     polled = await exchange(api, *segments, pause=0.08)

@@ -15,7 +15,7 @@ LIST = "/v0/cluster/events"
 async def record(api: Api, count: int) -> list[Appended]:
     """Events, oldest first: every third has the compiler broken."""
     events = [await api.store.append(ONE_BAD if number % 3 == 2 else ALL_GOOD) for number in range(count)]
-    await api.state.replica.refresh()
+    await api.settle()
     return events
 
 
@@ -48,7 +48,7 @@ async def test_pages_cover_everything_once(api: Api, selector: str) -> None:
         path = link[1] if link else ""
         pages += 1
         await api.store.append(ALL_GOOD)
-        await api.state.replica.refresh()
+        await api.settle()
     assert [event["id"] for event in collected] == [appended.event.id for appended in reversed(events)]
     assert pages == 3
     assert all(("api_self_info" in event) == (selector == "all") for event in collected)
@@ -150,7 +150,7 @@ async def test_full_events_beyond_the_memory_are_served(make_api: object) -> Non
     api: Api = await make_api(events_memory=0)  # type: ignore[operator]
     await record(api, 70)
     await api.store.append({"api": GOOD, "compiler": GOOD, "runner": GOOD})
-    await api.state.replica.refresh()
+    await api.settle()
     got = await api.get(f"{LIST}?selector=all")
     assert len(got.json) == 71
     assert all(event["compiler_self_info"] in {"fine", "broken"} for event in got.json)

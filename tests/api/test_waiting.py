@@ -1,0 +1,136 @@
+"""`Prefer: wait=N`: a conditional read is held until its answer changes."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.api.waiting import wait_of
+from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api, Got
+
+LATEST = "/v0/cluster/events/latest"
+VERDICT = "/v0/cluster_healthz"
+
+
+@pytest.fixture
+async def started(api: Api) -> Api:
+    """A process that has an event to answer with."""
+    await api.state.replica.append(ALL_GOOD)
+    return api
+
+
+async def waiting(api: Api, path: str, seconds: int = 10) -> "asyncio.Task[Got]":
+    """A read that waits for something other than what is there now."""
+    etag = (await api.get(path)).headers["ETag"]
+    task = asyncio.create_task(api.get(path, {"If-None-Match": etag, "Prefer": f"wait={seconds}"}))
+    async with asyncio.timeout(2):
+        while not len(api.state.waiting):
+            await asyncio.sleep(0.005)
+    return task
+
+
+@pytest.mark.parametrize("path", [LATEST, f"{LATEST}?selector=all", VERDICT])
+async def test_a_change_wakes_at_once(started: Api, path: str) -> None:
+    """The reply comes with the event, long before the wait is over, and says that the preference was applied."""
+    task = await waiting(started, path)
+    await started.state.replica.append(ONE_BAD)
+    got = await asyncio.wait_for(task, 0.5)
+    assert got.status == (503 if path == VERDICT else 200)
+    assert got.json["all_healthy"] is False
+    assert got.headers["Preference-Applied"] == "wait=10"
+
+
+async def test_the_end_of_the_wait_is_304(started: Api) -> None:
+    """Without a change it is 304 after N seconds, at most a tenth earlier."""
+    began = time.monotonic()
+    got = await (await waiting(started, LATEST, 1))
+    assert (got.status, got.body, got.headers["Preference-Applied"]) == (304, b"", "wait=1")
+    assert 0.85 <= time.monotonic() - began <= 1.5
+
+
+async def test_what_has_changed_already_is_not_waited_for(started: Api) -> None:
+    """A tag that is not the current one is answered at once."""
+    got = await asyncio.wait_for(
+        started.get(LATEST, {"If-None-Match": '"old"', "Prefer": "respond-async, wait=10"}), 0.5
+    )
+    assert (got.status, got.headers["Preference-Applied"]) == (200, "wait=10")
+
+
+@pytest.mark.parametrize("headers", [{"Prefer": "wait=10"}, {"Prefer": "wait=x", "If-None-Match": "*"}])
+async def test_nothing_to_wait_for(started: Api, headers: dict[str, str]) -> None:
+    """Without a condition, or with a preference that is none, the reply comes at once and applies nothing."""
+    got = await asyncio.wait_for(started.get(LATEST, headers), 0.5)
+    assert "Preference-Applied" not in got.headers
+
+
+async def test_a_silent_monitor_ends_the_wait_for_the_verdict(make_api: Callable[..., Any]) -> None:
+    """The verdict turns stale with the clock, without a write, and who waits for it hears of that."""
+    api: Api = await make_api(stale_after="1s", heartbeat="100ms")
+    await api.state.replica.append(ALL_GOOD)
+    got = await asyncio.wait_for(await waiting(api, VERDICT), 2)
+    assert (got.status, got.json["stale"]) == (503, True)
+
+
+async def test_a_check_alone_does_not_end_the_wait_for_the_verdict(started: Api) -> None:
+    """A verdict that differs in nothing but the time of the check is no news."""
+    task = await waiting(started, VERDICT, 1)
+    await started.store.checked()
+    await started.settle()
+    assert (await task).status == 304
+
+
+async def test_a_client_that_goes_frees_its_place(started: Api) -> None:
+    """The end of the connection ends the wait at once."""
+    task = await waiting(started, LATEST)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(1):
+        while len(started.state.waiting):
+            await asyncio.sleep(0.005)
+
+
+async def test_draining_answers_who_waits(started: Api) -> None:
+    """A process that is to stop sends everyone away with 304 and the end of the connection."""
+    task = await waiting(started, LATEST)
+    await started.state.drain()
+    got = await asyncio.wait_for(task, 0.5)
+    assert got.status == 304
+    assert got.headers["Connection"] == "close"
+
+
+async def test_many_wait_at_little_cost(started: Api) -> None:
+    """A hundred waiting requests are no tasks of a timer each, and one change answers them all."""
+    etag = (await started.get(LATEST)).headers["ETag"]
+    headers = READ | {"If-None-Match": etag, "Prefer": "wait=20"}
+    tasks = [asyncio.create_task(started.request("GET", LATEST, headers)) for _ in range(90)]
+    async with asyncio.timeout(5):
+        while len(started.state.waiting) < 90:
+            await asyncio.sleep(0.01)
+    await started.state.replica.append(ONE_BAD)
+    assert {got.status for got in await asyncio.wait_for(asyncio.gather(*tasks), 2)} == {200}
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        (["wait=5"], 5),
+        (["wait = 5"], 5),
+        (['WAIT="5"'], 5),
+        (["respond-async, wait=7"], 7),
+        (["respond-async", "wait=7"], 7),
+        (["wait=7; x=1"], 7),
+        (["wait=100000"], 60),
+        (["wait=0"], 0),
+        (["wait"], None),
+        (["wait=-1"], None),
+        (["wait=1.5"], None),
+        (["nowait=5"], None),
+        (["wait=9999999999"], None),
+    ],
+)
+def test_the_preference(fields: list[str], seconds: int | None) -> None:
+    """The preference in its spellings (RFC 7240); one that is not well-formed counts as none."""
+    assert wait_of(fields) == seconds
