@@ -130,6 +130,8 @@ class Settings(BaseModel):
     """The most bytes of full events, beyond the latest, that a replica keeps in memory."""
     poll_path: Switch = True
     """Whether known request heads are answered ahead of the HTTP parser (`on`/`off`)."""
+    cors_origins: Names = ()
+    """The origins from which browsers may read the API, or `*` for all. None by default."""
     access_log: Switch = False
     """Whether each request is logged (`on`/`off`); it costs more than answering a poll does."""
 
