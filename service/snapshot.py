@@ -110,7 +110,7 @@ class Replica:
         self._stale_if_error = stale_if_error
         self._full = FullEvents(store, events_memory)
         self._flight: asyncio.Task[Snapshot] | None = None
-        self._failed_at = float("-inf")
+        self._failure: str | None = None
         self._notice = asyncio.Event()
 
     # -- what handlers ask --------------------------------------------------------------------------------------------
@@ -129,14 +129,14 @@ class Replica:
         """
         if (snapshot := self.current()) is not None:
             return Reading(snapshot)
-        reason = "the last attempt to reach it failed"
-        # One reading at a time, and none within a heartbeat of a failed one: readers do not queue before a dead store.
-        if self.monotonic() - self._failed_at >= self._heartbeat:
+        reason = self._failure
+        # After a failed attempt only the heartbeat goes on trying: readers do not queue before a dead store.
+        if reason is None:
             try:
                 async with asyncio.timeout(_ASK_TIMEOUT_S):
                     return Reading(await self.refresh())
             except TimeoutError:
-                reason = "it did not answer in time"
+                reason = self._failure = "it did not answer in time"
             except StoreUnavailable as error:
                 reason = error.details["reason"]
         snapshot = self.snapshot
@@ -306,8 +306,8 @@ class Replica:
             if snapshot is None:
                 sent = self.monotonic()
                 snapshot = self._build(await self._store.read(), (), sent)
-        except StoreUnavailable:
-            self._failed_at = self.monotonic()
+        except StoreUnavailable as error:
+            self._failure = error.details["reason"]
             self.metrics.refreshes.labels("failed").inc()
             raise
         self._become(snapshot, continuous=continuous)

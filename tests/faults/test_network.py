@@ -1,0 +1,190 @@
+"""What a network does to the store's connections: nothing lost, nothing twice, nobody waits for long."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from service.errors import StoreUnavailable
+from service.events import Selector, uuid7
+from service.observability import Metrics
+from service.snapshot import Replica
+from service.store import Store
+from tests.conftest import ALL_GOOD, ONE_BAD
+from tests.faults.proxy import Mode, Proxy
+
+OpenAt = Callable[..., Store]
+
+FAULTS = [Mode.BLACKHOLE, Mode.REFUSE, Mode.RST, Mode.MUTE, Mode.TRUNCATE]
+
+
+async def ids(store: Store) -> list[str]:
+    """The ids of the events in the store, oldest first."""
+    return [entry.id for entry in reversed((await store.read()).entries or ())]
+
+
+async def test_a_lost_reply_makes_no_duplicate(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """Of 100 appends whose first reply is lost after execution, each is recorded exactly once."""
+    store = open_at(proxy.url)
+    kept = True
+
+    def every_first(reply: bytes) -> bool:
+        nonlocal kept
+        if b"APPENDED" in reply or b"EXISTS" in reply:
+            kept = not kept
+            return not kept
+        return False
+
+    proxy.cut = every_first
+    appended = [await store.append(ALL_GOOD if n % 2 else ONE_BAD) for n in range(100)]
+    assert proxy.accepted > 100, "each lost reply took its connection with it"
+    assert all(done.created for done in appended)
+    assert await ids(open_at(valkey)) == [done.event.id for done in appended]
+
+
+async def test_writers_on_a_bad_line_lose_nothing(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """Writers that send the same event again until it is acknowledged record each exactly once, on any loss of replies."""
+    dice = random.Random(7)
+    proxy.cut = lambda _: dice.random() < 0.3
+
+    async def write(store: Store, number: int) -> str:
+        event_id = uuid7(number + 1)
+        while True:
+            try:
+                assert (await store.append(ALL_GOOD, event_id)).event.id == event_id
+            except StoreUnavailable:
+                continue
+            return event_id
+
+    stores = [open_at(proxy.url) for _ in range(4)]
+    sent = await asyncio.gather(*(write(stores[n % 4], n) for n in range(40)))
+    assert sorted(await ids(open_at(valkey))) == sorted(sent)
+
+
+async def test_an_append_that_cannot_be_acknowledged_is_an_error(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """Where every reply is lost the writer hears `StoreUnavailable`; sent again, the event is there once."""
+    store, event_id = open_at(proxy.url), uuid7(1)
+    proxy.cut = lambda reply: b"APPENDED" in reply or b"EXISTS" in reply
+    with pytest.raises(StoreUnavailable):
+        await store.append(ALL_GOOD, event_id)
+    proxy.cut = lambda _: False
+    assert (await store.append(ALL_GOOD, event_id)).event.id == event_id
+    assert await ids(open_at(valkey)) == [event_id]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_each_request_fails_soon(fault: Mode, proxy: Proxy, open_at: OpenAt) -> None:
+    """Whatever the network does, a reading fails within twice the time-out, also where 20 are under way at once."""
+    store = open_at(proxy.url, timeout=0.15)
+    await store.read()
+    await proxy.set(fault)
+
+    async def attempt() -> float:
+        started = time.monotonic()
+        with pytest.raises(StoreUnavailable) as caught:
+            await store.read()
+        assert "127.0.0.1" not in str(caught.value)
+        return time.monotonic() - started
+
+    assert max(await asyncio.gather(*(attempt() for _ in range(20)))) < 2 * 0.15 + 0.1
+    await proxy.set(Mode.PASS)
+    assert (await store.read()).version == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_replicas_recover_alone(fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """After any fault a replica with default heartbeats is current again within 1 s of the network's recovery."""
+    replica = Replica(open_at(proxy.url, timeout=0.2), Metrics(), max_staleness=0.6)
+    writer = open_at(valkey)
+    async with replica.running():
+        first = (await writer.append(ALL_GOOD)).event.id
+        await proxy.set(fault)
+        await asyncio.sleep(0.8)
+        assert replica.current() is None
+        assert (await replica.read()).snapshot.by_id.keys() <= {first}
+        newest = (await writer.append(ONE_BAD)).event.id
+        await proxy.set(Mode.PASS)
+        healed = time.monotonic()
+        while replica.current() is None or newest not in replica.current().by_id:  # type: ignore[union-attr]
+            await asyncio.sleep(0.01)
+            assert time.monotonic() - healed < 1.0
+
+
+@pytest.mark.parametrize("fault", [Mode.BLACKHOLE, Mode.REFUSE])
+async def test_readers_do_not_queue_before_a_dead_store(
+    fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
+) -> None:
+    """While the store is away, reads are answered as stale at once, and only the heartbeat goes on trying."""
+    replica = Replica(open_at(proxy.url, timeout=0.1), Metrics(), heartbeat=0.1, max_staleness=0.25)
+    event = (await open_at(valkey).append(ALL_GOOD)).event.id
+    async with replica.running():
+        await proxy.set(fault)
+        await asyncio.sleep(0.5)
+        accepted, ended, waits = proxy.accepted, time.monotonic() + 0.6, []
+        while time.monotonic() < ended:
+            started = time.monotonic()
+            readings = await asyncio.gather(*(replica.read() for _ in range(50)))
+            waits.append(time.monotonic() - started)
+            assert {reading.snapshot.latest.id for reading in readings if reading.snapshot.latest} == {event}
+            assert all(reading.age is not None for reading in readings)
+            await asyncio.sleep(0.005)
+        assert max(waits) < 0.05
+        assert proxy.accepted - accepted <= 16, "one attempt and one subscription for each heartbeat"
+        assert proxy.open <= 3
+
+
+@pytest.mark.parametrize("mode", [Mode.DELAY, Mode.SLICE])
+async def test_slow_lines_change_nothing_but_time(mode: Mode, proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """Replies that come late or byte by byte are the same replies."""
+    store, direct = open_at(proxy.url, timeout=2.0), open_at(valkey)
+    await proxy.set(mode)
+    appended = [(await store.append(services)).event for services in (ALL_GOOD, ONE_BAD)]
+    through = await store.read()
+    assert through.entries == (await direct.read()).entries
+    assert through.latest_all == appended[1].to_bytes(Selector.ALL)
+    assert await store.full(appended[0].id) == appended[0].to_bytes(Selector.ALL)
+
+
+async def test_half_a_reply_is_no_reply(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """Of 50 replies that end in their middle none is taken for an answer, and the connections are not used again."""
+    store = open_at(proxy.url)
+    await open_at(valkey).append(ALL_GOOD)
+    expected = await store.read()
+    for _ in range(50):
+        await proxy.set(Mode.TRUNCATE)
+        with pytest.raises(StoreUnavailable):
+            await store.read()
+        await proxy.set(Mode.PASS)
+        rows = await store.read()
+        assert (rows.entries, rows.latest_all) == (expected.entries, expected.latest_all)
+
+
+async def test_cancelled_requests_leave_no_reply_behind(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """Requests that are cancelled at any point never give their replies to others, and give their connections back."""
+    store, direct = open_at(proxy.url, timeout=1.0), open_at(valkey)
+    events = [(await direct.append(ALL_GOOD)).event for _ in range(5)]
+    dice = random.Random(11)
+    answered = 0
+
+    async def ask() -> None:
+        nonlocal answered
+        event = dice.choice(events)
+        request = asyncio.create_task(store.full(event.id))
+        await asyncio.sleep(dice.random() * 0.003)
+        request.cancel()
+        try:
+            assert await request == event.to_bytes(Selector.ALL)
+            answered += 1
+        except asyncio.CancelledError:
+            pass
+
+    proxy.delay = 0.0005
+    await proxy.set(Mode.DELAY)
+    for _ in range(40):
+        await asyncio.gather(*(ask() for _ in range(8)))
+    assert 0 < answered < 320
+    whole = await asyncio.gather(*(store.full(event.id) for event in events * 4))
+    assert whole == [event.to_bytes(Selector.ALL) for event in events * 4]
+    assert proxy.open <= 8
