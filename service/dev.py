@@ -21,6 +21,8 @@ from service.store.embedded import embedded
 SAMPLES = ("api", "compiler", "runner")
 CHECK_INTERVAL = "2s"
 """Shorter than in earnest: who breaks a service to see what happens does not want to wait."""
+CHECK_TIMEOUT = "1500ms"
+"""Less than the interval: a service that hangs must not make every check overrun."""
 TOKEN_LIFETIME_S = 86_400.0
 FIRST_EVENT_S = 10.0
 
@@ -85,7 +87,7 @@ def _settings(
     defaults = {
         f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items()),
         f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL,
-        f"{PREFIX}CHECK_TIMEOUT": CHECK_INTERVAL,
+        f"{PREFIX}CHECK_TIMEOUT": CHECK_TIMEOUT,
     }
     if not any(environ.get(f"{PREFIX}{name}") for name in ("JWT_SECRET", "JWT_SECRET_FILE")):
         defaults[f"{PREFIX}JWT_SECRET"] = _secret(data_dir)

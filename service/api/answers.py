@@ -272,15 +272,16 @@ class Answers:
             return known
         stale = self._why_stale(reading)
         latest = Event.from_bytes(snapshot.latest_all or snapshot.latest.status)
-        all_healthy = latest.all_healthy and stale is None
-        since = _unchanged_since(replica.retained(snapshot), self._settings.service_names)
+        names = self._settings.service_names
+        all_healthy = stale is None and all(name in latest.services and latest.services[name].healthy for name in names)
+        since = _unchanged_since(replica.retained(snapshot), names)
         checked_at = rfc3339(snapshot.checked_at or latest.recorded_at)
         verdict: dict[str, object] = {
             "all_healthy": all_healthy,
             "stale": stale is not None,
             "stale_after_seconds": max(1, round(self._settings.stale_after_s)),
         }
-        for name in self._settings.service_names:
+        for name in names:
             seen = latest.services.get(name)
             message = seen.self_info if seen else "The latest event says nothing of this service."
             verdict[name] = {

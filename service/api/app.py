@@ -1,12 +1,14 @@
 """Assembly: the table of routes, and the application made of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import orjson
 from aiohttp import web
 
 from service.api import events, health
 from service.api.answers import Answers
+from service.api.cors import Cors
 from service.api.endpoint import Route, endpoint, expect
 from service.api.openapi import document
 from service.api.state import STATE, State
@@ -35,10 +37,16 @@ def make_app(state: State) -> web.Application:
     app = web.Application()
     app[STATE] = state
     for route in ROUTES:
-        resource = app.router.add_resource(route.path)
+        # The framework's own pattern would not match braces, which belong to one spelling of a UUID.
+        resource = app.router.add_resource(route.path.replace("{event_id}", "{event_id:[^/]+}"))
         resource.add_route(route.method, endpoint(state, route), expect_handler=expect)
         if route.method == "GET":  # HEAD is GET without the body (RFC 9110, section 9.3.2).
             resource.add_route("HEAD", endpoint(state, route), expect_handler=expect)
+    if state.cors is not None:
+        for path in {route.path for route in ROUTES}:
+            methods = sorted({"OPTIONS", *(route.method for route in ROUTES if route.path == path)})
+            preflight = endpoint(state, Route("OPTIONS", path, None, partial(_preflight, methods)))
+            app.router.add_route("OPTIONS", path.replace("{event_id}", "{event_id:[^/]+}"), preflight)
     # Whatever matches nothing else: behind a credential under /v0, so that the API tells strangers nothing of itself.
     for path, role in (("/v0{tail:(?:/.*)?}", Role.READ), ("/{tail:.*}", None)):
         fallback = endpoint(state, Route("*", path, role, _unknown))
@@ -62,13 +70,19 @@ def make_state(settings: Settings, store: Store | None = None) -> State:
     )
     answers = Answers(settings, replica)
     openapi = orjson.dumps(document(settings.service_names))
-    return State(settings, replica, Authenticator(settings), answers, metrics, openapi=openapi)
+    cors = Cors(settings.cors_origins) if settings.cors_origins else None
+    return State(settings, replica, Authenticator(settings), answers, metrics, openapi=openapi, cors=cors)
 
 
 async def _replica_running(app: web.Application) -> AsyncIterator[None]:
     async with app[STATE].replica.running():
         yield
     await app[STATE].replica.aclose()
+
+
+async def _preflight(methods: Sequence[str], state: State, _request: web.Request) -> web.StreamResponse:
+    assert state.cors is not None  # noqa: S101  # Else the route would not be there.
+    return state.cors.preflight(methods)
 
 
 async def _unknown(_state: State, request: web.Request) -> web.StreamResponse:
@@ -78,6 +92,4 @@ async def _unknown(_state: State, request: web.Request) -> web.StreamResponse:
         _, methods = await resource.resolve(request)
         allowed |= methods
     allowed -= {"*", request.method}
-    if allowed or request.method in {"CONNECT", "TRACE"} or request.path == "*":
-        raise MethodNotAllowed(request.method, sorted(allowed))
-    raise UnknownEndpoint(request.path)
+    raise MethodNotAllowed(request.method, sorted(allowed)) if allowed else UnknownEndpoint(request.path)

@@ -71,6 +71,9 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
                 state.metrics.auth_failures.labels(response.status).inc()
         if state.draining:
             response.force_close()
+        if state.cors is not None and hdrs.ORIGIN in request.headers:
+            response.headers.extend(state.cors.fields(request))
+            response.headers.add(hdrs.VARY, hdrs.ORIGIN)
         method = request.method
         stats.add(method if method in hdrs.METH_ALL else "other", response.status)
         stats.took(time.perf_counter() - started)
@@ -109,8 +112,8 @@ async def authorise(state: State, request: web.Request, role: Role) -> Principal
     if len(fields) > 1:
         raise AuthenticationFailed
     authorization = fields[0] if fields else None
-    snapshot = state.replica.current()
-    if snapshot is None and authorization is not None and state.authenticator.is_api_key(authorization):
+    snapshot = state.replica.snapshot
+    if state.replica.current() is None and authorization is not None and state.authenticator.is_api_key(authorization):
         snapshot = (await state.replica.read()).snapshot
     principal = state.authenticator.authenticate(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
     if principal.role < role:

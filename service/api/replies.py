@@ -33,7 +33,7 @@ async def answer(state: State, request: web.Request, question: Question) -> web.
         seconds = wait_of(headers.getall(PREFER))
         if seconds is not None:
             return await wait(state, request, question, condition, seconds)
-    if ready is question.answer:
+    if ready is question.answer and not (state.cors is not None and hdrs.ORIGIN in headers):
         close = not request.keep_alive
         connection_of(request).remember(question, request[PRINCIPAL], condition, close=close)
     return send(request, ready, condition)
@@ -52,7 +52,9 @@ async def wait(
         if left <= 0 or state.draining or not has_what(condition, ready):
             break
         await state.waiting.change(left, connection.when_lost)
-    return plain(ready, {PREFERENCE_APPLIED: f"wait={seconds}"}, not_modified=matches(condition, ready))
+    reply = send(request, ready, condition)
+    reply.headers[PREFERENCE_APPLIED] = f"wait={seconds}"
+    return reply
 
 
 def send(request: web.Request, ready: Answer, condition: Condition) -> web.StreamResponse:
@@ -60,16 +62,9 @@ def send(request: web.Request, ready: Answer, condition: Condition) -> web.Strea
     not_modified = matches(condition, ready)
     if request.version == HttpVersion11 and request.method == hdrs.METH_GET:
         return ReadyResponse(ready, not_modified=not_modified)
-    return plain(ready, {}, not_modified=not_modified)
-
-
-def plain(ready: Answer, more: Mapping[str, str], *, not_modified: bool) -> web.Response:
-    """An answer as a response of the framework, with more header fields."""
-    headers = (ready.headers_not_modified if not_modified else ready.headers).copy()
-    headers.extend(more)
     if not_modified:
-        return web.Response(status=304, headers=headers)
-    return web.Response(status=ready.status, body=ready.body, headers=headers)
+        return web.Response(status=304, headers=ready.headers_not_modified)
+    return web.Response(status=ready.status, body=ready.body, headers=ready.headers)
 
 
 def condition_of(request: web.Request) -> Condition:
@@ -103,7 +98,16 @@ class ReadyResponse(web.StreamResponse):
         """Sends the whole reply. Raises `ConnectionResetError` if the client has gone."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        self._transport.write(self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive) + data)
+        wire = self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive)
+        if self.headers:  # What only this request is told, such as that its origin may read.
+            top, end, body = wire.partition(b"\r\n\r\n")
+            wire = b"".join([top, rendered(self.headers), end, body])
+        self._transport.write(wire + data)
+
+
+def rendered(fields: Mapping[str, str]) -> bytes:
+    """Header fields as they follow others."""
+    return "".join(f"\r\n{name}: {value}" for name, value in fields.items()).encode("latin-1")
 
 
 class Streaming(web.StreamResponse):
@@ -125,5 +129,5 @@ class Streaming(web.StreamResponse):
         connection, watchers = self._connection, self._watchers
         if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        watcher = watchers.add(connection, self._selector, self._last_event_id)
+        watcher = watchers.add(connection, self._selector, self._last_event_id, rendered(self.headers))
         connection.watch(watcher, lambda: watchers.discard(watcher))

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from service.api.app import make_app
 from service.api.endpoint import FIELD_LIMIT, error_response, internal_error
 from service.api.front import Deadlines, Front
 from service.api.state import State
-from service.errors import BadMessage
+from service.errors import BadMessage, MethodNotAllowed
 from service.tasks import background, end
 
 LINE_LIMIT = 4_096
@@ -51,6 +51,14 @@ class RequestHandler(fronts.RequestHandler):
         """The one error body; the framework's own would repeat the offending bytes."""
         del message
         return error_response(BadMessage()) if status == BadMessage.status else internal_error(request, exc)
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """The framework's last step. A target that is no path (`OPTIONS *`, CONNECT) has come past all our routes."""
+        if isinstance(resp, web.HTTPException):
+            resp = error_response(MethodNotAllowed(request.method, ()))
+        return super().finish_response(request, resp, start_time)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from service.api.answers import Answers
+from service.api.cors import Cors
 from service.api.siblings import Siblings
 from service.api.stream import Watchers
 from service.api.waiting import Waiting
@@ -23,6 +24,8 @@ class State:
     authenticator: Authenticator
     answers: Answers
     metrics: Metrics
+    cors: Cors | None = None
+    """Which other origins' scripts may read; none if not set."""
     waiting: Waiting = field(default_factory=Waiting)
     draining: bool = False
     openapi: bytes = b""

@@ -46,8 +46,11 @@ class Client(Protocol):
         """Ends the connection when everything is sent."""
 
 
-def head(wall: float) -> bytes:
-    """The head of a stream, and when to come back after it. The stream ends with the connection."""
+def head(wall: float, more: bytes = b"") -> bytes:
+    """The head of a stream, and when to come back after it. The stream ends with the connection.
+
+    `more` are further header fields, each line begun by its line break.
+    """
     fields = [
         (CONTENT_TYPE, "text/event-stream"),
         (CACHE_CONTROL, "no-cache"),
@@ -57,7 +60,8 @@ def head(wall: float) -> bytes:
         ("Date", formatdate(wall, usegmt=True)),
         ("Connection", "close"),
     ]
-    return "\r\n".join(["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in fields), "", _retry()]).encode()
+    lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in fields)]
+    return "\r\n".join(lines).encode() + more + b"\r\n\r\n" + _retry()
 
 
 def frame(event_id: str, body: bytes) -> bytes:
@@ -65,8 +69,8 @@ def frame(event_id: str, body: bytes) -> bytes:
     return b"id: %s\ndata: %s\n\n" % (event_id.encode(), body)
 
 
-def _retry() -> str:
-    return f"retry: {random.randint(*RETRY_MS)}\n\n"  # noqa: S311  # Spreading, not secrecy.
+def _retry() -> bytes:
+    return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311  # Spreading, not secrecy.
 
 
 class Watcher:
@@ -106,7 +110,7 @@ class Watcher:
     def close(self) -> None:
         """Ends the stream, with a time of its own to come back."""
         self.stop()
-        self._client.write(_retry().encode())
+        self._client.write(_retry())
         self._client.close()
 
     async def _catch_up(self) -> None:
@@ -152,12 +156,12 @@ class Watchers:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, client: Client, selector: Selector, last_event_id: str | None) -> Watcher:
-        """Begins a stream: with what was recorded after `last_event_id`, or from now on."""
+    def add(self, client: Client, selector: Selector, last_event_id: str | None, more: bytes = b"") -> Watcher:
+        """Begins a stream: with what was recorded after `last_event_id`, or from now on. `more` goes to its head."""
         place = last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
         watcher = Watcher(self._replica, client, selector, place)
         self._all.add(watcher)
-        client.write(head(self._replica.wall()))
+        client.write(head(self._replica.wall(), more))
         watcher.go_on()
         if self._keep_alive is None:
             self._keep_alive = background(self._comment(), "stream-keep-alive")

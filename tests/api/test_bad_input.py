@@ -1,5 +1,6 @@
 """Input that is wrong in every way we could think of: told what is wrong with it, or understood after all."""
 
+import json
 import logging
 from typing import Any
 from urllib.parse import quote
@@ -38,13 +39,15 @@ SPELLINGS = [
     f"urn:uuid:{ID}",
     f"URN:UUID:{ID.upper()}",
     quote(f"urn:uuid:{ID}", safe=""),
+    quote(f"{{{ID}}}"),
+    quote(f"{{{ID.upper()}}}"),
     "".join(f"%{ord(character):02x}" for character in ID),
 ]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 async def test_every_spelling_of_a_uuid_is_understood(api: Api, spelling: str) -> None:
-    """Hyphenated, plain or as URN, in any case, percent-encoded or not: it is the same event."""
+    """Hyphenated, plain, as URN or in braces, in any case, percent-encoded or not: it is the same event."""
     recorded = (await api.store.append(ALL_GOOD, ID)).event
     await api.state.replica.refresh()
     answer = await api.get(f"{POST}/{spelling}")
@@ -81,6 +84,8 @@ BAD_IDS = {
     "hyphens elsewhere": (f"{DIGITS[:4]}-{DIGITS[4:]}", f"{DIGITS[:4]}-{DIGITS[4:]}"),
     "some hyphens": (ID.replace("-", "", 1), ID.replace("-", "", 1)),
     "underscores": (ID.replace("-", "_"), ID.replace("-", "_")),
+    "half a brace": ("%7b" + ID, "{" + ID),
+    "braces without hyphens": (f"%7b{DIGITS}%7d", f"{{{DIGITS}}}"),
     "another URN": (f"urn:isbn:{ID}", f"urn:isbn:{ID}"),
     "URN twice": (f"urn:uuid:urn:uuid:{ID}", f"urn:uuid:urn:uuid:{ID}"),
     "latest in capitals": ("LATEST", "LATEST"),
@@ -221,6 +226,8 @@ WRONG_FIELDS: dict[str, tuple[dict[str, object], list[str]]] = {
     "status true": (GOOD | {"api_status": True}, ["api_status"]),
     "status number": (GOOD | {"api_status": 1}, ["api_status"]),
     "status huge number": (GOOD | {"api_status": 1e308}, ["api_status"]),
+    "status list": (GOOD | {"api_status": ["Healthy"]}, ["api_status"]),
+    "status object": (GOOD | {"api_status": {"a": 1}}, ["api_status"]),
     "info null": (GOOD | {"api_self_info": None}, ["api_self_info"]),
     "info number": (GOOD | {"runner_resources_info": 7}, ["runner_resources_info"]),
     "info object": (GOOD | {"compiler_self_info": {"a": 1}}, ["compiler_self_info"]),
@@ -284,6 +291,16 @@ async def test_any_text_is_an_info(api: Api, info: str) -> None:
 async def test_type_of_the_body_does_not_matter(api: Api, media_type: str) -> None:
     """A body is read as JSON whatever it calls itself: `curl -d` is enough."""
     assert (await post(api, GOOD, **{"Content-Type": media_type})).status == 201
+
+
+async def test_largest_event_fits_however_it_is_escaped(api: Api) -> None:
+    """Infos of the most characters fit into the limit for bodies, also where a client escapes every one of them."""
+    infos = {
+        f"{name}_{kind}_info": "\U0001f600" * INFO_LIMIT
+        for name in ("api", "compiler", "runner")
+        for kind in ("self", "resources")
+    }
+    assert (await post(api, json.dumps(GOOD | infos).encode())).status == 201
 
 
 async def test_same_event_again_is_the_event(api: Api) -> None:

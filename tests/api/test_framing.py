@@ -277,6 +277,8 @@ async def test_unrelated_bytes_in_a_field_are_ignored(server: Server) -> None:
     [
         ("TRACE", "/healthz", "GET, HEAD"),
         ("OPTIONS", "/healthz", "GET, HEAD"),
+        ("OPTIONS", "*", ""),
+        ("CONNECT", "example.org:443", ""),
         ("DELETE", "/metrics", "GET, HEAD"),
     ],
 )

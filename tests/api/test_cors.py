@@ -1,0 +1,74 @@
+"""Scripts of other origins: shut out unless they are named."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import ALL_GOOD, READ, Api
+
+LATEST = "/v0/cluster/events/latest"
+PAGE = "https://status.example"
+
+
+@pytest.fixture
+async def open_api(make_api: Callable[..., Any]) -> Api:
+    """A process that one origin may read."""
+    api: Api = await make_api(cors_origins=f"{PAGE}, https://other.example")
+    await api.state.replica.append(ALL_GOOD)
+    return api
+
+
+async def test_off_by_default(api: Api) -> None:
+    """Without the setting no reply says anything of origins, and a preflight is a method like any other."""
+    await api.state.replica.append(ALL_GOOD)
+    got = await api.get(LATEST, {"Origin": PAGE})
+    assert not any(name.startswith("Access-Control") for name in got.headers)
+    assert (await api.request("OPTIONS", LATEST, READ | {"Origin": PAGE})).status == 405
+
+
+@pytest.mark.parametrize(
+    "path", [LATEST, "/v0/cluster/events", "/v0/cluster_healthz", "/v0/nothing", "/v0/cluster/events?limit=1"]
+)
+async def test_a_named_origin_may_read(open_api: Api, path: str) -> None:
+    """Every reply, errors included, and however often the head has come, tells the browser that this origin may read it."""
+    for _ in range(4):
+        got = await open_api.get(path, {"Origin": PAGE})
+        assert got.headers["Access-Control-Allow-Origin"] == PAGE
+        assert "ETag" in got.headers["Access-Control-Expose-Headers"]
+        assert "Access-Control-Allow-Credentials" not in got.headers
+    assert (await open_api.request("GET", path, {"Origin": PAGE})).headers["Access-Control-Allow-Origin"] == PAGE
+
+
+async def test_others_may_not(open_api: Api) -> None:
+    """Another origin, or none, is told nothing; the reply varies by origin all the same."""
+    for _ in range(4):
+        got = await open_api.get(LATEST, {"Origin": "https://evil.example"})
+        assert "Access-Control-Allow-Origin" not in got.headers
+        assert "Origin" in got.headers.getall("Vary")  # type: ignore[attr-defined]
+        assert "Access-Control-Allow-Origin" not in (await open_api.get(LATEST)).headers
+
+
+async def test_everyone_may_where_all_are_named(make_api: Callable[..., Any]) -> None:
+    """`*` stands for every origin."""
+    api: Api = await make_api(cors_origins="*")
+    got = await api.get("/healthz", {"Origin": "https://any.example"})
+    assert got.headers["Access-Control-Allow-Origin"] == "https://any.example"
+
+
+async def test_a_preflight_needs_no_credential(open_api: Api) -> None:
+    """A browser asks without a credential what it may send."""
+    asked = {"Origin": PAGE, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    got = await open_api.request("OPTIONS", LATEST, asked)
+    assert (got.status, got.body) == (204, b"")
+    assert "GET" in got.headers["Access-Control-Allow-Methods"]
+    assert "Authorization" in got.headers["Access-Control-Allow-Headers"]
+    assert got.headers["Access-Control-Allow-Origin"] == PAGE
+
+
+async def test_a_stream_may_be_read(open_api: Api) -> None:
+    """The head of a stream says so too."""
+    headers = READ | {"Accept": "text/event-stream", "Origin": PAGE}
+    async with open_api.client.get(open_api.url + "/v0/cluster/events", headers=headers) as answer:
+        assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+        assert answer.content_type == "text/event-stream"
