@@ -1,0 +1,344 @@
+"""The domain: what an event's bytes are, and which texts are times, ids and infos."""
+
+import uuid
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.events import (
+    INFO_LIMIT,
+    Event,
+    Observation,
+    Selector,
+    Status,
+    canonical_uuid,
+    clean_info,
+    microseconds,
+    rfc3339,
+    rfc3339_seconds,
+    service_names,
+    uuid7,
+)
+from tests.conftest import ALL_GOOD, GOOD, ONE_BAD
+
+ID = "0190b7c2-1d2e-7f3a-8b4c-5d6e7f8a9b0c"
+NOON_US = 1_720_008_000_123_456
+EVENT = Event(ID, NOON_US, ONE_BAD)
+FIRST_US = 0
+LAST_US = 253_402_300_799_999_999
+"""The last microsecond of the year 9999."""
+
+names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True).filter(
+    lambda name: not name.endswith(("_status", "_info"))
+)
+texts = st.text(st.characters(codec="utf-8"), max_size=50)
+observations = st.builds(Observation, st.sampled_from(Status), texts, texts)
+events = st.builds(
+    Event,
+    st.uuids().map(str),
+    st.integers(FIRST_US, LAST_US),
+    st.dictionaries(st.sampled_from(["api", "compiler", "runner", "db", "a_b", "x9"]), observations, min_size=1),
+)
+
+
+# -- wire bytes -------------------------------------------------------------------------------------------------------
+
+
+def test_all_has_every_field_in_the_contracts_order() -> None:
+    """`all` begins with id, time and verdict; then each service's three fields, in the configured order."""
+    fields = orjson.loads(EVENT.to_bytes(Selector.ALL))
+    assert list(fields) == [
+        "id",
+        "recorded_at",
+        "all_healthy",
+        "api_status",
+        "api_self_info",
+        "api_resources_info",
+        "compiler_status",
+        "compiler_self_info",
+        "compiler_resources_info",
+        "runner_status",
+        "runner_self_info",
+        "runner_resources_info",
+    ]
+    assert fields["recorded_at"] == "2024-07-03T12:00:00.123456Z"
+    assert fields["compiler_status"] == "Unhealthy"
+    assert (fields["compiler_self_info"], fields["compiler_resources_info"]) == ("broken", "none of two")
+
+
+def test_status_leaves_infos_out() -> None:
+    """`status` is `all` without the infos: they are absent, not null."""
+    everything = orjson.loads(EVENT.to_bytes(Selector.ALL))
+    fields = orjson.loads(EVENT.to_bytes(Selector.STATUS))
+    assert fields == {name: value for name, value in everything.items() if not name.endswith("_info")}
+    assert list(fields) == ["id", "recorded_at", "all_healthy", "api_status", "compiler_status", "runner_status"]
+
+
+def test_other_services_keep_their_order() -> None:
+    """The fields follow the order of the services, which need not be alphabetical."""
+    event = Event(ID, NOON_US, {"zebra": GOOD, "ape": GOOD})
+    assert list(orjson.loads(event.to_bytes(Selector.STATUS)))[3:] == ["zebra_status", "ape_status"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "healthy"),
+    [
+        ([Status.HEALTHY, Status.HEALTHY], True),
+        ([Status.HEALTHY, Status.UNHEALTHY], False),
+        ([Status.INITIAL_UNHEALTHY, Status.HEALTHY], False),
+        ([Status.UNHEALTHY], False),
+    ],
+)
+def test_all_healthy_needs_every_service(statuses: list[Status], healthy: bool) -> None:
+    """`all_healthy` is true only if every service is `Healthy`."""
+    event = Event(ID, NOON_US, {f"s{n}": Observation(status) for n, status in enumerate(statuses)})
+    assert event.all_healthy is healthy
+    assert orjson.loads(event.to_bytes(Selector.STATUS))["all_healthy"] is healthy
+
+
+@given(events)
+def test_bytes_and_events_are_the_same_thing(event: Event) -> None:
+    """An event comes back from its `all` bytes as it was, with its services in their order."""
+    back = Event.from_bytes(event.to_bytes(Selector.ALL))
+    assert back == event
+    assert list(back.services) == list(event.services)
+    assert back.to_bytes(Selector.ALL) == event.to_bytes(Selector.ALL)
+
+
+@given(events)
+def test_the_status_bytes_keep_the_statuses(event: Event) -> None:
+    """From its `status` bytes an event comes back with empty infos."""
+    back = Event.from_bytes(event.to_bytes(Selector.STATUS))
+    assert back.services == {name: Observation(seen.status) for name, seen in event.services.items()}
+    assert (back.id, back.recorded_at) == (event.id, event.recorded_at)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"null",
+        b'"text"',
+        b"{",
+        b'{"id": "x"}',
+        b'{"id": "x", "recorded_at": "yesterday"}',
+        b'{"id": "x", "recorded_at": 5}',
+        b'{"id": "x", "recorded_at": "2024-07-03T12:00:00"}',
+        b'{"id": "x", "recorded_at": "2024-07-03T12:00:00Z", "api_status": "Great"}',
+        b'{"id": "x", "recorded_at": "2024-07-03T12:00:00Z", "api_status": null}',
+    ],
+)
+def test_bytes_that_are_no_event(data: bytes) -> None:
+    """Bytes that are not an event are a `ValueError`, whatever is wrong with them."""
+    with pytest.raises(ValueError):  # noqa: PT011  # The words are the parser's.
+        Event.from_bytes(data)
+
+
+def test_service_names_come_from_the_fields() -> None:
+    """The services of an event are those that have a status."""
+    assert service_names(orjson.loads(EVENT.to_bytes(Selector.ALL))) == ["api", "compiler", "runner"]
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000000Z"),
+        (1, "1970-01-01T00:00:00.000001Z"),
+        (NOON_US, "2024-07-03T12:00:00.123456Z"),
+        (1_709_164_800_000_000, "2024-02-29T00:00:00.000000Z"),
+        (LAST_US, "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_times_are_rfc_3339_with_microseconds(us: int, text: str) -> None:
+    """Times always have six digits of fraction and `Z`, and whole-second times have none."""
+    assert rfc3339(us) == text
+    assert microseconds(text) == us
+    assert rfc3339_seconds(us) == text[:19] + "Z"
+
+
+@given(st.integers(FIRST_US, LAST_US))
+def test_times_come_back_exactly(us: int) -> None:
+    """No microsecond is lost between a number and its text, which the standard library reads the same way."""
+    assert microseconds(rfc3339(us)) == us
+    whole = datetime.fromisoformat(rfc3339(us))
+    assert whole.tzinfo == UTC
+    assert whole.microsecond == us % 1_000_000
+
+
+@given(st.lists(st.integers(FIRST_US, LAST_US), min_size=2))
+def test_times_sort_as_their_texts(times: list[int]) -> None:
+    """The order of times is the order of their texts."""
+    assert sorted(map(rfc3339, times)) == [rfc3339(us) for us in sorted(times)]
+
+
+def test_offsets_are_understood() -> None:
+    """A time of another offset is the same moment in UTC."""
+    assert microseconds("2024-07-03T14:00:00.123456+02:00") == NOON_US
+
+
+@pytest.mark.parametrize("text", ["", "now", "2024-07-03", "2024-07-03T12:00:00", "2024-13-03T12:00:00Z", "5"])
+def test_texts_that_are_no_time(text: str) -> None:
+    """A text that is not a time with an offset is a `ValueError`."""
+    with pytest.raises(ValueError):  # noqa: PT011  # The words are the library's.
+        microseconds(text)
+
+
+# -- ids --------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**48 * 1_000 - 1))
+def test_uuid7_is_a_uuid7_of_its_time(us: int) -> None:
+    """A generated id has version 7, the variant of RFC 9562, and its time to the quarter of a microsecond."""
+    text = uuid7(us)
+    made = uuid.UUID(text)
+    assert text == str(made)
+    assert made.version == 7
+    assert made.variant == uuid.RFC_4122
+    ms, rand_a = made.int >> 80, made.int >> 64 & 0xFFF
+    assert ms * 1_000 + -(-rand_a * 1_000 // 4_096) == us
+
+
+@given(st.lists(st.integers(0, LAST_US), unique=True, min_size=2, max_size=20))
+def test_ids_sort_as_their_times(times: list[int]) -> None:
+    """The order of ids is the order of their times, to the microsecond."""
+    ids = [uuid7(us) for us in sorted(times)]
+    assert ids == sorted(ids)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, LAST_US))
+def test_ids_of_the_same_moment_differ(us: int) -> None:
+    """Two writers at the same microsecond get different ids."""
+    assert len({uuid7(us) for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ID,
+        ID.upper(),
+        ID.title(),
+        ID.replace("-", ""),
+        ID.replace("-", "").upper(),
+        f"urn:uuid:{ID}",
+        f"URN:UUID:{ID.upper()}",
+        f"urn:uuid:{ID.replace('-', '')}",
+        f"{{{ID}}}",
+        f"{{{ID.upper()}}}",
+    ],
+)
+def test_spellings_of_a_uuid(text: str) -> None:
+    """Each spelling of a UUID is understood and becomes the one canonical spelling."""
+    assert canonical_uuid(text) == ID
+
+
+@pytest.mark.parametrize(
+    "text", ["00000000-0000-0000-0000-000000000000", str(uuid.UUID(int=2**128 - 1)), str(uuid.uuid4())]
+)
+def test_uuids_of_any_version(text: str) -> None:
+    """A UUID need not be of version 7."""
+    assert canonical_uuid(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "latest",
+        ID[:-1],
+        ID + "0",
+        ID + "\n",
+        " " + ID,
+        ID + " ",
+        ID.replace("-", "", 1),
+        ID.replace("-", "", 3),
+        ID.replace("-", "_"),
+        ID.replace("-", "--", 1),
+        ID[1:9] + ID[0] + ID[9:],
+        "-" + ID.replace("-", ""),
+        "g" + ID[1:],
+        "{" + ID,
+        ID + "}",
+        "{" + ID.replace("-", "") + "}x",
+        "urn:uuid:{" + ID + "}",
+        "urn:uuid:urn:uuid:" + ID,
+        "uuid:" + ID,
+        "urn:" + ID,
+        "\N{FULLWIDTH DIGIT ZERO}" + ID[1:],
+        "\N{ARABIC-INDIC DIGIT ONE}" + ID[1:],
+        ID.replace("-", "\N{NON-BREAKING HYPHEN}"),
+        "urn:uu\N{LATIN SMALL LETTER DOTLESS I}d:" + ID,
+        ID[:10] + "\0" + ID[11:],
+        "0x" + ID.replace("-", "")[2:],
+        ID * 100,
+    ],
+)
+def test_texts_that_are_no_uuid(text: str) -> None:
+    """What is not exactly a UUID in ASCII is none, though `uuid.UUID` may take it."""
+    assert canonical_uuid(text) is None
+
+
+@given(st.uuids(), st.sampled_from(["{}", "urn:uuid:{}", "{{{}}}"]), st.booleans())
+def test_every_uuid_is_known_in_every_form(value: uuid.UUID, form: str, upper: bool) -> None:
+    """Any UUID is understood in any form and case."""
+    text = form.format(value)
+    assert canonical_uuid(text.upper() if upper else text) == str(value)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_uuid_or_none(text: str) -> None:
+    """No text makes the check fail otherwise, and what it takes the standard library takes too."""
+    canonical = canonical_uuid(text)
+    assert canonical is None or canonical == str(uuid.UUID(text))
+
+
+# -- infos ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("", ""),
+        ("fine", "fine"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("carriage\r\nreturn", "carriage \nreturn"),
+        ("bell\x07 and escape\x1b[31m", "bell  and escape [31m"),
+        ("nul\x00", "nul "),
+        ("delete\x7f and C1\x85\x9f", "delete  and C1  "),
+        ("line\u2028and paragraph\u2029", "line and paragraph "),
+        ("a lone surrogate \ud800", "a lone surrogate  "),
+        ("ünïcödé 🙂 \u200b", "ünïcödé 🙂 \u200b"),
+    ],
+)
+def test_control_characters_become_spaces(text: str, clean: str) -> None:
+    """Control characters are stripped from what services say; line feeds and tabs stay."""
+    assert clean_info(text) == clean
+
+
+@pytest.mark.parametrize(("length", "expected"), [(INFO_LIMIT, "x" * INFO_LIMIT), (INFO_LIMIT + 1, "x" * 8_191 + "…")])
+def test_long_infos_are_cut(length: int, expected: str) -> None:
+    """An info has at most 8,192 characters, of which the last shows the cut."""
+    assert clean_info("x" * length) == expected
+
+
+@given(st.text(st.characters(), max_size=200), st.integers(1, 80))
+def test_clean_infos_are_fit_for_json(text: str, times: int) -> None:
+    """Whatever a service says, its info can be stored, is bounded, and is not changed by cleaning it again."""
+    clean = clean_info(text * times)
+    assert len(clean) <= INFO_LIMIT
+    assert orjson.loads(orjson.dumps(clean)) == clean
+    assert clean_info(clean) == clean
+
+
+def test_the_fixtures_of_all_tests_are_what_they_say() -> None:
+    """The observations that the tests share are healthy and unhealthy as named."""
+    assert Event(ID, 0, ALL_GOOD).all_healthy
+    assert not Event(ID, 0, ONE_BAD).all_healthy
