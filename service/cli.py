@@ -199,6 +199,50 @@ def health(client: "Client", *, as_json: bool) -> None:
     sys.exit(0 if verdict["all_healthy"] else UNHEALTHY)
 
 
+@cli.command()
+@click.option("--selector", type=click.Choice(["status", "all"]), default="status", show_default=True)
+@asks
+def watch(client: "Client", selector: str, *, as_json: bool) -> None:
+    """Print the latest event, then each event as it is recorded, until Ctrl-C."""
+    from service import tables
+
+    for found in client.watch(selector, note=lambda text: click.echo(f"cluster-events: {text}", err=True)):
+        click.echo(json.dumps(found, ensure_ascii=False) if as_json else tables.line(found))
+
+
+@cli.command()
+@click.option("--until", type=click.Choice(["healthy", "unhealthy"]), default="healthy", show_default=True)
+@click.option("--timeout", default="5m", show_default=True, help="How long to wait, such as 30s or 5m.")
+@asks
+def wait(client: "Client", until: str, timeout: str, *, as_json: bool) -> None:
+    """Wait until the cluster is as wanted: exits with 0 once it is, 2 if it is not in time, 1 if that is not known.
+
+    While the service cannot be reached, it is tried again until the time is up.
+    """
+    import time
+
+    from service import tables
+    from service.client import ClientError
+    from service.settings import seconds
+
+    try:
+        deadline = time.monotonic() + seconds(timeout)
+    except ValueError as error:
+        raise click.UsageError(f"--timeout: {error}") from error
+    last: Any = ClientError("there was no time to ask")
+    for last in client.verdicts(deadline):
+        if isinstance(last, ClientError) or last.body.get("stale"):
+            continue
+        if last.body["all_healthy"] == (until == "healthy"):
+            _print(last.body, as_json=as_json, table=tables.health)
+            return
+    if isinstance(last, ClientError):
+        raise last
+    _print(last.body, as_json=as_json, table=tables.health)
+    click.echo(f"cluster-events: not {until} within {timeout}", err=True)
+    sys.exit(FAILED if last.body.get("stale") else UNHEALTHY)
+
+
 def _warn_if_stale(reply: "Reply") -> None:
     if reply.stale:
         click.echo(f"cluster-events: this may not be the current state: {reply.stale}", err=True)

@@ -1,8 +1,10 @@
 """Tables for people: rich on a terminal, the same columns as plain text elsewhere."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
+from click import style
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +25,18 @@ def events(found: Sequence[dict[str, Any]]) -> None:
         statuses = [row.get(f"{name}_status", "") for name in services]
         _add(table, row["recorded_at"], "yes" if row["all_healthy"] else "no", *statuses, row["id"])
     _console().print(table)
+
+
+def line(found: dict[str, Any]) -> str:
+    """An event in one line; colours are for whoever prints it to take out where there is no terminal."""
+    statuses = {name.removesuffix("_status"): status for name, status in found.items() if name.endswith("_status")}
+    verdict = ("healthy  ", "green") if found["all_healthy"] else ("unhealthy", "red")
+    services = [f"{name} {_coloured(status, COLOURS.get(status))}" for name, status in statuses.items()]
+    return "  ".join([found["recorded_at"], _coloured(*verdict), *services])
+
+
+def _coloured(text: str, colour: str | None) -> str:
+    return text if os.environ.get("NO_COLOR") else style(text, colour)
 
 
 def event(found: dict[str, Any]) -> None:
