@@ -2,13 +2,14 @@
 
 from service.settings import Settings
 from service.store.connect import connect
-from service.store.store import Appended, Changes, Entry, Fenced, Rows, Store, StoredKey, count_append
+from service.store.store import Appended, Changes, Entry, Fenced, Lease, Rows, Store, StoredKey, count_append
 
 __all__ = [
     "Appended",
     "Changes",
     "Entry",
     "Fenced",
+    "Lease",
     "Rows",
     "Store",
     "StoredKey",

@@ -116,6 +116,15 @@ class Appended:
     replicated: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The lease of the leading monitor: whose it is, the epoch, and for how many seconds it holds if nobody renews it."""
+
+    owner: str
+    epoch: int
+    remaining: float
+
+
 def count_append(metrics: Metrics, appended: Appended, reason: str) -> None:
     """Counts what an append did."""
     if appended.created:
@@ -180,6 +189,8 @@ class Store:
         self._read = client.register_script(_script("read"))
         self._checked = client.register_script(_script("checked"))
         self._api_key = client.register_script(_script("api_key"))
+        self._lease = client.register_script(_script("lease"))
+        self._release = client.register_script(_script("release"))
 
     async def read(self, version: int | None = None, latest: str = "", since: int | None = None) -> Rows:
         """The state, as one step. Raises `StoreUnavailable`.
@@ -214,34 +225,55 @@ class Store:
         return found
 
     async def append(
-        self, services: Mapping[str, Observation], event_id: str | None = None, epoch: int | None = None
+        self,
+        services: Mapping[str, Observation],
+        event_id: str | None = None,
+        epoch: int | None = None,
+        owner: str = "",
     ) -> Appended:
         """Records an event, with a generated id unless one is given.
 
-        Raises `EventConflict` if the id exists with other content, `Fenced` if the epoch is over, `StoreUnavailable` if
-        it is not known that the event is recorded (it may be; the same id and content can be sent again).
+        Raises `EventConflict` if the id exists with other content, `Fenced` if the epoch is over or another than `owner`
+        leads, `StoreUnavailable` if it is not known that the event is recorded (it may be; the same id and content can be
+        sent again).
         """
         async with self._appending:  # Writers of one process need not race each other.
             for attempt in range(_BUILD_ATTEMPTS):
                 event, seen_latest = await self._build(services, event_id)
                 full = event.to_bytes(Selector.ALL)
-                outcome, *rest = await self._send(event, full, seen_latest, epoch)
+                outcome, *rest = await self._send(event, full, seen_latest, epoch, owner)
                 if outcome == b"APPENDED":
                     _, by_age, by_count, replicated = rest
                     return Appended(event, True, by_age, by_count, replicated)
                 if outcome == b"EXISTS":
                     return _existing(event, full, stored=rest[1])
                 if outcome == b"FENCED":
-                    raise Fenced(f"epoch {epoch} is over, {rest[0].decode()} leads")
+                    raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
                 await asyncio.sleep(random.uniform(0, 0.001 * min(attempt, 10)))  # noqa: S311  # Spreading, not secrecy.
         raise StoreUnavailable("too many writers at once")
 
-    async def checked(self, epoch: int | None = None) -> None:
+    async def checked(self, epoch: int | None = None, owner: str = "") -> None:
         """Notes that a check was completed now. Raises `Fenced` or `StoreUnavailable`."""
-        request = self._checked([self.keys.meta], ["" if epoch is None else epoch])
+        request = self._checked([self.keys.meta, self.keys.leader], ["" if epoch is None else epoch, owner])
         outcome, *rest = await self._call(request, _outcome)
         if outcome == b"FENCED":
-            raise Fenced(f"epoch {epoch} is over, {rest[0].decode()} leads")
+            raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
+
+    async def lease(self, owner: str, ttl: float, seen_epoch: int = 0) -> Lease:
+        """Takes or renews the lease for `ttl` seconds, unless another holds it: whose it is then. Raises `StoreUnavailable`.
+
+        `seen_epoch` is the highest that the asker knows of: a new one is higher, even in a store that lost its data.
+        """
+        request = self._lease([self.keys.leader, self.keys.meta], [owner, round(ttl * 1_000), seen_epoch])
+        outcome, epoch, *held = await self._call(request, _outcome)
+        if outcome == b"LEADS":
+            return Lease(owner, epoch, ttl)
+        holder, remaining_ms = held
+        return Lease(holder.decode(), epoch, remaining_ms / 1_000)
+
+    async def release(self, owner: str) -> None:
+        """Gives the lease back, if `owner` holds it. Raises `StoreUnavailable`."""
+        await self._call(self._release([self.keys.leader], [owner]), _outcome)
 
     async def now(self) -> int:
         """Redis' clock, in µs since 1970. Raises `StoreUnavailable`."""
@@ -284,7 +316,7 @@ class Store:
         recorded_at = max(rows.now, rows.newest_at + 1)
         return Event(event_id or uuid7(recorded_at), recorded_at, services), rows.latest
 
-    async def _send(self, event: Event, full: bytes, seen_latest: str, epoch: int | None) -> list[Any]:
+    async def _send(self, event: Event, full: bytes, seen_latest: str, epoch: int | None, owner: str) -> list[Any]:
         keys = self.keys
         arguments: list[Any] = [
             event.id,
@@ -299,10 +331,11 @@ class Store:
             "" if epoch is None else epoch,
             keys.event_prefix,
             keys.changes,
+            owner,
         ]
         for remaining in reversed(range(_SEND_ATTEMPTS)):
             try:
-                return await self._send_once([keys.timeline, keys.meta, keys.event(event.id)], arguments)
+                return await self._send_once([keys.timeline, keys.meta, keys.event(event.id), keys.leader], arguments)
             except StoreUnavailable:
                 if not remaining:
                     raise
@@ -385,7 +418,16 @@ def _existing(event: Event, full: bytes, stored: bytes) -> Appended:
     return Appended(known, created=False)
 
 
-_OUTCOMES = {b"APPENDED": 4, b"EXISTS": 3, b"MOVED": 2, b"FENCED": 2, b"CHECKED": 1}
+_OUTCOMES = {
+    b"APPENDED": 4,
+    b"EXISTS": 3,
+    b"MOVED": 2,
+    b"FENCED": 2,
+    b"CHECKED": 1,
+    b"LEADS": 2,
+    b"HELD": 4,
+    b"RELEASED": 2,
+}
 """How many elements the scripts' replies have."""
 
 

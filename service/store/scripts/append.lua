@@ -1,19 +1,20 @@
 -- Compare-and-append: adds one event if the latest is still the one that the writer saw, and applies retention.
 -- One step of Redis: readers see the state before it or after it.
 --
--- KEYS  timeline, meta, the event's hash
+-- KEYS  timeline, meta, the event's hash, leader
 -- ARGV  id, recorded_at (µs), the latest id that the writer saw ('' for none), the bytes of `status` and of `all`,
 --       most events, most age (µs), the writer's clock (µs), tolerated disagreement of clocks (µs),
---       the writer's epoch ('' for a writer that does not lead), the prefix of the events' keys, the channel
+--       the writer's epoch ('' for a writer that does not lead), the prefix of the events' keys, the channel,
+--       who writes ('' for a writer that does not lead)
 -- Reply {'APPENDED', version, trimmed by age, trimmed by count} | {'EXISTS', status bytes, all bytes}
 --       | {'MOVED', the latest id} | {'FENCED', the current epoch}
 
-local timeline, meta, body = KEYS[1], KEYS[2], KEYS[3]
+local timeline, meta, body, leader = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, recorded_at, seen_latest = ARGV[1], ARGV[2], ARGV[3]
 local status_bytes, all_bytes = ARGV[4], ARGV[5]
 local most_events, most_age = tonumber(ARGV[6]), tonumber(ARGV[7])
 local writer_now, tolerance = tonumber(ARGV[8]), tonumber(ARGV[9])
-local epoch, prefix, channel = ARGV[10], ARGV[11], ARGV[12]
+local epoch, prefix, channel, owner = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 
 -- First of all: a writer whose reply was lost sends the same bytes again, and must learn that they are in.
 local known = redis.call('HMGET', body, 'status', 'all')
@@ -23,7 +24,8 @@ end
 
 if epoch ~= '' then
   local current = redis.call('HGET', meta, 'epoch') or '0'
-  if tonumber(epoch) < tonumber(current) then
+  local holder = redis.call('GET', leader)
+  if tonumber(epoch) < tonumber(current) or (owner ~= '' and holder and holder ~= owner) then
     return {'FENCED', current}
   end
 end

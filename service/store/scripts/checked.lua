@@ -1,12 +1,13 @@
 -- Notes that a check was completed now. Not a change: no version, no publication.
 --
--- KEYS  meta
--- ARGV  the monitor's epoch ('' for one that does not lead)
+-- KEYS  meta, leader
+-- ARGV  the monitor's epoch, and who it is ('' for one that does not lead)
 -- Reply {'CHECKED'} | {'FENCED', the current epoch}
 
 if ARGV[1] ~= '' then
   local current = redis.call('HGET', KEYS[1], 'epoch') or '0'
-  if tonumber(ARGV[1]) < tonumber(current) then
+  local holder = redis.call('GET', KEYS[2])
+  if tonumber(ARGV[1]) < tonumber(current) or (ARGV[2] ~= '' and holder and holder ~= ARGV[2]) then
     return {'FENCED', current}
   end
 end
