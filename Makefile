@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := tests/requirements.lock
+BENCH_LOCK := tests/load/requirements.lock
 STAMP := $(VENV)/.complete
 
 .DEFAULT_GOAL := help
@@ -44,8 +45,13 @@ lock: setup ## Choose the newest versions that pyproject.toml allows (no downloa
 		--no-header --upgrade pyproject.toml -o deploy/requirements.lock
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 		--no-header --upgrade -c deploy/requirements.lock --extra dev-server --group dev pyproject.toml -o $(LOCK)
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+		--no-header --upgrade -c $(LOCK) --group bench -o $(BENCH_LOCK)
+	echo hatchling | $(BIN)/uv pip compile -q --universal --python-version 3.13 --generate-hashes --no-annotate \
+		--no-emit-index-url --no-header -c $(LOCK) - -o deploy/build.lock
 
 bench: setup ## Measure speed, side by side with others (needs nginx and wrk)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(BENCH_LOCK)
 	$(BIN)/python -m tests.load.bench $(ARGS)
 
 load: bench ## The same
