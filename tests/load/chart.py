@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 _WIDTH, _ROW, _BAR = 760, 30, 16
-_LEFT, _RIGHT, _TOP = 190, 130, 44
+_LEFT, _RIGHT, _TOP = 160, 170, 44
 # Each has a contrast of at least 4 : 1 to white and of at least 3.9 : 1 to a near-black page.
 _FONT = 'font-family="system-ui, sans-serif" font-size="13"'
 _TEXT, _OURS, _OTHERS, _STORE = "#737b84", "#2f8f4e", "#6a82a8", "#b0703c"

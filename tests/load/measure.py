@@ -76,6 +76,13 @@ def cpu_us(pid: int) -> float:
     return sum(int(fields[11]) + int(fields[12]) for member in family(pid) if (fields := _stat(member))) * _TICK_US
 
 
+def core_us(core: int) -> float:
+    """Microseconds that all processes together, and the machine's host, have taken of a core since it started."""
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, line.split()[1:9])
+    return (user + nice + system + steal) * _TICK_US
+
+
 def memory_kib(pid: int) -> int:
     """KiB of memory in which a process family resides."""
     return sum(_resident_kib(member) for member in family(pid))

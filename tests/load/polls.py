@@ -9,12 +9,14 @@ from pathlib import Path
 from tests.load import wire
 from tests.load.contenders import Contenders
 from tests.load.marks import Mark
-from tests.load.measure import BenchError, Skipped, cpu_us, median_ratio, wrk
+from tests.load.measure import BenchError, Skipped, core_us, cpu_us, median_ratio, wrk
 from tests.load.ours import ALL, LATEST, LIST, READER, Server
 
 _HERE = Path(__file__).parent
 _CONNECTIONS = 64
 _WARM_UP_S = 1
+_QUIET = 0.1
+"""The share of the server's core that others may take unmentioned."""
 _SIGHTS = 4
 """How often each of many credentials is sent before: a head is remembered at its second sight."""
 
@@ -89,12 +91,16 @@ class Case:
 
 @dataclass
 class Figures:
-    """What was measured of a case, round by round. CPU times are µs per request, of the server and of the store."""
+    """What was measured of a case, round by round. CPU times are µs per request, of the server and of the store.
+
+    `others` is the share of the server's core that someone else took: where it is not small, caches were not the server's own.
+    """
 
     cpu_us: list[float] = field(default_factory=list)
     store_us: list[float] = field(default_factory=list)
     rate: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
     socket_errors: int = 0
 
     @property
@@ -152,23 +158,28 @@ class Row:
         for _ in range(rounds):
             for name, case in cases.items():
                 sample(case, contenders, seconds, figures[name])
-                if figures[name].socket_errors:
-                    tell(f"remark: {name}: {figures[name].socket_errors} socket errors so far")
+        for name, found in figures.items():
+            if found.socket_errors:
+                tell(f"remark: {name}: {found.socket_errors} socket errors")
+            if max(found.others) > _QUIET:
+                tell(f"remark: {name}: others took up to {max(found.others):.0%} of the server's core")
         return figures
 
 
 def sample(case: Case, contenders: Contenders, seconds: int, figures: Figures) -> None:
     """Adds one round to a case's figures. Raises `BenchError` if requests were refused."""
-    server, store = case.server.pid, contenders.valkey.pid
-    server_before, store_before = cpu_us(server), cpu_us(store)
-    run = wrk(case.load.arguments(case.server.port), seconds, contenders.cores.client)
-    server_used, store_used = cpu_us(server) - server_before, cpu_us(store) - store_before
+    server, store, cores = case.server.pid, contenders.valkey.pid, contenders.cores
+    core_before, server_before, store_before = core_us(cores.server), cpu_us(server), cpu_us(store)
+    run = wrk(case.load.arguments(case.server.port), seconds, cores.client)
+    core_used, server_used = core_us(cores.server) - core_before, cpu_us(server) - server_before
+    store_used = cpu_us(store) - store_before
     if run.refused or not run.requests:
         raise BenchError(f"{run.refused} of {run.requests} requests were refused under {case.load}")
     figures.cpu_us.append(server_used / run.requests)
     figures.store_us.append(store_used / run.requests)
     figures.rate.append(run.requests / run.seconds)
     figures.p99_ms.append(run.p99_ms)
+    figures.others.append(max(0.0, core_used - server_used) / (run.seconds * 1_000_000))
     figures.socket_errors += run.socket_errors
 
 
