@@ -5,9 +5,9 @@
     └── ApiError                               an HTTP status, an `error_code`, a message, details
         ├── BadMessage, UnsupportedMediaType, HeadersTooLarge, VersionNotSupported, RequestTimeout, UnmetExpectation
         ├── InvalidUuidParam, InvalidQueryParam, InvalidEvent, NotAcceptable
-        ├── AuthenticationFailed, InsufficientPermissions
+        ├── AuthenticationFailed, SigningKeysUnavailable, InsufficientPermissions, TooManyRequests
         ├── UnknownClusterMonitorEvent, NoClusterMonitorEventsAvailable, UnknownEndpoint, MethodNotAllowed
-        ├── UnknownApiKey, DuplicateName, EventConflict, PayloadTooLarge
+        ├── InvalidApiKey, UnknownApiKey, DuplicateName, EventConflict, PayloadTooLarge
         └── InternalError, ClusterMonitoringDisabled, StoreUnavailable
 
 The names of the `ApiError` classes *are* the `error_code`s of the contract (DESIGN, section 3).
@@ -175,13 +175,38 @@ class InvalidEvent(ApiError):
 
 
 class AuthenticationFailed(ApiError):
-    """No credential, or one that is bad, expired or revoked: deliberately one text for all (RFC 6750, section 3)."""
+    """No credential, or one that is bad, expired or revoked: deliberately one text for all (RFC 6750, section 3).
+
+    `why` and `who` are for the audit log alone: the reason in fixed words, and the key id or the subject of a token with a
+    true signature.
+    """
 
     status = 401
 
-    def __init__(self) -> None:
+    def __init__(self, why: str = "not a credential", who: str | None = None) -> None:
         message = "Authentication failed: send a valid `Authorization: Bearer <JWT or API key>`."
         super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+        self.why = why
+        self.who = who
+
+
+class SigningKeysUnavailable(ApiError):
+    """A JWT that cannot be judged: its issuer's keys cannot be had. API keys go on working."""
+
+    status = 503
+
+    def __init__(self, retry_after_s: int = 5) -> None:
+        super().__init__("The keys of the token's issuer are unavailable.", headers={"Retry-After": str(retry_after_s)})
+
+
+class TooManyRequests(ApiError):
+    """A configured limit is exceeded (RFC 6585, section 4)."""
+
+    status = 429
+
+    def __init__(self, retry_after_s: int) -> None:
+        message = f"Too many requests with bad credentials came from this address: wait {retry_after_s} s."
+        super().__init__(message, {"retry_after_s": retry_after_s}, headers={"Retry-After": str(retry_after_s)})
 
 
 class InsufficientPermissions(ApiError):
@@ -231,6 +256,16 @@ class MethodNotAllowed(ApiError):
         allow = ", ".join(allowed)
         message = f"This endpoint takes {allow}." if allowed else "No endpoint here takes this method."
         super().__init__(message, {"method": cut(method)}, headers={"Allow": allow})
+
+
+class InvalidApiKey(ApiError):
+    """A POST body that does not describe a new API key; every field at fault is named."""
+
+    status = 400
+
+    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
+        listed = [{"field": cut(field), "error": error} for field, error in errors]
+        super().__init__("The body does not describe an API key.", {"errors": listed})
 
 
 class UnknownApiKey(ApiError):
