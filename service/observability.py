@@ -4,6 +4,7 @@ Log lines are standard-library logging; `LOG_FORMAT=json` makes each one JSON ob
 than all of the service's own modules.) Metric labels are bounded: route templates, roles, reasons, never ids or credentials.
 """
 
+import json
 import logging
 import sys
 import traceback
@@ -39,7 +40,10 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # A number beyond 64 bits, or text that is not Unicode: better an odd line than none.
+            return json.dumps({name: str(value) for name, value in line.items()})
 
 
 class TextFormatter(logging.Formatter):

@@ -19,6 +19,8 @@ PREFIX = "CLUSTER_EVENTS_"
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_LONGEST_S = 36_500 * 86_400.0
+"""A hundred years: beyond, Redis takes no expiry, and nobody means it."""
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _RESERVED_SERVICE_NAMES = frozenset({"all_healthy", "stale", "stale_after_seconds"})
 """Names of the verdict's own fields, beside which each service has a field."""
@@ -36,7 +38,10 @@ def seconds(value: str, bare_unit: str = "s") -> float:
     match = _DURATION.fullmatch(value.strip())
     if not match:
         raise ValueError("expected a duration such as 500ms, 30s, 10m or 72h")
-    return float(match[1]) * _UNITS[match[2] or bare_unit]
+    duration = float(match[1]) * _UNITS[match[2] or bare_unit]
+    if duration > _LONGEST_S:
+        raise ValueError("expected at most 36500d")
+    return duration
 
 
 def _duration(value: object) -> object:
@@ -64,9 +69,8 @@ def _services(value: object) -> object:
     for part in _split(value):  # type: ignore[attr-defined]  # A str gives a tuple.
         name, _, url = part.partition("=")
         if not _SERVICE_NAME.fullmatch(name) or name in _RESERVED_SERVICE_NAMES:
-            raise ValueError(
-                f"'{name[:40]}' cannot be a service's name: use lower-case identifiers, as in api=http://…"
-            )
+            shown = name.partition("://")[0][:40]  # Where the `=` is missing this is a URL, perhaps with a password.
+            raise ValueError(f"'{shown}' cannot be a service's name: use lower-case identifiers, as in api=http://…")
         if name in services:
             raise ValueError(f"the service '{name}' is named twice")
         if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
@@ -306,10 +310,15 @@ def _read_secret(
         problems.append(f"{variable}: {direct} is set too; set one of them")
         return
     try:
-        values[direct.removeprefix(PREFIX).lower()] = Path(path).read_text(encoding="utf-8").strip()
+        secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         problems.append(f"{variable}: cannot read the file it names: {reason}")
+        return
+    if not secret:  # It would count as not set, which for a secret that somebody provided is never meant.
+        problems.append(f"{variable}: the file it names is empty")
+        return
+    values[direct.removeprefix(PREFIX).lower()] = secret
 
 
 def _explain(error: ValidationError) -> list[str]:
