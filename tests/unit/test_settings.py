@@ -1,0 +1,448 @@
+"""Settings: what they mean, and that every mistake is told at once, without a secret."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from service.errors import SettingsError
+from service.settings import PREFIX, Auth, LogFormat, Settings, is_secret, load, seconds
+
+SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-"
+PEM = "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----"
+
+
+def environ(**values: object) -> dict[str, str]:
+    """Variables of the environment: `environ(port=5)` stands for CLUSTER_EVENTS_PORT=5."""
+    return {PREFIX + name.upper(): str(value) for name, value in values.items()}
+
+
+def problems(**values: object) -> tuple[str, ...]:
+    """What is wrong with these settings."""
+    with pytest.raises(SettingsError) as caught:
+        load(environ(**values))
+    return caught.value.problems
+
+
+# -- where values come from -------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_stand() -> None:
+    """Without any variable there are the documented defaults."""
+    settings = load({})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert (settings.cluster_name, settings.service_names) == ("default", ("api", "compiler", "runner"))
+    assert (settings.heartbeat, settings.max_staleness, settings.stale_if_error) == (0.5, 2.0, 30.0)
+    assert (settings.check_interval, settings.check_timeout, settings.stale_after_s) == (10.0, 5.0, 30.0)
+    assert (settings.retention_events, settings.retention_us) == (1_000, 72 * 3_600 * 1_000_000)
+    assert (settings.auth, settings.monitoring, settings.log_format) == (Auth.REQUIRED, True, LogFormat.TEXT)
+    assert settings.algorithms == ()
+
+
+def test_other_variables_are_ignored() -> None:
+    """Variables of other programs, and unknown ones of ours, such as a client's URL and token, do no harm."""
+    assert load({"PATH": "/bin", "PORT": "1", f"{PREFIX}URL": "x", f"{PREFIX}TOKEN": "x", f"{PREFIX}NEW": "x"}) == load(
+        {}
+    )
+    assert load(environ(port_file="/nonexistent")) == load({}), "only secrets have files"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_value_is_not_set(name: str) -> None:
+    """A variable that is empty counts as not set, as in a manifest whose value was left out."""
+    assert load(environ(**{name: ""})) == load({})
+
+
+def test_the_command_line_wins() -> None:
+    """An option of a command goes before the environment; an option that was not given does not."""
+    settings = load(environ(port=5, host="::1"), port=6, host=None)
+    assert (settings.port, settings.host) == (6, "::1")
+
+
+def test_settings_do_not_change() -> None:
+    """Settings are frozen once they are read."""
+    settings = load({})
+    with pytest.raises(ValidationError):
+        settings.port = 5
+
+
+def test_every_setting_is_documented() -> None:
+    """Each field is followed by its meaning."""
+    source = Path("service/settings.py").read_text(encoding="utf-8")
+    body = source[source.index("class Settings") : source.index("@property")]
+    assert body.count('    """') - 1 == len(Settings.model_fields)
+
+
+# -- durations --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0", 0.0),
+        ("1", 1.0),
+        ("0.25", 0.25),
+        ("500ms", 0.5),
+        ("30s", 30.0),
+        ("10m", 600.0),
+        ("72h", 259_200.0),
+        ("1.5h", 5_400.0),
+        ("90d", 7_776_000.0),
+        (" 2s ", 2.0),
+        ("36500d", 3_153_600_000.0),
+    ],
+)
+def test_durations(text: str, expected: float) -> None:
+    """A duration is a number of seconds, or a number with a unit."""
+    assert seconds(text) == pytest.approx(expected)
+    assert load(environ(stale_if_error=text)).stale_if_error == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-1",
+        "s",
+        "1 s",
+        "1w",
+        "1S",
+        "1h30m",
+        "1e3",
+        "inf",
+        "nan",
+        "1_000",
+        ".5",
+        "1.",
+        "\N{ARABIC-INDIC DIGIT THREE}",
+        "\N{FULLWIDTH DIGIT ONE}",
+        "0x10",
+        "1,5",
+        "9" * 400,
+        "36501d",
+    ],
+)
+def test_texts_that_are_no_duration(text: str) -> None:
+    """Anything else is refused, with the variable's name."""
+    with pytest.raises(ValueError, match="expected"):
+        seconds(text)
+    (problem,) = problems(drain=text)
+    assert problem.startswith(f"{PREFIX}DRAIN: expected")
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_duration_or_refused(text: str) -> None:
+    """No text gives a duration that is negative or endless."""
+    try:
+        assert 0 <= seconds(text) < float("inf")
+    except ValueError as error:
+        assert "expected" in str(error)  # noqa: PT017  # Either outcome is right.
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("72", 72.0), ("1", 1.0), ("0.5", 0.5), ("30m", 0.5), ("1s", 1 / 3_600), ("90d", 2_160.0)]
+)
+def test_retention_is_in_hours(text: str, hours: float) -> None:
+    """RETENTION_HOURS without a unit is in hours, as its name says."""
+    settings = load(environ(retention_hours=text))
+    assert settings.retention_us == round(hours * 3_600_000_000)
+
+
+@pytest.mark.parametrize("name", ["heartbeat", "redis_timeout", "check_timeout", "check_interval", "retention_hours"])
+def test_durations_that_must_not_be_zero(name: str) -> None:
+    """Intervals and time-outs are greater than zero."""
+    assert any(problem.startswith(f"{PREFIX}{name.upper()}: ") for problem in problems(**{name: "0"}))
+
+
+def test_stale_after_follows_the_checks() -> None:
+    """By default the monitor counts as silent after three check intervals."""
+    assert load(environ(check_interval="20s")).stale_after_s == 60
+    assert load(environ(check_interval="20s", stale_after="7s")).stale_after_s == 7
+
+
+# -- mistakes ---------------------------------------------------------------------------------------------------------
+
+MISTAKES: list[tuple[str, str, str]] = [
+    ("port", "x", "PORT: "),
+    ("port", "70000", "PORT: "),
+    ("port", "-1", "PORT: "),
+    ("redis_url", "http://x", "REDIS_URL: expected redis://"),
+    ("redis_url", "redis://", "REDIS_URL: expected redis://"),
+    ("redis_url", "redis://h:port", "REDIS_URL: not a URL"),
+    ("redis_url", "redis://[::1", "REDIS_URL: not a URL"),
+    ("redis_url", "unix://", "REDIS_URL: expected redis://"),
+    ("redis_url", "localhost:6379", "REDIS_URL: expected redis://"),
+    ("cluster_name", "a b", "CLUSTER_NAME: expected"),
+    ("cluster_name", "a}b", "CLUSTER_NAME: expected"),
+    ("cluster_name", "x" * 65, "CLUSTER_NAME: expected"),
+    ("cluster_name", "ü", "CLUSTER_NAME: expected"),
+    ("write_replicas", "-1", "WRITE_REPLICAS: "),
+    ("heartbeat", "often", "HEARTBEAT: expected a duration"),
+    ("max_staleness", "0.5", "MAX_STALENESS: expected more than CLUSTER_EVENTS_HEARTBEAT (0.5 s)"),
+    ("check_timeout", "11", "CHECK_TIMEOUT: expected at most CLUSTER_EVENTS_CHECK_INTERVAL (10 s)"),
+    ("events_memory", "-5", "EVENTS_MEMORY: "),
+    ("poll_path", "perhaps", "POLL_PATH: "),
+    ("auth", "maybe", "AUTH: "),
+    ("retention_events", "0", "RETENTION_EVENTS: "),
+    ("retention_events", "1.5", "RETENTION_EVENTS: "),
+    ("retention_hours", "-1", "RETENTION_HOURS: expected a duration"),
+    ("monitoring", "2", "MONITORING: "),
+    ("log_format", "xml", "LOG_FORMAT: "),
+    ("services", "Api", "SERVICES: 'Api' cannot be a service's name"),
+    ("services", "1st", "SERVICES: '1st' cannot be"),
+    ("services", "a-b", "SERVICES: 'a-b' cannot be"),
+    ("services", "=http://x", "SERVICES: '' cannot be"),
+    ("services", "a" * 64, "SERVICES: "),
+    ("services", "ä", "SERVICES: "),
+    ("services", "api,api", "SERVICES: the service 'api' is named twice"),
+    ("services", "api=ftp://x", "SERVICES: the URL of 'api' is not an http:// or https:// URL"),
+    ("services", "api=http://", "SERVICES: the URL of 'api' is not"),
+    ("services", "api=nonsense", "SERVICES: the URL of 'api' is not"),
+    ("services", ",", "SERVICES: name at least one service"),
+    ("services", "all_healthy", "SERVICES: 'all_healthy' cannot be"),
+    ("services", "stale", "SERVICES: 'stale' cannot be"),
+    ("services", "stale_after_seconds", "SERVICES: 'stale_after_seconds' cannot be"),
+    ("jwt_algorithms", "none", "JWT_ALGORITHMS: expected some of HS256"),
+    ("jwt_algorithms", "hs256", "JWT_ALGORITHMS: expected some of HS256"),
+    ("jwt_secret", "short", "JWT_SECRET: expected at least 32 bytes for HS256"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "told"), MISTAKES, ids=[f"{row[0]}={row[1]:.12}" for row in MISTAKES])
+def test_a_mistake_names_its_variable(name: str, value: str, told: str) -> None:
+    """A wrong value is one problem, which begins with its variable and says what would be right."""
+    (problem,) = problems(**{name: value})
+    assert problem.startswith(PREFIX + told)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    """Wrong values, values that do not fit together and unreadable files are told together."""
+    told = problems(
+        port="x",
+        heartbeat="often",
+        log_format="xml",
+        services="Api",
+        redis_url="http://x",
+        cluster_name="a b",
+        check_timeout="11",
+        jwt_secret_file=tmp_path / "missing",
+        auth="none",
+        host="0.0.0.0",
+    )
+    variables = {problem.partition(":")[0].removeprefix(PREFIX) for problem in told}
+    assert variables == {
+        "PORT",
+        "HEARTBEAT",
+        "LOG_FORMAT",
+        "SERVICES",
+        "REDIS_URL",
+        "CLUSTER_NAME",
+        "CHECK_TIMEOUT",
+        "JWT_SECRET_FILE",
+        "AUTH",
+    }
+    assert len(told) == len(variables)
+
+
+def test_several_things_that_do_not_fit_are_told_at_once() -> None:
+    """Each rule between settings that is broken is told."""
+    told = problems(max_staleness="0.1", check_timeout="11", jwt_secret=SECRET, jwt_public_key=PEM)
+    assert len(told) == 3
+    assert f"{PREFIX}JWT_SECRET and {PREFIX}JWT_PUBLIC_KEY: set one of them, not both" in told
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+SECRETS = {"redis_url", "jwt_secret", "jwt_public_key"}
+
+
+def test_the_secrets_are_known() -> None:
+    """What carries a password or a key is a secret; what is shown to everyone is not."""
+    secrets = {name for name in Settings.model_fields if is_secret(name)}
+    assert secrets >= SECRETS
+    assert not secrets & {"host", "port", "cluster_name", "services", "jwt_algorithms", "jwt_issuer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("redis_url", f"redis://:{SECRET}@h"), ("jwt_secret", SECRET), ("jwt_public_key", PEM)]
+)
+def test_secrets_can_come_from_files(name: str, value: str, tmp_path: Path) -> None:
+    """`NAME_FILE` names a file that holds the secret; white space around it does not count."""
+    file = tmp_path / "secret"
+    file.write_text(f"{value}\n", encoding="utf-8")
+    settings = load(environ(**{f"{name}_file": file}))
+    secret = getattr(settings, name)
+    assert isinstance(secret, SecretStr)
+    assert secret.get_secret_value() == value
+
+
+def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
+    """A missing file, a folder, a file that is not text, and an empty one are problems that name the variable."""
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "empty").write_text(" \n", encoding="utf-8")
+    expected = {
+        "missing": "cannot read the file it names: No such file or directory",
+        ".": "cannot read the file it names: Is a directory",
+        "binary": "cannot read the file it names: not UTF-8 text",
+        "empty": "the file it names is empty",
+    }
+    for name, told in expected.items():
+        assert problems(jwt_secret_file=tmp_path / name) == (f"{PREFIX}JWT_SECRET_FILE: {told}",)
+
+
+def test_a_secret_has_one_source(tmp_path: Path) -> None:
+    """A secret that is set and also in a file is a problem, not a guess."""
+    file = tmp_path / "secret"
+    file.write_text(SECRET, encoding="utf-8")
+    (problem,) = problems(jwt_secret=SECRET, jwt_secret_file=file)
+    assert problem == f"{PREFIX}JWT_SECRET_FILE: {PREFIX}JWT_SECRET is set too; set one of them"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"jwt_secret": "hunter2"},
+        {"jwt_secret": SECRET, "jwt_public_key": PEM, "port": "x"},
+        {"jwt_secret": "hunter2", "jwt_algorithms": "HS512"},
+        {"jwt_secret": SECRET, "jwt_algorithms": "RS256"},
+        {"redis_url": "http://:hunter2@h"},
+        {"redis_url": "redis://:hunter2@h:port"},
+        {"redis_url": "redis://:hunter2@[::1"},
+        {"redis_url": "hunter2"},
+        {"services": "api:http://me:hunter2@host/"},
+        {"services": "api=ftp://me:hunter2@host/"},
+    ],
+    ids=str,
+)
+def test_no_problem_repeats_a_secret(values: dict[str, Any]) -> None:
+    """What is wrong with a secret is told without it."""
+    for problem in problems(**values):
+        assert "hunter2" not in problem
+
+
+def test_no_repr_shows_a_secret() -> None:
+    """Neither `repr` nor `str` of the settings shows a secret, so no log can."""
+    settings = load(environ(jwt_secret=SECRET, redis_url="redis://:hunter2@h"))
+    shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "hunter2" not in shown
+    assert settings.redis_url.get_secret_value() == "redis://:hunter2@h"
+
+
+# -- what belongs together --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_no_authentication_on_loopback(host: str) -> None:
+    """AUTH=none may listen on loopback."""
+    assert load(environ(auth="none", host=host)).auth is Auth.NONE
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org"])
+def test_no_authentication_elsewhere_needs_force(host: str) -> None:
+    """AUTH=none on any other address is refused, unless it is forced."""
+    (problem,) = problems(auth="none", host=host)
+    assert problem.startswith(f"{PREFIX}AUTH: none listens on loopback only")
+    assert load(environ(auth="none", host=host, auth_none_anywhere="yes")).auth is Auth.NONE
+
+
+@pytest.mark.parametrize(("algorithm", "length"), [("HS256", 32), ("HS384", 48), ("HS512", 64), ("HS256,HS512", 64)])
+def test_a_secret_is_as_long_as_its_hash(algorithm: str, length: int) -> None:
+    """A JWT secret has at least as many bytes as the largest hash that it is used with."""
+    values: dict[str, object] = {"jwt_algorithms": algorithm}
+    assert len(problems(jwt_secret="x" * (length - 1), **values)) == 1
+    assert load(environ(jwt_secret="x" * length, **values)).jwt_secret
+    assert load(environ(jwt_secret="ü" * (length // 2), **values)).jwt_secret, "bytes count, not characters"
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithms"),
+    [
+        ({"jwt_secret": SECRET}, "RS256"),
+        ({"jwt_secret": SECRET}, "HS256,ES256"),
+        ({"jwt_secret": SECRET}, "none"),
+        ({"jwt_public_key": PEM}, "HS256"),
+        ({"jwt_public_key": PEM}, "RS256,HS256"),
+        ({"jwt_public_key": PEM}, "none"),
+    ],
+)
+def test_algorithms_fit_the_key(key: dict[str, Any], algorithms: str) -> None:
+    """A shared secret and a public key never share algorithms: that is how tokens are forged."""
+    (problem,) = problems(jwt_algorithms=algorithms, **key)
+    assert problem.startswith(f"{PREFIX}JWT_ALGORITHMS: with this kind of key, expected some of ")
+
+
+@pytest.mark.parametrize(
+    ("values", "algorithms"),
+    [
+        ({}, ()),
+        ({"jwt_secret": SECRET}, ("HS256",)),
+        ({"jwt_secret": SECRET, "jwt_algorithms": "HS256, HS512"}, ("HS256", "HS512")),
+        ({"jwt_public_key": PEM}, ()),
+        ({"jwt_public_key": PEM, "jwt_algorithms": "ES256,EdDSA"}, ("ES256", "EdDSA")),
+    ],
+)
+def test_the_algorithms(values: dict[str, Any], algorithms: tuple[str, ...]) -> None:
+    """Without JWT_ALGORITHMS a secret means HS256, and a public key decides itself."""
+    assert load(environ(**values)).algorithms == algorithms
+
+
+@pytest.mark.parametrize(
+    ("text", "services"),
+    [
+        ("api", {"api": ""}),
+        ("api=http://h/healthz", {"api": "http://h/healthz"}),
+        (" b = x ".replace(" = x", "=https://h"), {"b": "https://h"}),
+        ("z,a=http://h:1?x=1&y=2, m_1", {"z": "", "a": "http://h:1?x=1&y=2", "m_1": ""}),
+        ("api,", {"api": ""}),
+        ("a" * 63, {"a" * 63: ""}),
+    ],
+)
+def test_services(text: str, services: dict[str, str]) -> None:
+    """Services are names with URLs, or names alone, in their order."""
+    settings = load(environ(services=text))
+    assert dict(settings.services) == services
+    assert settings.service_names == tuple(services)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("on", True),
+        ("off", False),
+        ("ON", True),
+        ("yes", True),
+        ("no", False),
+        ("true", True),
+        ("0", False),
+        ("1", True),
+    ],
+)
+def test_switches(text: str, value: bool) -> None:
+    """A switch is on or off; the other usual words are understood."""
+    settings = load(environ(monitoring=text, poll_path=text, access_log=text))
+    assert (settings.monitoring, settings.poll_path, settings.access_log) == (value, value, value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "redis://h:6379/0",
+        "rediss://user:pass@h:1/2",
+        "redis://[::1]:6379",
+        "unix:///run/redis.sock",
+        "unix://u:p@/s",
+    ],
+)
+def test_redis_urls(url: str) -> None:
+    """Plain, encrypted and local connections are taken."""
+    assert load(environ(redis_url=url)).redis_url.get_secret_value() == url
+
+
+def test_the_retention_in_words() -> None:
+    """The retention is told with its two numbers and its exception."""
+    assert load({}).retention == "at most 1,000 events are retained and none older than 72 h, except the latest"
+    assert "at most 5 events" in load(environ(retention_events=5)).retention
+    assert "0.5 h" in load(environ(retention_hours="30m")).retention
