@@ -157,6 +157,34 @@ async def test_infos_are_stored_as_they_are(make_store: MakeStore) -> None:
     assert Event.from_bytes(full).services == services
 
 
+async def test_replicas_that_do_not_confirm_are_told(
+    make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest
+) -> None:
+    """An append that too few Redis replicas confirm in time is recorded all the same, and says so."""
+    if "fakeredis" in request.node.name:
+        pytest.skip("fakeredis has no WAIT")
+    store = make_store(write_replicas=1, timeout=0.1)
+    first = await store.append(ALL_GOOD)
+    assert (first.created, first.replicated) == (True, False)
+    again = await store.append(ALL_GOOD, first.event.id)
+    assert (again.created, again.event) == (False, first.event)
+    with pytest.raises(EventConflict):
+        await store.append(ONE_BAD, first.event.id)
+    await any_client.script_flush()
+    assert (await store.append(ONE_BAD)).created
+    assert len(await ids(store)) == 2
+
+
+async def test_full_events_are_read_in_batches(make_store: MakeStore) -> None:
+    """The bodies of many events come back under their ids, and those that are not there as missing."""
+    store = make_store()
+    events = [(await store.append(services)).event for services in (ALL_GOOD, ONE_BAD, ALL_GOOD)]
+    expected: dict[str, bytes | None] = {event.id: event.to_bytes(Selector.ALL) for event in events}
+    expected[uuid7(1)] = None
+    assert await store.fulls(list(expected)) == expected
+    assert await store.fulls([]) == {}
+
+
 # -- retention --------------------------------------------------------------------------------------------------------
 
 
