@@ -6,8 +6,9 @@ comes again and nothing is under way on the connection, the ready answer is writ
 Everything else goes to the framework's request handler, which is made when it is first needed, so that a connection that only
 polls never pays for one.
 
-It stands on one detail of the framework: its handler waits for the next request with a pending future in `_waiter`.
-`fits_framework` looks whether that is so; elsewhere every request goes the ordinary way.
+It stands on details of the framework's handler: it counts the requests that it has parsed in `_request_count`, keeps those
+that it has not begun in `_messages`, and waits for the next one with a pending future in `_waiter`. `fits_framework` looks
+whether that is so; elsewhere every request goes the ordinary way.
 """
 
 import asyncio
@@ -96,10 +97,13 @@ class Front:
         make_handler: Callable[[], RequestHandler],
         *,
         memoise: bool,
+        fits: bool = True,
         deadlines: Deadlines = Deadlines(),  # Frozen.
     ) -> None:
+        """`fits` is what `fits_framework` says; without it nothing is remembered and the handlers end idle connections."""
         self.make_handler = make_handler
-        self.memoise = memoise
+        self.fits = fits
+        self.memoise = memoise and fits
         self.deadlines = deadlines
         self.access_log = state.settings.access_log
         self.replica = state.replica
@@ -183,11 +187,13 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_active",
+        "_answered",
         "_asked",
         "_boundary",
         "_front",
         "_handler",
         "_head",
+        "_head_number",
         "_head_since",
         "_held",
         "_on_lost",
@@ -208,7 +214,11 @@ class Connection(asyncio.Protocol):
         self._held = b""
         """The beginning of a head whose end has not come."""
         self._head: bytes | None = None
-        """The head that the handler is dealing with, if it may be remembered."""
+        """The head that was last handed on, if it may be remembered, ..."""
+        self._head_number = 0
+        """... and which of the handler's requests it is, counted from 1."""
+        self._answered = 0
+        """The last request after whose reply nothing more is to be written."""
         self._boundary = True
         """Whether all that the handler got so far were whole requests without bodies."""
         self._on_lost: Callable[[], None] | None = None
@@ -234,13 +244,13 @@ class Connection(asyncio.Protocol):
         if self._held:
             data, self._held = self._held + data, b""
         self._head = None
-        if front.memoise and self._boundary and self.idle():
+        if front.memoise and self._boundary:
             head = data
             grant = front.memo.get(data)
             if grant is None and (plain := without_tracing(data)) is not None:
                 head = plain
                 grant = front.memo.get(plain)
-            if grant is not None and not self.paused:
+            if grant is not None and not self.paused and self.idle():
                 now = front.monotonic()
                 reply = front.reply(head, grant, now)
                 if reply is not None:
@@ -272,6 +282,8 @@ class Connection(asyncio.Protocol):
             self._boundary = False  # From here on only the framework's parser knows where a request ends.
         self._begin_head()
         handler.data_received(data)
+        if self._head is not None:
+            self._head_number = handler._request_count  # noqa: SLF001  # See the module's docstring.
 
     def eof_received(self) -> bool | None:
         """The client will send no more."""
@@ -313,13 +325,31 @@ class Connection(asyncio.Protocol):
         handler = self._handler
         if handler is None:
             return self._watcher is None
-        waiter = handler._waiter  # noqa: SLF001  # See the module's docstring.
+        if not self._front.fits:
+            return False
+        if handler._request_count == self._answered:  # noqa: SLF001  # See the module's docstring.
+            return True
+        waiter = handler._waiter  # noqa: SLF001
         return waiter is not None and not waiter.done()
+
+    def answered(self) -> None:
+        """Called by a reply that has been written to its end, and after which the connection stays open.
+
+        The handler will not wait for the next request until the loop has turned twice more: an eager client is faster.
+        """
+        if self._front.fits:
+            self._answered = self._under_way()
+
+    def _under_way(self) -> int:
+        """Which of its requests the handler deals with, counted from 1."""
+        handler = self._handler
+        return handler._request_count - len(handler._messages) if handler is not None else 0  # noqa: SLF001
 
     def remember(self, question: Question, principal: Principal, condition: Condition, *, close: bool) -> None:
         """Called by a handler that answers a question: the head it deals with may be answered from the memo next time."""
-        head, self._head = self._head, None
-        if head is not None:
+        head = self._head
+        if head is not None and self._head_number == self._under_way():
+            self._head = None
             snapshot = self._front.replica.snapshot
             keys = snapshot.api_keys if snapshot is not None and principal.key_id is not None else None
             self._front.remember(head, Grant(question, principal.expires, keys, condition, close))
@@ -415,7 +445,7 @@ def is_partial_head(data: bytes) -> bool:
 def fits_framework() -> bool:
     """Whether this is the framework that was read; says so loudly if not."""
     version = tuple(int(part) for part in aiohttp.__version__.split(".")[:2])
-    fits = version == FRAMEWORK and {"_waiter", "_request_count"} <= set(web.RequestHandler.__slots__)
+    fits = version == FRAMEWORK and {"_messages", "_request_count", "_waiter"} <= set(web.RequestHandler.__slots__)
     if not fits:
         log.error("the poll path is off: it does not know this aiohttp", extra={"aiohttp": aiohttp.__version__})
     return fits

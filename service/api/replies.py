@@ -1,6 +1,5 @@
 """How a question becomes a reply: conditional, coded, waiting, streaming, in ready bytes."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import cast
 
@@ -86,23 +85,26 @@ class ReadyResponse(web.StreamResponse):
         super().__init__(status=304 if not_modified else answer.status)
         self._answer = answer
         self._not_modified = not_modified
-        self._transport: asyncio.WriteTransport | None = None
+        self._connection: Connection | None = None
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Called by the framework before `write_eof`."""
-        self._transport = request.transport
+        self._connection = connection_of(request)
         if self._keep_alive is None:  # Unless the connection is to end, the request decides.
             self._keep_alive = request.keep_alive
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Sends the whole reply. Raises `ConnectionResetError` if the client has gone."""
-        if self._transport is None or self._transport.is_closing():
+        connection = self._connection
+        if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
         wire = self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive)
         if self.headers:  # What only this request is told, such as that its origin may read.
             top, end, body = wire.partition(b"\r\n\r\n")
             wire = b"".join([top, rendered(self.headers), end, body])
-        self._transport.write(wire + data)
+        connection.transport.write(wire + data)
+        if self._keep_alive:
+            connection.answered()
 
 
 def rendered(fields: Mapping[str, str]) -> bytes:

@@ -25,8 +25,8 @@ BACKLOG = 1_024
 SHUTDOWN_S = 10.0
 """Seconds for requests under way after the drain; a reply takes milliseconds."""
 
+NEVER_S = 86_400.0
 HANDLER_SETTINGS: dict[str, Any] = {
-    "keepalive_timeout": 86_400.0,  # The front ends idle connections; it knows of polls that the handler never sees.
     "max_line_size": LINE_LIMIT,
     "max_field_size": FIELD_LIMIT,
     "max_headers": FIELDS,
@@ -68,9 +68,13 @@ async def serving(state: State, sock: socket.socket, deadlines: Deadlines = Dead
     await runner.setup()
     assert runner.server is not None  # noqa: S101  # After the setup it is there.
     loop = asyncio.get_running_loop()
-    make_handler = partial(RequestHandler, runner.server, loop=loop, **HANDLER_SETTINGS)
-    memoise = state.settings.poll_path and fronts.fits_framework()
-    front = Front(state, make_handler, memoise=memoise, deadlines=deadlines)
+    fits = fronts.fits_framework()
+    # The front ends idle connections: it knows of polls that the handler never sees.
+    keepalive_timeout = NEVER_S if fits else deadlines.idle
+    make_handler = partial(
+        RequestHandler, runner.server, loop=loop, keepalive_timeout=keepalive_timeout, **HANDLER_SETTINGS
+    )
+    front = Front(state, make_handler, memoise=state.settings.poll_path, fits=fits, deadlines=deadlines)
     server = await loop.create_server(front, sock=sock, backlog=BACKLOG)
     sweep = background(front.sweep(), "connection-deadlines")
     try:

@@ -333,3 +333,31 @@ async def test_another_framework_switches_it_off(
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     assert not front.fits_framework()
     assert "the poll path is off" in caplog.text
+
+
+async def test_an_eager_client_reaches_the_memo(both: tuple[Api, Api]) -> None:
+    """A client that asks again the moment it has its answer is served from the memo as well, not only one that pauses."""
+    fast, _ = both
+    stats = fast.state.metrics.requests.route(EVENT_ROUTE)
+    reader, writer = await asyncio.open_connection(fast.host, fast.port)
+    handled = sum(stats.buckets)
+    for _ in range(50):
+        writer.write(head())
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readuntil(b"}")
+    writer.close()
+    assert sum(stats.buckets) - handled <= 3
+
+
+async def test_it_works_with_another_framework(make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the framework's details are not known, everything is answered all the same, and idle connections end."""
+    monkeypatch.setattr(front, "FRAMEWORK", (2, 0))
+    api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
+    await api.state.replica.append(ALL_GOOD)
+    answers = await exchange(api, head(), head(), head())
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert not api.front.memo
+    reader, writer = await asyncio.open_connection(api.host, api.port)
+    writer.write(head())
+    assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 200 OK")
+    writer.close()
