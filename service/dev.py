@@ -14,7 +14,8 @@ from service.api.app import make_state
 from service.api.server import bind, serving
 from service.api.state import State
 from service.auth import Role, issue
-from service.run import monitoring, stop_signal
+from service.monitor.process import monitoring
+from service.run import stop_signal
 from service.settings import PREFIX, Settings, load
 from service.store.embedded import embedded
 

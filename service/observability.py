@@ -156,6 +156,10 @@ class Metrics:
             namespace="cluster_events",
             registry=registry,
         )
+        self.leading = gauge("monitor_leading", "1 if this monitor leads, 0 if it stands by.")
+        self.epoch = gauge("monitor_epoch", "The epoch of the leading monitor, as this one knows it.")
+        self.fenced = counter("monitor_fenced_total", "Writes refused since another monitor had taken the lead.")
+        self.heartbeats = counter("heartbeats_total", "Calls to the watcher outside.", "result")
         self.missed_checks = counter("missed_checks_total", "Checks that did not start since the one before overran.")
         self.store_errors = counter("store_errors_total", "Requests to the store that failed.")
         gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)

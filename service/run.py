@@ -4,8 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,8 @@ from service.api.app import make_state
 from service.api.server import SHUTDOWN_S, bind, serving
 from service.api.siblings import Siblings
 from service.api.state import State
-from service.monitor.loop import Monitor
-from service.observability import Metrics
+from service.monitor.process import monitoring
 from service.settings import Settings
-from service.store import open_store
-from service.tasks import background, end
 from service.workers import Supervisor
 
 log = logging.getLogger(__name__)
@@ -78,25 +74,10 @@ async def _work(settings: Settings, sock: socket.socket, siblings: Siblings, lif
 
 
 async def monitor(settings: Settings) -> None:
-    """The monitor, until a signal."""
+    """The monitor, until a signal; then it hands over to another, if one stands by."""
     stop = stop_signal()
     async with monitoring(settings):
         await stop.wait()
-
-
-@asynccontextmanager
-async def monitoring(settings: Settings) -> AsyncIterator[None]:
-    """The monitor, while it is entered. Raises `SettingsError` for services that cannot be checked."""
-    store = open_store(settings)
-    try:
-        task = background(Monitor(settings, store, Metrics()).run(), "monitor")
-        log.info("monitoring", extra={"services": ",".join(settings.service_names)})
-        try:
-            yield
-        finally:
-            await end(task)
-    finally:
-        await store.aclose()
 
 
 def stop_signal() -> asyncio.Event:

@@ -167,6 +167,23 @@ class Settings(BaseModel):
     record_interval: Duration = 600.0
     """Seconds between two events while all stays healthy."""
 
+    lease_ttl: Duration = 5.0
+    """Seconds after which the lease of a leading monitor that died is free: a standby checks within 6 s, and nobody's verdict is
+    stale by then. It outlasts four lost renewals."""
+    lease_renew: Duration = 1.0
+    """Seconds between two renewals by the leader, give or take a fifth; those who stand by ask twice as often, so that an orderly
+    hand-over takes less than a second."""
+    lease_deadline: Duration = 4.0
+    """Seconds after the sending of the last good renewal when a leader stops on its own: before `lease_ttl` is over by the
+    store's clock, whatever the two clocks' speeds."""
+    monitor_host: str = "127.0.0.1"
+    """The address on which the monitor tells how it is. Loopback by default, as for the API."""
+    monitor_port: int | None = Field(None, ge=0, le=65_535)
+    """The TCP port of the monitor's `/healthz`, `/readyz` and `/metrics`. None by default: it listens on nothing."""
+    heartbeat_url: SecretStr | None = None
+    """A URL that the leading monitor calls after each completed check, for a watcher outside that raises an alarm when the calls
+    stop. A secret, since whoever knows it can keep that watcher quiet."""
+
     retention_events: int = Field(1_000, ge=1, le=100_000)
     """The most events retained, newest first."""
     retention_hours: Annotated[float, BeforeValidator(_retention_hours), Field(gt=0)] = 72.0
@@ -208,7 +225,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """What no single field can tell. Every problem names its variables; all are told at once."""
-        problems = [*self._redis_problems(), *self._jwt_problems(), *self._bound_problems()]
+        problems = [*self._redis_problems(), *self._jwt_problems(), *self._bound_problems(), *self._lease_problems()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -261,6 +278,25 @@ class Settings(BaseModel):
                 f"{PREFIX}CHECK_TIMEOUT: expected at most {PREFIX}CHECK_INTERVAL ({self.check_interval:g} s)"
             )
         return problems
+
+    def _lease_problems(self) -> list[str]:
+        problems = []
+        if not self.lease_renew < self.lease_deadline < self.lease_ttl:
+            problems.append(
+                f"{PREFIX}LEASE_DEADLINE: expected more than {PREFIX}LEASE_RENEW ({self.lease_renew:g} s) "
+                f"and less than {PREFIX}LEASE_TTL ({self.lease_ttl:g} s)"
+            )
+        if self.heartbeat_url and not _is_http(self.heartbeat_url.get_secret_value()):
+            problems.append(f"{PREFIX}HEARTBEAT_URL: expected an http:// or https:// URL")
+        return problems
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def is_secret(name: str) -> bool:

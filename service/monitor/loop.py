@@ -10,12 +10,13 @@ from dataclasses import replace
 import aiohttp
 
 from service.errors import SettingsError, StoreUnavailable
-from service.events import Event, Observation, Status
+from service.events import Event, Observation, Status, clean_info, rfc3339_seconds
+from service.monitor.leader import Alone, Leader
 from service.monitor.probe import Result, probe, session
 from service.monitor.recording import Recorded, after_check, after_event, reason_to_record, status_of
 from service.observability import Metrics
 from service.settings import PREFIX, Settings
-from service.store import Store, count_append
+from service.store import Fenced, Store, count_append
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +24,27 @@ RESOURCES_INFO = "Resources are not monitored."
 """The resources info where nothing is known of the resources behind a service."""
 
 
+class _NotLeading(Exception):
+    """This monitor's lease has run out, or it never had one."""
+
+
 class Monitor:
     """Checks the services of the settings and records what is worth an event."""
 
     def __init__(
-        self, settings: Settings, store: Store, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic
+        self,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        leader: Leader | None = None,
+        checked: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises `SettingsError` for services without a URL to check."""
+        """Without a `leader` it is the only monitor; `checked` is called after each completed check.
+
+        Raises `SettingsError` for services without a URL to check.
+        """
         missing = [name for name, url in settings.services.items() if not url]
         if missing:
             raise SettingsError(
@@ -39,27 +54,53 @@ class Monitor:
         self._store = store
         self._metrics = metrics
         self._monotonic = monotonic
+        self._leader = leader or Alone()
+        self._checked = checked
+        self._checked_at: float | None = None  # By `monotonic`.
         self._recorded = Recorded({})
         self._version: int | None = None  # Of the store, when it was last read; with its latest event:
         self._latest, self._latest_at = "", 0
+        self._store_clock = 0, 0.0  # What it said (µs), and when it said so by `monotonic`.
+        self._found: dict[str, float] = {}  # Changes that could not be recorded yet: when each was seen first.
         self._failing = False
 
     async def run(self) -> None:
-        """Checks until cancelled. The first check is at a random moment within a tenth of the interval: monitors that
-        start together do not stay together."""
-        interval = self._settings.check_interval
-        due = self._monotonic() + random.uniform(0, min(1.0, interval / 10))  # noqa: S311  # Spreading, not secrecy.
+        """Checks until cancelled, whenever it is this monitor's turn. It begins at a random moment within a tenth of the
+        interval: monitors that start together do not stay together."""
+        spread = min(1.0, self._settings.check_interval / 10)
+        await asyncio.sleep(random.uniform(0, spread))  # noqa: S311  # Spreading, not secrecy.
         async with session() as client:
             while True:
-                await asyncio.sleep(due - self._monotonic())
-                await self.check(client)
-                due += interval
-                late = self._monotonic() - due
-                if late > 0:  # No two checks overlap, and what was missed is not made up for.
-                    missed = int(late // interval) + 1
-                    self._metrics.missed_checks.inc(missed)
-                    log.warning("a check overran its interval", extra={"missed_checks": missed})
-                    due += missed * interval
+                await self._leader.turn()
+                due = self._monotonic()
+                while not await self._relieved_before(due):
+                    await self.check(client)
+                    due = self._next_after(due)
+
+    def check_age(self) -> float | None:
+        """Seconds since this monitor last completed a check; `None` if it never has."""
+        return None if self._checked_at is None else self._monotonic() - self._checked_at
+
+    async def _relieved_before(self, due: float) -> bool:
+        """Waits until a check is due (false), or another monitor leads (true)."""
+        try:
+            async with asyncio.timeout(max(0.0, due - self._monotonic())):
+                await self._leader.relieved()
+        except TimeoutError:
+            return False
+        return True
+
+    def _next_after(self, due: float) -> float:
+        """When the next check is due. No two overlap, and what was missed is not made up for."""
+        interval = self._settings.check_interval
+        due += interval
+        late = self._monotonic() - due
+        if late > 0:
+            missed = int(late // interval) + 1
+            self._metrics.missed_checks.inc(missed)
+            log.warning("a check overran its interval", extra={"missed_checks": missed})
+            due += missed * interval
+        return due
 
     async def check(self, client: aiohttp.ClientSession) -> None:
         """One check of all services, with its event where one is due."""
@@ -71,10 +112,19 @@ class Monitor:
             if not self._failing:
                 log.warning("the store is unavailable, checks go on", extra={"reason": str(error.__cause__ or error)})
             self._failing = True
+            self._keep(results)
+            return
+        except _NotLeading:
+            self._keep(results)
+            return
+        except Fenced:
+            self._leader.fenced()
             return
         if self._failing:
             log.info("the store is available again")
         self._failing = False
+        self._checked_at = self._monotonic()
+        self._checked()
         self._metrics.checks.labels(
             "healthy" if all(result.healthy for result in results.values()) else "unhealthy"
         ).inc()
@@ -84,22 +134,53 @@ class Monitor:
             return await probe(client, self._settings.services[name], self._settings.check_timeout)
 
     async def _conclude(self, results: Mapping[str, Result]) -> None:
-        """Records the event if one is due, else only that a check was completed. Raises `StoreUnavailable`."""
+        """Records the event if one is due, else only that a check was completed. Raises `Fenced`, `_NotLeading` or
+        `StoreUnavailable`."""
+        self._may_write()
         recorded = self._recorded = await self._as_stored()
         seen = {
-            name: Observation(status_of(result.healthy, recorded.statuses.get(name)), result.info, RESOURCES_INFO)
+            name: Observation(
+                status_of(result.healthy, recorded.statuses.get(name)), self._dated(name, result.info), RESOURCES_INFO
+            )
             for name, result in results.items()
         }
         statuses = {name: observation.status for name, observation in seen.items()}
         now = self._monotonic()
         reason = reason_to_record(recorded, statuses, now, self._settings.record_interval)
+        self._may_write()
+        epoch, owner = self._leader.epoch, self._leader.owner
         if reason is None:
-            await self._store.checked()
+            await self._store.checked(epoch, owner)
             self._recorded = after_check(recorded)
-            return
-        count_append(self._metrics, await self._store.append(seen), reason)
-        self._recorded = after_event(recorded, statuses, now, reason)
+        else:
+            count_append(self._metrics, await self._store.append(seen, epoch=epoch, owner=owner), reason)
+            self._recorded = after_event(recorded, statuses, now, reason)
+        self._found.clear()
         _log_changes(recorded.statuses, seen)
+
+    def _may_write(self) -> None:
+        """Raises `_NotLeading` unless this monitor leads: without a lease in time, nobody knows who may write."""
+        if not self._leader.leads:
+            raise _NotLeading
+
+    def _keep(self, results: Mapping[str, Result]) -> None:
+        """Keeps when a change was seen first that could not be recorded; one that has healed is forgotten."""
+        now = self._monotonic()
+        for name, result in results.items():
+            before = self._recorded.statuses.get(name)
+            if before in {None, status_of(result.healthy, before)}:
+                self._found.pop(name, None)
+            else:
+                self._found.setdefault(name, now)
+
+    def _dated(self, name: str, info: str) -> str:
+        """The info, with the time at which the change was seen where it is recorded later than that."""
+        if name not in self._found:
+            return info
+        said, at = self._store_clock
+        found_at = rfc3339_seconds(said - round((at - self._found[name]) * 1_000_000))
+        first, _, rest = info.partition("\n")
+        return clean_info(f"{first}\nFound at {found_at}; it could not be recorded then.\n{rest}".rstrip())
 
     async def _as_stored(self) -> Recorded:
         """What was recorded, as the store has it. Raises `StoreUnavailable`.
@@ -109,6 +190,7 @@ class Monitor:
         """
         since = self._latest_at if self._latest else None
         rows = await self._store.read(self._version, self._latest, since)
+        self._store_clock = rows.now, self._monotonic()
         if rows.entries is None:
             return self._recorded
         self._version, self._latest = rows.version, rows.latest

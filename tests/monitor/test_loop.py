@@ -317,8 +317,8 @@ async def test_unacknowledged_event_does_not_stay(make_world: MakeWorld, monkeyp
     await world.check()
     append = world.store.append
 
-    async def loses_the_reply(services: Any) -> Any:
-        await append(services)
+    async def loses_the_reply(services: Any, **epoch: Any) -> Any:
+        await append(services, **epoch)
         raise StoreUnavailable("it did not answer in time")
 
     world.services["api"].healthy = False
@@ -340,8 +340,8 @@ async def test_unacknowledged_change_is_not_recorded_twice(
     await world.check()
     append = world.store.append
 
-    async def loses_the_reply(services: Any) -> Any:
-        await append(services)
+    async def loses_the_reply(services: Any, **epoch: Any) -> Any:
+        await append(services, **epoch)
         raise StoreUnavailable("it did not answer in time")
 
     world.services["api"].healthy = True
