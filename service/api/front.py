@@ -24,6 +24,8 @@ from aiohttp import web
 from service.api.answers import Question, matches
 from service.api.conditional import Condition
 from service.api.endpoint import log_access
+from service.api.sendfile import SMALLEST as SENDFILE_SMALLEST
+from service.api.sendfile import Files
 from service.api.state import State
 from service.api.stream import Watcher
 from service.auth import Principal
@@ -105,6 +107,7 @@ class Front:
         self.fits = fits
         self.memoise = memoise and fits
         self.deadlines = deadlines
+        self.files = Files.where_supported()
         self.access_log = state.settings.access_log
         self.replica = state.replica
         self.monotonic = state.replica.monotonic
@@ -254,7 +257,10 @@ class Connection(asyncio.Protocol):
                 now = front.monotonic()
                 reply = front.reply(head, grant, now)
                 if reply is not None:
-                    self.transport.write(reply)
+                    if len(reply) < SENDFILE_SMALLEST:
+                        self.transport.write(reply)
+                    else:
+                        self.write_reply(reply)
                     self._active = now
                     self._head_since = 0.0
                     if front.access_log:
@@ -365,6 +371,14 @@ class Connection(asyncio.Protocol):
         if handler is not None:
             handler.transport = None  # It must not close what is no longer its own.
             asyncio.get_running_loop().call_soon(handler.connection_lost, None)
+
+    def write_reply(self, reply: bytes) -> None:
+        """Sends a ready reply, without a copy of its own if it is long."""
+        files = self._front.files
+        if files is None or len(reply) < SENDFILE_SMALLEST:
+            self.transport.write(reply)
+        else:
+            files.send(self.transport, reply)
 
     def write(self, data: bytes) -> None:
         """Sends bytes of a stream, unless the client has gone."""

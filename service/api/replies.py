@@ -102,7 +102,7 @@ class ReadyResponse(web.StreamResponse):
         if self.headers:  # What only this request is told, such as that its origin may read.
             top, end, body = wire.partition(b"\r\n\r\n")
             wire = b"".join([top, rendered(self.headers), end, body])
-        connection.transport.write(wire + data)
+        connection.write_reply(wire + data)
         if self._keep_alive:
             connection.answered()
 

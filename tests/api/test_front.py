@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import aiohttp
 import jwt
 import pytest
 
-from service.api import front
+from service.api import front, sendfile
 from service.api.front import Deadlines
 from service.auth import Role, mint
 from tests.conftest import ALL_GOOD, ONE_BAD, Api, make_token
@@ -361,3 +362,44 @@ async def test_it_works_with_another_framework(make_api: Callable[..., Any], mon
     writer.write(head())
     assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 200 OK")
     writer.close()
+
+
+async def test_a_long_list_comes_whole_however_slowly_it_is_read(both: tuple[Api, Api]) -> None:
+    """A list longer than any buffer, asked for several times at once and read in small pieces, is the list each time."""
+    fast, plain = both
+    for _ in range(1_000):
+        await fast.store.append(ONE_BAD)
+    await fast.settle()
+    await plain.settle()
+    ask = head("/v0/cluster/events", "Accept-Encoding: identity")
+    expected = masked(await exchange(plain, ask))
+    assert len(expected) > 150_000
+    await warm(fast, ask)
+    reader, writer = await asyncio.open_connection(fast.host, fast.port, limit=4_096)
+    for _ in range(30):
+        writer.write(ask)
+        await writer.drain()
+        await asyncio.sleep(0.001)
+    received = b""
+    while received.count(b"HTTP/1.1 200 OK") < 30 or not whole(received, (ask,)):
+        received += await asyncio.wait_for(reader.read(50_000), 3)
+    writer.close()
+    assert set(re.split(rb"(?=HTTP/1\.1 200 OK)", masked(received))) == {b"", expected}
+
+
+async def test_long_replies_without_files_in_memory(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no files in memory, or the transport no socket, long replies are written as ever."""
+    fast, plain = both
+    for _ in range(400):
+        await fast.store.append(ONE_BAD)
+    await fast.settle()
+    await plain.settle()
+    ask = head("/v0/cluster/events", "Accept-Encoding: identity")
+    expected = masked(await exchange(plain, ask))
+    await warm(fast, ask)
+    monkeypatch.setattr(sendfile, "_descriptor", lambda _: -1)
+    assert masked(await exchange(fast, ask)) == expected
+    monkeypatch.setattr(fast.front, "files", None)
+    assert masked(await exchange(fast, ask)) == expected
+    monkeypatch.delattr(os, "memfd_create")
+    assert sendfile.Files.where_supported() is None
