@@ -4,14 +4,24 @@ Settings are read once, from a mapping (`os.environ`, or a test's dictionary), i
 are reported together. A value that is a secret is a `SecretStr`: no `repr`, log or error shows it.
 """
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from service.errors import SettingsError
 
@@ -28,6 +38,10 @@ _CLUSTER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _SYMMETRIC = ("HS256", "HS384", "HS512")
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+_KEY_SET = ("RS256", "PS256", "ES256", "EdDSA")
+"""What issuers sign with in earnest; fewer is safer."""
+_MOST_SECRETS = 4
+"""Two while one takes over from the other; more is a mistake in the file."""
 
 
 def seconds(value: str, bare_unit: str = "s") -> float:
@@ -106,6 +120,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    _secret_files: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+
     host: str = "127.0.0.1"
     """The address to listen on. Loopback by default: listening to the world is a decision."""
     port: int = Field(8080, ge=0, le=65_535)
@@ -144,17 +160,35 @@ class Settings(BaseModel):
     auth_none_anywhere: Switch = False
     """Allows `AUTH=none` on addresses other than loopback."""
     jwt_secret: SecretStr | None = None
-    """The shared secret of HS256 tokens, at least as many bytes as the hash (RFC 7518, section 3.2)."""
+    """The shared secret of HS256 tokens, at least as many bytes as the hash (RFC 7518, section 3.2). Of several, one a line,
+    all are accepted and the first one signs: so one can take over from another."""
     jwt_public_key: SecretStr | None = None
-    """The public key of RSA, ECDSA or Ed25519 tokens, as PEM."""
+    """The public key of RSA, ECDSA or Ed25519 tokens, as PEM, or several of them."""
+    jwt_jwks_url: Names = ()
+    """Where the issuers publish their keys: one `https://` URL for each of `JWT_ISSUER`, in the same order. Default, where
+    neither a secret nor a public key is set: what each issuer says at `/.well-known/openid-configuration`."""
+    jwt_jwks_refresh: Duration = 300.0
+    """Seconds between two looks at the published keys; a token with a key that is not known is a reason to look sooner."""
     jwt_algorithms: Names = ()
-    """The signature algorithms accepted. Default: HS256 for a secret, else the one that fits the public key."""
-    jwt_issuer: str | None = None
-    """The only `iss` accepted, when set."""
+    """The signature algorithms accepted. Default: HS256 for a secret, else the one that fits the public key, or with published
+    keys RS256, PS256, ES256 and EdDSA."""
+    jwt_issuer: Names = ()
+    """The only `iss` accepted, when set; several are separated by commas. Required with published keys."""
     jwt_audience: str | None = None
-    """The only `aud` accepted, when set."""
+    """The only `aud` accepted, when set. Required with published keys: an issuer signs for other services too."""
+    jwt_max_lifetime: Duration = 86_400.0
+    """The most seconds from a token's `iat` to its `exp`: nobody can revoke a token, so it must end by itself."""
     jwt_role_claim: str = "role"
     """The claim that carries `read` or `write`; a token without it may read."""
+    secrets_dir: Path | None = None
+    """A folder of files named like the secrets here (`jwt_secret` or `jwt-secret`), for those that are not set otherwise."""
+    secrets_refresh: Duration = 5.0
+    """Seconds between two looks at the files of JWT secrets and public keys: a new one takes effect without a restart."""
+    auth_failures_per_minute: int = Field(300, ge=0)
+    """Bad credentials that one client address may send in a minute before it is answered 429; 0 sets no limit. No number of
+    guesses finds a credential: this keeps a fleet with a stale token, all behind one address, from filling the log."""
+    trusted_proxies: Names = ()
+    """The networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For` is believed. None by default: anyone can send that field."""
 
     services: Annotated[Mapping[str, str], BeforeValidator(_services)] = Field(
         default_factory=lambda: {"api": "", "compiler": "", "runner": ""}
@@ -222,6 +256,42 @@ class Settings(BaseModel):
         """`jwt_algorithms`, or HS256 where there is a secret; empty where the public key decides."""
         return self.jwt_algorithms or (("HS256",) if self.jwt_secret else ())
 
+    @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The shared secrets, the one that signs first."""
+        text = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+    @property
+    def key_sets(self) -> Mapping[str, str | None]:
+        """Where each issuer publishes its keys, or `None` where it is to be asked; empty without published keys."""
+        if self.jwt_secret or self.jwt_public_key:
+            return {}
+        return dict(zip(self.jwt_issuer, self.jwt_jwks_url or [None] * len(self.jwt_issuer), strict=True))
+
+    @property
+    def key_set_algorithms(self) -> tuple[str, ...]:
+        """The algorithms accepted with published keys."""
+        return self.jwt_algorithms or _KEY_SET
+
+    @property
+    def jwt_secret_files(self) -> Mapping[str, Path]:
+        """The files of JWT secrets and public keys, by setting."""
+        return {name: file for name, file in self._secret_files.items() if name in {"jwt_secret", "jwt_public_key"}}
+
+    def reread(self) -> "Settings":
+        """The same settings with what the files of secrets say now. Blocks. Raises `SettingsError`."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        problems: list[str] = []
+        for name, file in self.jwt_secret_files.items():
+            if secret := _read(f"{PREFIX}{name}".upper(), file, problems):
+                values[name] = SecretStr(secret)
+        if problems:
+            raise SettingsError(problems)
+        settings = _validated(values)
+        settings._secret_files = self._secret_files  # noqa: SLF001  # Its own class.
+        return settings
+
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """What no single field can tell. Every problem names its variables; all are told at once."""
@@ -245,32 +315,63 @@ class Settings(BaseModel):
 
     def _jwt_problems(self) -> list[str]:
         problems = []
-        if self.jwt_secret and self.jwt_public_key:
-            problems.append(f"{PREFIX}JWT_SECRET and {PREFIX}JWT_PUBLIC_KEY: set one of them, not both")
-        family = _SYMMETRIC if self.jwt_secret else _ASYMMETRIC
+        kinds = ("jwt_secret", "jwt_public_key", "jwt_jwks_url")
+        several = [f"{PREFIX}{name.upper()}" for name in kinds if getattr(self, name)]
+        if len(several) > 1:
+            problems.append(f"{' and '.join(several)}: set one of them only")
+        elif self.jwt_jwks_url or (self.jwt_issuer and not several):
+            problems += self._key_set_problems()
+        family = _SYMMETRIC if self.jwt_secret else _ASYMMETRIC if self.jwt_public_key else _KEY_SET
         wrong = [name for name in self.jwt_algorithms if name not in family]
-        if wrong and (self.jwt_secret or self.jwt_public_key):
+        if wrong and (several or self.jwt_issuer):
             problems.append(f"{PREFIX}JWT_ALGORITHMS: with this kind of key, expected some of {', '.join(family)}")
         elif wrong and any(name not in _SYMMETRIC for name in wrong):
             problems.append(f"{PREFIX}JWT_ALGORITHMS: expected some of {', '.join(_SYMMETRIC + _ASYMMETRIC)}")
         if self.jwt_secret and not wrong:
             needed = max(int(name[2:]) // 8 for name in self.algorithms)
-            if len(self.jwt_secret.get_secret_value().encode()) < needed:
+            if min((len(secret.encode()) for secret in self.jwt_secrets), default=0) < needed:
                 problems.append(
                     f"{PREFIX}JWT_SECRET: expected at least {needed} bytes for {', '.join(self.algorithms)}"
                 )
+            if len(self.jwt_secrets) > _MOST_SECRETS:
+                problems.append(f"{PREFIX}JWT_SECRET: expected at most {_MOST_SECRETS} secrets, one a line")
+        return problems
+
+    def _key_set_problems(self) -> list[str]:
+        problems = []
+        if not self.jwt_issuer:
+            problems.append(
+                f"{PREFIX}JWT_ISSUER: with published keys, name the only issuer (or issuers) to be accepted"
+            )
+        elif self.jwt_jwks_url and len(self.jwt_jwks_url) != len(self.jwt_issuer):
+            problems.append(f"{PREFIX}JWT_JWKS_URL: expected one URL for each of {PREFIX}JWT_ISSUER")
+        elif not self.jwt_jwks_url and not all(map(is_safe_url, self.jwt_issuer)):
+            problems.append(
+                f"{PREFIX}JWT_ISSUER: expected https:// URLs, whose keys can be found, or set {PREFIX}JWT_SECRET, "
+                f"{PREFIX}JWT_PUBLIC_KEY or {PREFIX}JWT_JWKS_URL"
+            )
+        if len(set(self.jwt_issuer)) != len(self.jwt_issuer):
+            problems.append(f"{PREFIX}JWT_ISSUER: an issuer is named twice")
+        if not all(map(is_safe_url, self.jwt_jwks_url)):
+            problems.append(
+                f"{PREFIX}JWT_JWKS_URL: expected https:// URLs without a password (http:// on loopback only)"
+            )
+        if not self.jwt_audience:
+            problems.append(f"{PREFIX}JWT_AUDIENCE: with published keys, name the only audience to be accepted")
         return problems
 
     def _bound_problems(self) -> list[str]:
         problems = []
-        if (
-            self.auth is Auth.NONE
-            and not self.auth_none_anywhere
-            and self.host not in {"127.0.0.1", "::1", "localhost"}
-        ):
+        if self.auth is Auth.NONE and not self.auth_none_anywhere and not is_loopback(self.host):
             problems.append(
                 f"{PREFIX}AUTH: none listens on loopback only; set {PREFIX}HOST=127.0.0.1 or {PREFIX}AUTH_NONE_ANYWHERE=yes"
             )
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                problems.append(f"{PREFIX}TRUSTED_PROXIES: expected networks such as 10.0.0.0/8, separated by commas")
+                break
         if self.max_staleness <= self.heartbeat:
             problems.append(f"{PREFIX}MAX_STALENESS: expected more than {PREFIX}HEARTBEAT ({self.heartbeat:g} s)")
         if self.check_timeout > self.check_interval:
@@ -299,6 +400,25 @@ def _is_http(url: str) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can be reached there."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_safe_url(url: str) -> bool:
+    """Whether keys may be fetched from there: by https, or by http from this machine, and without a password in the URL."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+    return safe and bool(host) and "@" not in parts.netloc
+
+
 def is_secret(name: str) -> bool:
     """Whether the setting's value must not be shown."""
     annotation = Settings.model_fields[name].annotation
@@ -306,12 +426,14 @@ def is_secret(name: str) -> bool:
 
 
 def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
-    """The settings of `environ`: `CLUSTER_EVENTS_<NAME>`, or for secrets `CLUSTER_EVENTS_<NAME>_FILE` naming a file.
+    """The settings of `environ`: `CLUSTER_EVENTS_<NAME>`, or for secrets `CLUSTER_EVENTS_<NAME>_FILE` naming a file, or
+    else a file in `CLUSTER_EVENTS_SECRETS_DIR`.
 
     `overrides` come from the command line and win; those that are `None` are left out. An empty value counts as
     not set. Raises `SettingsError` with every problem, each with its variable; no value of a secret is repeated.
     """
     values: dict[str, Any] = {}
+    files: dict[str, Path] = {}
     problems: list[str] = []
     for variable, text in environ.items():
         if not variable.startswith(PREFIX) or not text:
@@ -320,8 +442,17 @@ def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
         if name in Settings.model_fields:
             values[name] = text
         elif name.removesuffix("_file") in Settings.model_fields and is_secret(name.removesuffix("_file")):
-            _read_secret(variable, text, environ, values, problems)
+            _read_secret(variable, text, environ, values, files, problems)
+    _read_folder(values, files, problems)
     values |= {name: value for name, value in overrides.items() if value is not None}
+    settings = _validated(values, problems)
+    settings._secret_files = files  # noqa: SLF001  # Not a setting: where some of them came from.
+    return settings
+
+
+def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings:
+    """Settings of these values. Raises `SettingsError` with every problem, those that were `found` before included."""
+    problems = list(found)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -338,23 +469,52 @@ def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
     return settings
 
 
-def _read_secret(
-    variable: str, path: str, environ: Mapping[str, str], values: dict[str, Any], problems: list[str]
+def _read_secret(  # noqa: PLR0917  # One call, above.
+    variable: str,
+    path: str,
+    environ: Mapping[str, str],
+    values: dict[str, Any],
+    files: dict[str, Path],
+    problems: list[str],
 ) -> None:
     direct = variable.removesuffix("_FILE")
     if environ.get(direct):
         problems.append(f"{variable}: {direct} is set too; set one of them")
         return
+    name = direct.removeprefix(PREFIX).lower()
+    if secret := _read(variable, Path(path), problems):
+        values[name], files[name] = secret, Path(path)
+
+
+def _read_folder(values: dict[str, Any], files: dict[str, Path], problems: list[str]) -> None:
+    """The secrets of `SECRETS_DIR` that are not set otherwise."""
+    folder = values.get("secrets_dir")
+    if not folder:
+        return
     try:
-        secret = Path(path).read_text(encoding="utf-8").strip()
+        found = sorted(Path(folder).iterdir())
+    except OSError as error:
+        problems.append(f"{PREFIX}SECRETS_DIR: cannot read the folder it names: {error.strerror}")
+        return
+    for file in found:
+        name = file.name.lower().replace("-", "_")
+        if name not in Settings.model_fields or not is_secret(name) or name in values:
+            continue
+        if secret := _read(f"{PREFIX}SECRETS_DIR ({file.name[:64]})", file, problems):
+            values[name], files[name] = secret, file
+
+
+def _read(variable: str, file: Path, problems: list[str]) -> str:
+    """The secret in a file, or nothing if there is a problem."""
+    try:
+        secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         problems.append(f"{variable}: cannot read the file it names: {reason}")
-        return
+        return ""
     if not secret:  # It would count as not set, which for a secret that somebody provided is never meant.
         problems.append(f"{variable}: the file it names is empty")
-        return
-    values[direct.removeprefix(PREFIX).lower()] = secret
+    return secret
 
 
 def _explain(error: ValidationError) -> list[str]:

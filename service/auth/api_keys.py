@@ -48,15 +48,16 @@ def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
     """
     match = _KEY.fullmatch(token)
     if not match or not hmac.compare_digest(_checksum(match[1]), match[3]):
-        raise AuthenticationFailed
+        raise AuthenticationFailed("mistyped API key")
     stored = keys.get(match[2])
     matches = hmac.compare_digest(_digest(token), stored.sha256 if stored else _NO_DIGEST)
     if not matches or stored is None:
-        raise AuthenticationFailed
+        raise AuthenticationFailed("unknown or revoked API key", f"key:{match[2]}")
+    name = f"key:{stored.id}"
     expires = stored.expires_at / 1_000_000 if stored.expires_at is not None else float("inf")
     if now >= expires:
-        raise AuthenticationFailed
-    return Principal(f"key:{stored.id}", parse_role(stored.role), expires, stored.id)
+        raise AuthenticationFailed("expired", name)
+    return Principal(name, parse_role(stored.role), expires, stored.id)
 
 
 def _random(length: int) -> str:

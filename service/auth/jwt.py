@@ -8,17 +8,14 @@ import base64
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NoReturn, Protocol
 
 import jwt
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from service.auth.principal import Principal, Role, parse_role
+from service.auth.signers import Signers, fitting, from_pem, from_secrets
 from service.errors import AuthenticationFailed, SettingsError
 from service.settings import PREFIX, Settings
 
@@ -27,52 +24,118 @@ _MAX_TOKEN = 8_190
 """Bytes: the longest header field that the server takes."""
 _MAX_TIME = 2**53
 """Seconds: beyond this a JSON number is no longer exact, and no date."""
-_MIN_RSA_BITS = 2_048
-"""RFC 7518, section 3.3."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-_CURVES = {SECP256R1: "ES256", SECP384R1: "ES384", SECP521R1: "ES512"}
+_LONGEST_NAME = 64
+
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (jwt.ExpiredSignatureError, "expired"),
+    (jwt.ImmatureSignatureError, "not yet valid"),
+    (jwt.InvalidIssuerError, "wrong issuer"),
+    (jwt.InvalidAudienceError, "wrong audience"),
+    (jwt.MissingRequiredClaimError, "a claim is missing"),
+    (jwt.InvalidSignatureError, "bad signature"),
+)
+"""What the audit log says; all others are tokens that no issuer would make."""
+_SIGNED = (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError, jwt.InvalidIssuerError, jwt.InvalidAudienceError)
+"""Raised after the signature was found to be true, so the subject is who it says it is."""
+
+
+class Source(Protocol):
+    """Where the keys of an issuer come from; `None` while they cannot be had."""
+
+    @property
+    def signers(self) -> Signers | None:
+        """The keys."""
+
+    async def look_again(self) -> None:
+        """Asks the issuer for its keys, unless that was done just now."""
+
+
+class SignerMissing(AuthenticationFailed):
+    """No key is at hand that could have signed the token: its issuer may have a new one."""
+
+    error_code = "AuthenticationFailed"
+
+    def __init__(self, source: Source) -> None:
+        super().__init__("unknown key id")
+        self.source = source
 
 
 class JwtVerifier:
-    """Verifies tokens with the one key of the settings: a shared secret, or a public key."""
+    """Verifies tokens with the keys of the settings, or with those that the issuers publish (`sources`, by issuer)."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises `SettingsError` for a public key that is unfit."""
-        self._algorithms: Sequence[str] = settings.algorithms
-        self._key: Any = None
-        if settings.jwt_secret:
-            self._key = settings.jwt_secret.get_secret_value().encode()
-        elif settings.jwt_public_key:
-            self._key, fitting = _public_key(settings.jwt_public_key.get_secret_value())
-            self._algorithms = settings.algorithms or fitting[:1]
-            if not set(self._algorithms) <= set(fitting):
-                raise SettingsError([f"{PREFIX}JWT_ALGORITHMS: this public key is for {', '.join(fitting)}"])
-        self._issuer = settings.jwt_issuer
+    def __init__(self, settings: Settings, sources: Mapping[str, Source] | None = None) -> None:
+        """Raises `SettingsError` for keys that are unfit."""
+        self._signers = configured_signers(settings)
+        self._sources = sources or {}
+        self._algorithms = frozenset(
+            settings.key_set_algorithms if self._sources else [name for one in self._signers for name in one.algorithms]
+        )
+        self._issuers = settings.jwt_issuer
         self._audience = settings.jwt_audience
         self._role_claim = settings.jwt_role_claim
+        self._max_lifetime = settings.jwt_max_lifetime
+        self._required = ["exp", *(["iss"] if self._issuers else []), *(["aud"] if self._audience else [])]
+        if self._sources:  # RFC 9068, section 2.2: what every issuer of access tokens gives.
+            self._required += ["iat", "sub"]
 
     def verify(self, token: str) -> Principal:
-        """The principal of a token. Raises `AuthenticationFailed` for whatever is wrong with it."""
-        if self._key is None:
-            raise AuthenticationFailed
-        _check_shape(token)
-        try:
-            claims = jwt.decode(
-                token,
-                self._key,
-                algorithms=list(self._algorithms),
-                issuer=self._issuer,
-                audience=self._audience,
-                options={
-                    "require": ["exp", *(["iss"] if self._issuer else []), *(["aud"] if self._audience else [])],
-                    "verify_aud": self._audience is not None,
-                    "verify_iat": False,  # Information, not a condition (RFC 7519, section 4.1.6).
-                    "enforce_minimum_key_length": True,
-                },
-            )
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
-            raise AuthenticationFailed from error
-        return Principal(str(claims.get("sub", "token"))[:64], self._role(claims), claims["exp"])
+        """The principal of a token.
+
+        Raises `AuthenticationFailed` for whatever is wrong with it, `SignerMissing` if only its key is not at hand.
+        """
+        header, claims = _parts(token)
+        self._check_lifetime(claims)
+        algorithm, kid, issuer = header.get("alg"), header.get("kid"), claims.get("iss")
+        if not isinstance(algorithm, str) or not isinstance(kid, str | None):
+            raise AuthenticationFailed("malformed token")
+        if self._issuers and (not isinstance(issuer, str) or issuer not in self._issuers):
+            raise AuthenticationFailed("wrong issuer")
+        if algorithm not in self._algorithms:
+            raise AuthenticationFailed("wrong algorithm")
+        for key in self._keys(issuer, kid, algorithm, claims["exp"]):
+            try:
+                self._decode(token, key, algorithm)
+            except jwt.InvalidSignatureError:
+                continue
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
+                raise _refused(error, claims) from error
+            return Principal(_name(claims) or "token", self._role(claims), claims["exp"])
+        raise AuthenticationFailed("bad signature")
+
+    def _keys(self, issuer: object, kid: str | None, algorithm: str, exp: int) -> list[Any]:
+        """The keys to try. A kid means something in a key set only: configured keys have none."""
+        source = self._sources.get(issuer) if isinstance(issuer, str) else None
+        if source is None:
+            return [signer.key for signer in self._signers if algorithm in signer.algorithms]
+        signers = source.signers
+        if signers is None or (kid is not None and all(signer.kid != kid for signer in signers)):
+            if exp <= time.time():  # No key would make it valid: the issuer need not be asked.
+                raise AuthenticationFailed("expired")
+            raise SignerMissing(source)
+        return [signer.key for signer in fitting(signers, kid, algorithm)]
+
+    def _decode(self, token: str, key: Any, algorithm: str) -> None:
+        jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            issuer=self._issuers or None,
+            audience=self._audience,
+            options={
+                "require": self._required,
+                "verify_aud": self._audience is not None,
+                "verify_iat": False,  # Information, not a condition (RFC 7519, section 4.1.6).
+                "enforce_minimum_key_length": True,
+            },
+        )
+
+    def _check_lifetime(self, claims: Mapping[str, Any]) -> None:
+        """A token that is valid for too long is as good as a key that nobody can revoke. It cannot have begun in the future."""
+        now = int(time.time())
+        issued = claims.get("iat", now)
+        if type(issued) not in {int, float} or not claims["exp"] - min(issued, now) <= self._max_lifetime:
+            raise AuthenticationFailed("valid for too long")
 
     def _role(self, claims: Mapping[str, Any]) -> Role:
         """The highest role that the claim names, which may be one name or a list; `READ` without the claim."""
@@ -80,10 +143,35 @@ class JwtVerifier:
         return max(map(parse_role, named if isinstance(named, list) else [named]), default=Role.NONE)
 
 
+def configured_signers(settings: Settings) -> Signers:
+    """The keys that the settings carry themselves. Raises `SettingsError` for public keys that are unfit."""
+    if settings.jwt_secrets:
+        return from_secrets(settings.jwt_secrets, settings.algorithms)
+    if not settings.jwt_public_key:
+        return ()
+    try:
+        signers = from_pem(settings.jwt_public_key.get_secret_value())
+    except ValueError as error:
+        raise SettingsError([f"{PREFIX}JWT_PUBLIC_KEY: {error}"]) from None
+    wanted = settings.algorithms
+    chosen = [tuple(name for name in signer.algorithms if name in wanted) for signer in signers]
+    if not wanted:
+        chosen = [signer.algorithms[:1] for signer in signers]
+    elif not all(chosen) or not set().union(*chosen).issuperset(wanted):
+        possible = ", ".join(dict.fromkeys(name for signer in signers for name in signer.algorithms))
+        raise SettingsError([f"{PREFIX}JWT_ALGORITHMS: this public key is for {possible}"])
+    return tuple(replace(signer, algorithms=names) for signer, names in zip(signers, chosen, strict=True))
+
+
 def issue(settings: Settings, subject: str, role: Role, lifetime_s: float) -> str:
-    """A token signed with the configured secret, for trying out. Raises `SettingsError` without a secret."""
-    if not settings.jwt_secret:
+    """A token signed with the (first) configured secret, for trying out.
+
+    Raises `SettingsError` without a secret, or for a lifetime that the service would refuse.
+    """
+    if not settings.jwt_secrets:
         raise SettingsError([f"{PREFIX}JWT_SECRET: set it to sign tokens; with a public key, your issuer signs them"])
+    if lifetime_s > settings.jwt_max_lifetime:
+        raise SettingsError([f"{PREFIX}JWT_MAX_LIFETIME: tokens are valid for at most {settings.jwt_max_lifetime:g} s"])
     now = int(time.time())
     claims: dict[str, Any] = {
         "sub": subject,
@@ -92,22 +180,34 @@ def issue(settings: Settings, subject: str, role: Role, lifetime_s: float) -> st
         "exp": now + int(lifetime_s),
     }
     if settings.jwt_issuer:
-        claims["iss"] = settings.jwt_issuer
+        claims["iss"] = settings.jwt_issuer[0]
     if settings.jwt_audience:
         claims["aud"] = settings.jwt_audience
-    return jwt.encode(claims, settings.jwt_secret.get_secret_value(), settings.algorithms[0])
+    return jwt.encode(claims, settings.jwt_secrets[0], settings.algorithms[0])
 
 
-def _check_shape(token: str) -> None:
+def _refused(error: Exception, claims: Mapping[str, Any]) -> AuthenticationFailed:
+    why = next((why for kind, why in _REASONS if isinstance(error, kind)), "malformed token")
+    return AuthenticationFailed(why, _name(claims) if isinstance(error, _SIGNED) else None)
+
+
+def _name(claims: Mapping[str, Any]) -> str | None:
+    """The subject, cut: it stands in logs."""
+    return str(claims["sub"])[:_LONGEST_NAME] if "sub" in claims else None
+
+
+def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header and the claims, in which nothing can be understood in two ways. The signature is yet to be verified."""
     match = _TOKEN.fullmatch(token) if len(token) <= _MAX_TOKEN else None
     if not match:
-        raise AuthenticationFailed
+        raise AuthenticationFailed("malformed token")
     header, claims = _strict_json(match[1]), _strict_json(match[2])
     typ, exp = header.get("typ", "JWT"), claims.get("exp")
     if not isinstance(typ, str) or typ.lower() not in _TYPES:
-        raise AuthenticationFailed
+        raise AuthenticationFailed("wrong type of token")
     if type(exp) is not int or not 0 < exp < _MAX_TIME:
-        raise AuthenticationFailed
+        raise AuthenticationFailed("malformed token")
+    return header, claims
 
 
 def _strict_json(segment: str) -> dict[str, Any]:
@@ -116,9 +216,9 @@ def _strict_json(segment: str) -> dict[str, Any]:
         text = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)).decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise AuthenticationFailed from error
+        raise AuthenticationFailed("malformed token") from error
     if not isinstance(value, dict):
-        raise AuthenticationFailed
+        raise AuthenticationFailed("malformed token")
     return value
 
 
@@ -131,21 +231,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not JSON")
-
-
-def _public_key(pem: str) -> tuple[Any, tuple[str, ...]]:
-    """A public key and the algorithms it fits, the preferred one first."""
-    where = f"{PREFIX}JWT_PUBLIC_KEY"
-    try:
-        key = load_pem_public_key(pem.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise SettingsError([f"{where}: expected a public key as PEM (-----BEGIN PUBLIC KEY-----)"]) from None
-    if isinstance(key, RSAPublicKey):
-        if key.key_size < _MIN_RSA_BITS:
-            raise SettingsError([f"{where}: expected an RSA key of at least {_MIN_RSA_BITS} bits"])
-        return key, ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-    if isinstance(key, EllipticCurvePublicKey) and type(key.curve) in _CURVES:
-        return key, (_CURVES[type(key.curve)],)
-    if isinstance(key, Ed25519PublicKey):
-        return key, ("EdDSA",)
-    raise SettingsError([f"{where}: expected an RSA, ECDSA (P-256, P-384, P-521) or Ed25519 key"])

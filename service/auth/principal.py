@@ -1,6 +1,6 @@
 """Roles and principals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 
@@ -27,13 +27,15 @@ class Principal:
     """An authenticated caller.
 
     `name` is fit for logs (a token's subject, or `key:` and an API key's public id). `expires` is when the credential
-    ends, in seconds since 1970; `key_id` is set for API keys, which can also be revoked before that.
+    ends, in seconds since 1970; `key_id` is set for API keys, which can also be revoked before that. `basis` is what the
+    credential was verified against, compared by identity: once that has been replaced, it is to be verified again.
     """
 
     name: str
     role: Role
     expires: float = float("inf")
     key_id: str | None = None
+    basis: object = field(default=None, compare=False, repr=False)
 
 
 EVERYONE = Principal("anyone", Role.WRITE)

@@ -25,11 +25,18 @@ CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
         {"errors": [{"field": "api_status", "error": "missing"}]},
     ),
     errors.AuthenticationFailed: ((), 401, {}),
+    errors.SigningKeysUnavailable: ((), 503, {}),
+    errors.TooManyRequests: ((7,), 429, {"retry_after_s": 7}),
     errors.InsufficientPermissions: (("write", "read"), 403, {"required": "write", "actual": "read"}),
     errors.UnknownClusterMonitorEvent: (("an id", "72 h"), 404, {"event_id": "an id"}),
     errors.NoClusterMonitorEventsAvailable: ((), 404, {}),
     errors.UnknownEndpoint: (("/x",), 404, {"path": "/x"}),
     errors.MethodNotAllowed: (("PUT", ["GET", "HEAD"]), 405, {"method": "PUT"}),
+    errors.InvalidApiKey: (
+        ([("name", "it is required")],),
+        400,
+        {"errors": [{"field": "name", "error": "it is required"}]},
+    ),
     errors.UnknownApiKey: (("agents",), 404, {"name": "agents"}),
     errors.DuplicateName: (("agents",), 409, {"name": "agents"}),
     errors.EventConflict: (("an id",), 409, {"event_id": "an id"}),
@@ -42,7 +49,9 @@ CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
 HEADERS = {
     errors.AuthenticationFailed: {"WWW-Authenticate": "Bearer"},
     errors.MethodNotAllowed: {"Allow": "GET, HEAD"},
+    errors.SigningKeysUnavailable: {"Retry-After": "5"},
     errors.StoreUnavailable: {"Retry-After": "1"},
+    errors.TooManyRequests: {"Retry-After": "7"},
 }
 
 

@@ -1,0 +1,123 @@
+"""The keys that tokens are verified with: shared secrets, PEM keys, and the keys of a key set (RFC 7517).
+
+Each key says which algorithms it is for, so a token's header can choose neither another algorithm nor a public key as a
+secret. What a key set has beyond our few kinds of keys is passed over: issuers publish keys for other purposes too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, SECP521R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+MOST_KEYS = 32
+"""Keys of one issuer: two while it rotates, some more for what it signs otherwise."""
+
+_MIN_RSA_BITS, _MAX_RSA_BITS = 2_048, 8_192
+"""RFC 7518, section 3.3; and beyond the other end, verifying is work that somebody else chooses for us."""
+_LONGEST_KID = 256
+_CURVES = {SECP256R1: "ES256", SECP384R1: "ES384", SECP521R1: "ES512"}
+_RSA = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+_PEM_END = "-----END PUBLIC KEY-----"
+_NO_PEM = "expected a public key as PEM (-----BEGIN PUBLIC KEY-----), or several of them"
+_KINDS: Mapping[tuple[object, object], tuple[str, tuple[str, ...]]] = {
+    ("RSA", None): ("RS256", ("RS256", "PS256")),
+    ("EC", "P-256"): ("ES256", ("ES256",)),
+    ("OKP", "Ed25519"): ("EdDSA", ("EdDSA",)),
+}
+"""By a JWK's type and curve: who reads it, and what it is for here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """One verification key, the algorithms it is for, and its id in a key set."""
+
+    key: Any = field(repr=False)
+    algorithms: tuple[str, ...]
+    kid: str | None = None
+
+
+Signers = Sequence[Signer]
+
+
+def fitting(signers: Signers, kid: str | None, algorithm: str) -> list[Signer]:
+    """Those that may have signed a token with that header, of which a kid names one unless there is but one anyway."""
+    named = [signer for signer in signers if signer.kid == kid] if kid is not None or len(signers) != 1 else signers
+    return [signer for signer in named if algorithm in signer.algorithms]
+
+
+def from_secrets(secrets: Sequence[str], algorithms: tuple[str, ...]) -> Signers:
+    """Shared secrets."""
+    return tuple(Signer(secret.encode(), algorithms) for secret in secrets)
+
+
+def from_pem(text: str) -> Signers:
+    """The public keys in a PEM text, each with all algorithms that it could be for, the preferred one first.
+
+    Raises `ValueError`, in words for whoever configured it, if one of them is unfit.
+    """
+    blocks = [block.strip() + "\n" + _PEM_END for block in text.split(_PEM_END)[:-1]]
+    if not blocks or text.rpartition(_PEM_END)[2].strip():
+        raise ValueError(_NO_PEM)
+    return tuple(Signer(*_from_one_pem(block)) for block in blocks)
+
+
+def from_jwks(body: bytes, algorithms: Sequence[str]) -> Signers:
+    """The usable keys of a key set, for those of `algorithms` that fit them. Raises `ValueError` if it has none."""
+    document = orjson.loads(body)
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(keys, list):
+        raise ValueError("it is not a key set")  # noqa: TRY004  # It is what was fetched that is wrong, not our call.
+    if len(keys) > MOST_KEYS:
+        raise ValueError(f"it has more than {MOST_KEYS} keys")
+    signers = tuple(signer for signer in (_usable(key, algorithms) for key in keys) if signer is not None)
+    if not signers:
+        raise ValueError("it has no key that could be used here")
+    return signers
+
+
+def _from_one_pem(text: str) -> tuple[Any, tuple[str, ...]]:
+    try:
+        key = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(_NO_PEM) from None
+    if isinstance(key, RSAPublicKey):
+        if not _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS:
+            raise ValueError(f"expected an RSA key of {_MIN_RSA_BITS} to {_MAX_RSA_BITS} bits")
+        return key, _RSA
+    if isinstance(key, EllipticCurvePublicKey) and type(key.curve) in _CURVES:
+        return key, (_CURVES[type(key.curve)],)
+    if isinstance(key, Ed25519PublicKey):
+        return key, ("EdDSA",)
+    raise ValueError("expected an RSA, ECDSA (P-256, P-384, P-521) or Ed25519 key")
+
+
+def _usable(jwk: object, allowed: Sequence[str]) -> Signer | None:
+    """One key of a key set, or `None` if it is not for us, or broken."""
+    try:
+        return _from_jwk(jwk, allowed)
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _from_jwk(jwk: object, allowed: Sequence[str]) -> Signer | None:
+    """One key, or `None` if it is of another kind, for another use, or private. Raises whatever comes of broken ones."""
+    if not isinstance(jwk, dict) or "d" in jwk or jwk.get("use", "sig") != "sig":
+        return None
+    kid, operations = jwk.get("kid"), jwk.get("key_ops", ["verify"])
+    if not isinstance(kid, str | None) or len(kid or "") > _LONGEST_KID or "verify" not in operations:
+        return None
+    reader, algorithms = _KINDS.get((jwk.get("kty"), jwk.get("crv")), ("", ()))
+    algorithms = tuple(name for name in algorithms if name in allowed and jwk.get("alg", name) == name)
+    if not algorithms:
+        return None
+    key = jwt.get_algorithm_by_name(reader).from_jwk(jwk)
+    if isinstance(key, RSAPublicKey) and not _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS:
+        return None
+    return Signer(key, algorithms, kid)
