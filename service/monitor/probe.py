@@ -59,7 +59,8 @@ def session() -> aiohttp.ClientSession:
 
 def _notes(doing: str) -> Callable[[aiohttp.ClientSession, SimpleNamespace, Any], Awaitable[None]]:
     async def note(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-        context.trace_request_ctx.doing = doing
+        if context.trace_request_ctx is not None:  # A call that is no check.
+            context.trace_request_ctx.doing = doing
 
     return note
 

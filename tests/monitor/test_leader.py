@@ -1,0 +1,432 @@
+"""Who leads, as the monitors see it, and what a process tells of it."""
+
+import asyncio
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from redis import Redis
+
+from service.errors import SettingsError, StoreUnavailable
+from service.events import Event
+from service.monitor.leader import Candidate, boottime
+from service.monitor.listener import listening
+from service.monitor.loop import Monitor
+from service.observability import Metrics
+from service.store import open_store
+from tests.conftest import make_settings
+from tests.monitor.test_loop import MakeWorld, World, make_world, until  # noqa: F401  # The fixture is used by name.
+from tests.test_end_to_end import environment
+
+ROOT = Path(__file__).parents[2]
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Stand = Callable[..., Candidate]
+
+
+@pytest.fixture
+async def stand(valkey: str) -> AsyncIterator[Stand]:
+    """Makes candidates for one store: `stand(clock, lease_ttl="1s")`."""
+    async with AsyncExitStack() as stack:
+
+        def make(clock: Callable[[], float] = boottime, **values: Any) -> Candidate:
+            settings = make_settings(redis_url=valkey, redis_timeout="2s", **values)
+            store = open_store(settings)
+            stack.push_async_callback(store.aclose)
+            return Candidate(settings, store, Metrics(), clock)
+
+        yield make
+
+
+def unavailable(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the store does not answer this candidate."""
+
+    async def lease(*_: Any) -> None:
+        raise StoreUnavailable("it cannot be reached")
+
+    monkeypatch.setattr(candidate._store, "lease", lease)
+
+
+# -- a candidate ------------------------------------------------------------------------------------------------------
+
+
+async def test_first_leads_and_second_stands_by(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+    """Of two candidates one leads; the other knows who, shows it, and says so once."""
+    first, second = stand(), stand()
+    with caplog.at_level(logging.INFO, logger="service.monitor.leader"):
+        for _ in range(2):
+            await first.campaign()
+            await second.campaign()
+    assert (first.leads, second.leads) == (True, False)
+    assert (first.knows, second.knows) == (True, True)
+    assert [record.getMessage() for record in caplog.records] == ["leading", "standing by"]
+    assert vars(caplog.records[1])["leader"] == first.owner
+    for candidate, leading in ((first, 1), (second, 0)):
+        registry = candidate._metrics.registry
+        assert registry.get_sample_value("cluster_events_monitor_leading") == leading
+        assert registry.get_sample_value("cluster_events_monitor_epoch") == 1
+
+
+async def test_leadership_ends_at_the_own_deadline(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that hears nothing of the store stops on its own, counted from the sending of its last renewal."""
+    clock = Clock()
+    candidate = stand(clock)
+    lease = candidate._store.lease
+
+    async def slow(*arguments: Any) -> Any:
+        clock.now += 1.5
+        return await lease(*arguments)
+
+    monkeypatch.setattr(candidate._store, "lease", slow)
+    await candidate.campaign()
+    sent = clock.now - 1.5
+    clock.now = sent + 3.99
+    before = candidate.leads
+    clock.now = sent + 4.0
+    assert (before, candidate.leads) == (True, False)
+
+
+async def test_renewal_moves_the_deadline(stand: Stand) -> None:
+    """Each good renewal prolongs the lead, within the same epoch."""
+    clock = Clock()
+    candidate = stand(clock)
+    for _ in range(5):
+        await candidate.campaign()
+        clock.now += 3.0
+    assert candidate.leads
+    assert candidate.epoch == 1
+
+
+async def test_suspended_leader_does_not_lead(stand: Stand) -> None:
+    """A leader that was stopped for longer than its lease finds, before it asks anybody, that it may not write."""
+    clock = Clock()
+    former, other = stand(clock, lease_ttl="100ms", lease_deadline="80ms", lease_renew="20ms"), stand()
+    await former.campaign()
+    await asyncio.sleep(0.12)
+    clock.now += 0.12
+    assert not former.leads
+    await other.campaign()
+    await former.campaign()
+    assert (other.leads, other.epoch) == (True, 2)
+    assert not former.leads
+
+
+async def test_cut_off_leader_says_why_it_stops(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the store has been away for too long, that is one line of the log; it is not known who leads; checks go on."""
+    clock = Clock()
+    candidate = stand(clock)
+    await candidate.campaign()
+    unavailable(candidate, monkeypatch)
+    with caplog.at_level(logging.WARNING, logger="service.monitor.leader"):
+        for _ in range(8):
+            clock.now += 1.0
+            await candidate.campaign()
+    assert [record.getMessage() for record in caplog.records] == ["no longer leading"]
+    assert not candidate.knows
+    async with asyncio.timeout(0.1):
+        await candidate.turn()
+
+
+async def test_standby_of_a_store_away_stays_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stood by when the store went away does not start to check: the one who led looks after the services."""
+    leader, standby = stand(), stand()
+    await leader.campaign()
+    await standby.campaign()
+    unavailable(standby, monkeypatch)
+    await standby.campaign()
+    assert not standby.knows
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await standby.turn()
+
+
+async def test_store_away_at_the_start_leaves_the_turn_to_all(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A monitor that has heard nothing of the store yet checks, and may not write."""
+    candidate = stand()
+    unavailable(candidate, monkeypatch)
+    await candidate.campaign()
+    async with asyncio.timeout(0.1):
+        await candidate.turn()
+    assert not candidate.leads
+
+
+async def test_fenced_leader_asks_again_at_once(stand: Stand) -> None:
+    """A leader whose write was refused does not lead any more, and learns without waiting who does."""
+    former, other = stand(lease_ttl="60s", lease_renew="20s", lease_deadline="40s"), stand()
+    task = asyncio.create_task(former.run())
+    await until(lambda: former.leads)
+    await former._store.release(former.owner)
+    await other.campaign()
+    former.fenced()
+    assert not former.leads
+    async with asyncio.timeout(1.0):
+        await former.relieved()
+    assert former.knows
+    task.cancel()
+
+
+async def test_takeover_after_a_release(stand: Stand) -> None:
+    """Who stands by leads within a second of the leader's orderly exit, in a new epoch."""
+    leader, standby = stand(), stand()
+    await leader.campaign()
+    task = asyncio.create_task(standby.run())
+    await until(lambda: standby.knows)
+    released = time.monotonic()
+    await leader.release()
+    assert not leader.leads
+    await standby.turn()
+    assert time.monotonic() - released < 1.0
+    assert standby.epoch == 2
+    task.cancel()
+
+
+def test_the_clock_counts_suspension() -> None:
+    """The leader's clock is the one that goes on while the machine sleeps, and that nobody sets."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("this system has no such clock")
+    assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1.0
+
+
+@pytest.mark.parametrize(
+    "values", [{"lease_deadline": "5s"}, {"lease_renew": "4s"}, {"lease_ttl": "3s"}, {"lease_ttl": "1s"}]
+)
+def test_times_that_do_not_fit_are_refused(values: dict[str, str]) -> None:
+    """A deadline that is not between the renewal and the end of the lease is a wrong setting."""
+    with pytest.raises(SettingsError, match="CLUSTER_EVENTS_LEASE_DEADLINE: expected more than"):
+        make_settings(**values)
+
+
+# -- a monitor that leads, or does not --------------------------------------------------------------------------------
+
+
+def led(world: World, candidate: Candidate) -> Monitor:
+    """A monitor of the world that does as the candidate says."""
+    return Monitor(world.settings, world.store, world.metrics, lambda: world.now, leader=candidate)
+
+
+async def test_who_does_not_lead_records_nothing(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
+    """A check by a monitor without the lease changes nothing in the store."""
+    world = await make_world("api")
+    other, candidate = stand(), stand()
+    await other.campaign()
+    await candidate.campaign()
+    await led(world, candidate).check(world.client)
+    assert await world.events() == []
+    assert await world.checked_at() is None
+
+
+async def test_leader_that_lost_the_lease_unknowingly_is_fenced(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
+    """A leader that is sure of its lease, wrongly, is refused by the store, for events and for completed checks."""
+    world = await make_world("api")
+    clock = Clock()
+    former, other = stand(clock), stand()
+    await former.campaign()
+    monitor = led(world, former)
+    await monitor.check(world.client)
+    before = await world.checked_at()
+    await former._store.release(former.owner)
+    await other.campaign()
+    sure = former.leads
+    await monitor.check(world.client)
+    assert (sure, former.leads) == (True, False)
+    await former.campaign()
+    world.services["api"].healthy = False
+    await monitor.check(world.client)
+    assert len(await world.events()) == 1
+    assert await world.checked_at() == before
+    assert former._metrics.registry.get_sample_value("cluster_events_monitor_fenced_total") == 1
+
+
+async def test_append_checks_the_deadline_once_more(
+    make_world: MakeWorld,  # noqa: F811
+    stand: Stand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A leader whose deadline passes between its reading of the store and its append does not append."""
+    world = await make_world("api")
+    clock = Clock()
+    candidate = stand(clock)
+    await candidate.campaign()
+    read = world.store.read
+
+    async def slow(*arguments: Any) -> Any:
+        clock.now += 10.0
+        return await read(*arguments)
+
+    monkeypatch.setattr(world.store, "read", slow)
+    await led(world, candidate).check(world.client)
+    monkeypatch.undo()
+    assert await world.events() == []
+
+
+async def test_lapsed_leader_keeps_what_it_finds(
+    make_world: MakeWorld,  # noqa: F811
+    stand: Stand,
+) -> None:
+    """A change seen without the lease is recorded when this monitor leads again, with the time at which it was found."""
+    world = await make_world("api")
+    clock = Clock()
+    candidate = stand(clock)
+    await candidate.campaign()
+    monitor = led(world, candidate)
+    await monitor.check(world.client)
+    clock.now += 10.0
+    world.services["api"].healthy = False
+    for _ in range(3):
+        world.now += 10.0
+        await monitor.check(world.client)
+    assert len(await world.events()) == 1
+    await candidate.campaign()
+    await monitor.check(world.client)
+    latest = (await world.events())[-1]
+    full = await world.store.full(latest.id)
+    assert full is not None
+    info = Event.from_bytes(full).services["api"].self_info.splitlines()
+    assert info[0].startswith("Reachable, but unhealthy: HTTP 503")
+    found_at = latest.recorded_at // 1_000_000 - 20
+    seconds = {time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found_at - late)) for late in (0, 1)}
+    assert info[1] in {f"Found at {one}; it could not be recorded then." for one in seconds}
+
+
+@asynccontextmanager
+async def two_loops(world: World, stand: Stand, **values: str) -> AsyncIterator[list[Candidate]]:
+    """Two monitors of the world's services, each with a loop and a candidate of its own."""
+    candidates = [stand(lease_ttl="400ms", lease_renew="50ms", lease_deadline="300ms", **values) for _ in range(2)]
+    monitors = [Monitor(world.settings, one._store, world.metrics, leader=one) for one in candidates]
+    tasks = [asyncio.create_task(one.run()) for one in candidates]
+    tasks += [asyncio.create_task(one.run()) for one in monitors]
+    try:
+        yield candidates
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_only_the_leader_checks(
+    make_world: MakeWorld,  # noqa: F811
+    stand: Stand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two monitors one asks the services; when it is cut off, the other does at once, and the first learns of it."""
+    world = await make_world("api", check_interval="10s")
+    async with two_loops(world, stand) as candidates:
+        await until(lambda: world.services["api"].asked == 1)
+        leader = next(one for one in candidates if one.leads)
+        other = next(one for one in candidates if one is not leader)
+        await until(lambda: other.knows)
+        with monkeypatch.context() as patched:
+            unavailable(leader, patched)
+            await until(lambda: other.leads)
+            await until(lambda: world.services["api"].asked == 2, 0.2)
+        async with asyncio.timeout(0.5):
+            await leader.relieved()
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+async def get(client: aiohttp.ClientSession, address: tuple[str, int], path: str) -> tuple[int, str]:
+    """The status and the text of an answer."""
+    host, port = address
+    async with client.get(f"http://{host}:{port}{path}") as answer:
+        return answer.status, await answer.text()
+
+
+async def test_listener_tells_who_leads(
+    make_world: MakeWorld,  # noqa: F811
+    stand: Stand,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A monitor says that it leads, that it stands by, or that it is not known who does, and lives in each case."""
+    world = await make_world("api")
+    leader, standby, cut_off = stand(), stand(), stand()
+    unavailable(cut_off, monkeypatch)
+    for candidate, expected in (
+        (leader, (200, '{"status": "leading"}')),
+        (standby, (200, '{"status": "standing by"}')),
+        (cut_off, (503, '{"status": "it is not known who leads"}')),
+    ):
+        await candidate.campaign()
+        async with listening("127.0.0.1", 0, world.monitor, candidate, candidate._metrics) as address:
+            assert await get(world.client, address, "/readyz") == expected
+            assert await get(world.client, address, "/healthz") == (200, '{"status": "healthy"}')
+
+
+async def test_listener_exposes_the_age_of_the_last_check(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
+    """The metrics tell how long ago this monitor completed a check, and nothing before it has."""
+    world = await make_world("api")
+    candidate = stand()
+    async with listening("127.0.0.1", 0, world.monitor, candidate, world.metrics) as address:
+        _, before = await get(world.client, address, "/metrics")
+        await world.check()
+        world.now += 32.0
+        _, after = await get(world.client, address, "/metrics")
+    assert "cluster_events_check_age_seconds 0.0" in before
+    assert "cluster_events_check_age_seconds 42.0" in after
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(valkey: str, port: int, folder: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`cluster-events monitor` of one service, in a process of its own."""
+    values = {"redis_url": valkey, "services": f"api=http://127.0.0.1:{port}/", "check_interval": "500ms"} | settings
+    with (folder / f"log-{time.monotonic_ns()}").open("wb") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "service", "monitor"],
+            cwd=ROOT,
+            env=environment(check_timeout="500ms", **values),
+            stderr=output,
+        )
+        try:
+            yield started
+        finally:
+            started.kill()
+            started.wait(5)
+
+
+@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, 1.5), (signal.SIGKILL, 2.5)])
+async def test_standby_process_takes_over(
+    make_world: MakeWorld,  # noqa: F811
+    valkey: str,
+    tmp_path: Path,
+    number: int,
+    limit_s: float,
+) -> None:
+    """After the leader's orderly end the standby checks within 1.5 s; after its death once the lease (1 s) is over."""
+    world = await make_world("api")
+    api, short = world.services["api"], {"lease_ttl": "1s", "lease_renew": "200ms", "lease_deadline": "800ms"}
+    with process(valkey, api.port, tmp_path, **short) as leader, Redis.from_url(valkey) as client:
+        await until(lambda: api.asked >= 1, 5.0)
+        holder = client.get(world.store.keys.leader)
+        with process(valkey, api.port, tmp_path, **short):
+            await until(lambda: "standing by" in "".join(log.read_text() for log in tmp_path.iterdir()), 5.0)
+            before, ended = api.asked, time.monotonic()
+            leader.send_signal(number)
+            await until(lambda: leader.poll() is not None)
+            await until(lambda: client.get(world.store.keys.leader) not in {holder, None}, 5.0)
+            await until(lambda: api.asked > before + 1, 5.0)
+            assert time.monotonic() - ended < limit_s + 0.5  # Two checks, half a second apart.
+    assert leader.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)
