@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 CLOCK_TOLERANCE_US = 5_000_000
 """Disagreement of Redis' clock and ours beyond which the earlier one decides what is too old: a jump hides nothing."""
 
+_PROVISIONAL = "?"
+"""The latest id of a snapshot that no reading has given: it is known to no store."""
 _ASK_TIMEOUT_S = 0.5
 """How long a read may wait for the store before it is answered from what is known, or with 503."""
 
@@ -56,6 +58,11 @@ class Snapshot:
     def latest(self) -> Entry | None:
         """The newest event."""
         return self.entries[0] if self.entries else None
+
+    @property
+    def provisional(self) -> bool:
+        """Whether it holds an event of our own that has not been read back: older ones of others may be missing."""
+        return self.latest_id == _PROVISIONAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,27 +214,26 @@ class Replica:
         appended = await self._store.append(services, event_id)
         count_append(self.metrics, appended, reason="posted")
         try:
-            if self._flight is not None and not self._flight.done():  # It may have read before the append.
-                await asyncio.wait([self._flight])
-            await self.refresh()
+            await self.read_anew()
         except StoreUnavailable:
             self._insert(appended)
         return appended
 
     def _insert(self, appended: Appended) -> None:
-        """Puts an event on top that is recorded but could not be read back. The next reading puts everything in order."""
+        """Puts an event in its place that is recorded but could not be read back. The next reading tells what else there is."""
         known, event = self.snapshot, appended.event
         if known is not None and event.id not in known.by_id:
             entry = Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS))
-            entries = (entry, *known.entries)
+            newest_first = sorted((entry, *known.entries), key=lambda one: (one.recorded_at, one.id), reverse=True)
+            entries = tuple(newest_first[: self._store.retention_events])
             snapshot = replace(
                 known,
                 entries=entries,
-                by_id={**known.by_id, entry.id: entry},
-                latest_all=event.to_bytes(Selector.ALL),
-                latest_id="?",  # Known to no store: the next reading cannot take it for unchanged.
+                by_id={one.id: one for one in entries},
+                latest_all=event.to_bytes(Selector.ALL) if entries[0] is entry else known.latest_all,
+                latest_id=_PROVISIONAL,
             )
-            self._become(snapshot, continuous=True)
+            self._become(snapshot, continuous=False)
 
     # -- keeping current ----------------------------------------------------------------------------------------------
 
@@ -255,6 +261,12 @@ class Replica:
             self._flight = asyncio.create_task(self._read(), name="snapshot-reading")
             self._flight.add_done_callback(_retrieve)
         return await asyncio.shield(self._flight)
+
+    async def read_anew(self) -> Snapshot:
+        """The store as of a moment after the call. Raises `StoreUnavailable`."""
+        if self._flight is not None and not self._flight.done():  # It may have been read already.
+            await asyncio.wait([self._flight])
+        return await self.refresh()
 
     async def _keep_current(self) -> None:
         """At every heartbeat and every notice. A failure is logged when it begins and when it ends."""
@@ -297,12 +309,14 @@ class Replica:
         known = self.snapshot
         sent = self.monotonic()
         try:
-            if known is None or known.latest is None:
-                rows = await self._store.read(*((known.version, known.latest_id) if known else ()))
+            if known is None or known.provisional:
+                rows = await self._store.read()
+            elif known.latest is None:
+                rows = await self._store.read(known.version, known.latest_id)
             else:
                 rows = await self._store.read(known.version, known.latest_id, known.latest.recorded_at)
             snapshot = self._advance(known, rows, sent)
-            continuous = snapshot is not None
+            continuous = snapshot is not None and not (known is not None and known.provisional)
             if snapshot is None:
                 sent = self.monotonic()
                 snapshot = self._build(await self._store.read(), (), sent)
@@ -310,6 +324,7 @@ class Replica:
             self._failure = error.details["reason"]
             self.metrics.refreshes.labels("failed").inc()
             raise
+        self._failure = None
         self._become(snapshot, continuous=continuous)
         return snapshot
 
@@ -340,7 +355,7 @@ class Replica:
             same = replace(known, checked_at=rows.checked_at, clock=self._clock(rows), confirmed=sent)
             return self._without_expired(same)
         self.metrics.refreshes.labels("changed").inc()
-        if known is None or (known.latest is None and rows.version > known.version):
+        if known is None or known.provisional or (known.latest is None and rows.version > known.version):
             return self._build(rows, (), sent)
         if rows.version > known.version and rows.entries and rows.entries[-1] == known.latest:
             return self._build(rows, known.entries[1:], sent)

@@ -115,14 +115,14 @@ class Watcher:
 
     async def _catch_up(self) -> None:
         try:
-            while self._takes_more() and (snapshot := self._replica.snapshot) is not None:
-                if self.place and self.place not in snapshot.by_id:
-                    self._client.write(RESET)
-                    self.place = ""
-                missing = newer_than(self._replica.retained(snapshot), self.place)[:BATCH]
-                if not missing:
-                    return
+            while self._takes_more() and (snapshot := self._replica.snapshot) is not None and not snapshot.provisional:
                 try:
+                    if self.place and self.place not in snapshot.by_id:
+                        await self._look_for_place()
+                        continue
+                    missing = newer_than(self._replica.retained(snapshot), self.place)[:BATCH]
+                    if not missing:
+                        return
                     bodies = await self._bodies(snapshot, missing)
                 except StoreUnavailable:
                     await asyncio.sleep(PAUSE_S)
@@ -135,6 +135,13 @@ class Watcher:
                     self.place = entry.id
         finally:
             self._catching_up = None
+
+    async def _look_for_place(self) -> None:
+        """Says that the place is lost, unless the store has it: the client may come from a replica that was ahead of us."""
+        snapshot = await self._replica.read_anew()
+        if self.place not in snapshot.by_id:
+            self._client.write(RESET)
+            self.place = ""
 
     def _takes_more(self) -> bool:
         return not self._client.paused
@@ -174,7 +181,7 @@ class Watchers:
 
     def changed(self, change: Change) -> None:
         """Writes what is new to all who have everything else; the others go on in their own time."""
-        if change.before is change.after:
+        if change.before is change.after or change.after.provisional:
             return
         before = _latest_id(change.before)
         frames = {selector: self._frames(change, before, selector) for selector in {one.selector for one in self._all}}
@@ -190,7 +197,8 @@ class Watchers:
         for watcher in list(self._all):
             watcher.close()
         if self._keep_alive is not None:
-            await end(self._keep_alive)
+            keep_alive, self._keep_alive = self._keep_alive, None
+            await end(keep_alive)
 
     def _frames(self, change: Change, before: str, selector: Selector) -> bytes | None:
         """The frames of what is new, or `None` if something may be missing between, or must be read from the store."""
