@@ -1,6 +1,5 @@
 """The contenders: each is started when a row first asks for it, and all are stopped when the benchmark ends."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -149,12 +148,13 @@ class Contenders:
     @cached_property
     def fastapi(self) -> Server:
         """The service that someone would write in a day."""
-        if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
-            raise Skipped("FastAPI is not installed (pip install --requirement tests/load/requirements.lock)")
+        python = _HERE.parent.parent / ".venv-bench" / "bin" / "python"
+        if not python.exists():
+            raise Skipped("FastAPI is not installed (make bench installs it into .venv-bench)")
         with self.valkey.client() as client:
             client.rpush(_REFERENCE_EVENTS, self.truth.latest.body)
         port = free_port()
-        command = [sys.executable, "-m", "uvicorn", "tests.load.reference_fastapi:app", "--port", str(port)]
+        command = [str(python), "-m", "uvicorn", "tests.load.reference_fastapi:app", "--port", str(port)]
         command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
         return self._listening(command, port, {"REDIS_URL": self.valkey.url(), "JWT_SECRET": SECRET})
 
