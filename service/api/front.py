@@ -1,7 +1,7 @@
 """What stands in front of every connection: the poll path (DESIGN, section 7), and deadlines that the framework lacks.
 
 Agents send the same bytes again and again. So a request head that was answered the ordinary way, credential and all, is
-remembered with a *grant*: which question it asks, until when its credential holds, under which API keys. When the same head
+remembered with a *grant*: which question it asks, until when its credential holds, on what basis. When the same head
 comes again and nothing is under way on the connection, the ready answer is written from `data_received`: no parsing, no task.
 Everything else goes to the framework's request handler, which is made when it is first needed, so that a connection that only
 polls never pays for one.
@@ -14,7 +14,7 @@ whether that is so; elsewhere every request goes the ordinary way.
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,7 +30,6 @@ from service.api.state import State
 from service.api.stream import Watcher
 from service.auth import Principal
 from service.errors import ApiError
-from service.store import StoredKey
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +71,12 @@ class Deadlines:
 class Grant:
     """What a remembered head is entitled to.
 
-    `expires` is in seconds since 1970; `keys` are the API keys under which it was granted, for an API key.
+    `expires` is in seconds since 1970; `basis` is what its credential was verified against (see `Principal`).
     """
 
     question: Question
     expires: float
-    keys: Mapping[str, StoredKey] | None
+    basis: object
     condition: Condition
     close: bool
 
@@ -112,6 +111,7 @@ class Front:
         self.replica = state.replica
         self.monotonic = state.replica.monotonic
         self._state = state
+        self.authenticator = state.authenticator
         self._wall = state.replica.wall
         self.memo: dict[bytes, Grant] = {}
         self.connections: set[Connection] = set()
@@ -160,7 +160,11 @@ class Front:
             if answer is None:  # Not current, not in memory, or gone: the ordinary way says what is to be said.
                 return None
             snapshot = answer.snapshot
-        if grant.keys is not None and (snapshot is None or grant.keys is not snapshot.api_keys):
+        # A token holds while the signing keys are those of its verification, an API key while the API keys are: one comparison
+        # of identities for a token, two for a key. The objects are those that `authenticate` saw, not those of the time when
+        # the head was remembered, so a change in between cannot be missed.
+        basis = grant.basis
+        if basis is not self.authenticator.generation and (snapshot is None or basis is not snapshot.api_keys):
             self.forget(head)
             return None
         if grant.condition is not None and matches(grant.condition, answer):
@@ -356,9 +360,8 @@ class Connection(asyncio.Protocol):
         head = self._head
         if head is not None and self._head_number == self._under_way():
             self._head = None
-            snapshot = self._front.replica.snapshot
-            keys = snapshot.api_keys if snapshot is not None and principal.key_id is not None else None
-            self._front.remember(head, Grant(question, principal.expires, keys, condition, close))
+            expires = self._front.authenticator.valid_until(principal)
+            self._front.remember(head, Grant(question, expires, principal.basis, condition, close))
 
     def when_lost(self, what: Callable[[], None] | None) -> None:
         """Has something done at the end of the connection."""
