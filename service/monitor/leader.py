@@ -110,7 +110,8 @@ class Candidate:
     def fenced(self) -> None:
         """The store refused a write of this epoch. Asks at once who leads."""
         self._metrics.fenced.inc()
-        self._end_of_term("the store refused a write of this epoch")
+        log.warning("the store refused a write: another monitor leads", extra={"epoch": self.epoch})
+        self._end_of_term("another has taken it")
         self._ask.set()
 
     async def run(self) -> None:
