@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.errors import StoreUnavailable
 from service.events import Selector, uuid7
 from service.observability import Metrics
 from service.snapshot import Replica
-from service.store import Store
+from service.store import Store, connect
 from tests.conftest import ALL_GOOD, ONE_BAD
 from tests.faults.proxy import Mode, Proxy
+from tests.faults.resp import answering
 
 OpenAt = Callable[..., Store]
 
@@ -42,6 +44,58 @@ async def test_a_lost_reply_makes_no_duplicate(proxy: Proxy, valkey: str, open_a
     assert proxy.accepted > 100, "each lost reply took its connection with it"
     assert all(done.created for done in appended)
     assert await ids(open_at(valkey)) == [done.event.id for done in appended]
+
+
+async def test_the_driver_sends_nothing_twice(proxy: Proxy, valkey: str) -> None:
+    """A command whose reply was lost is executed once: whether it may be sent again is for its sender to know."""
+    client, direct = connect(proxy.url, 0.5), connect(valkey, 0.5)
+    await client.ping()
+    proxy.cut = lambda reply: reply.startswith(b":")
+    with pytest.raises(RedisConnectionError):
+        await client.incr("counter")
+    assert await direct.get("counter") == b"1"
+    await client.aclose()
+    await direct.aclose()
+
+
+async def test_a_stray_reply_is_never_taken_for_an_answer(open_at: OpenAt) -> None:
+    """A connection on which an unasked-for reply arrived is not used again."""
+    async with answering(b"$5\r\nfirst\r\n$5\r\nstray\r\n") as address:
+        store = open_at(f"redis://{address}/0")
+        for _ in range(3):
+            assert await store.full("x") == b"first"
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent subscription is asked soon whether it lives."""
+    monkeypatch.setattr("service.store.store._SUBSCRIPTION_PROBE_S", 0.1)
+
+
+@pytest.mark.usefixtures("watchful")
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_dead_subscription_is_found(fault: Mode, proxy: Proxy, open_at: OpenAt) -> None:
+    """A subscription whose network is gone ends with `StoreUnavailable`, also where nothing tells that it is gone."""
+    store = open_at(proxy.url, timeout=0.1)
+    async with store.changes() as changes:
+        heard = asyncio.create_task(changes.next())
+        await asyncio.sleep(0.05)
+        await proxy.set(fault)
+        with pytest.raises(StoreUnavailable):
+            await asyncio.wait_for(heard, 1.0)
+
+
+@pytest.mark.usefixtures("watchful")
+async def test_a_silent_subscription_lives_on(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+    """A subscription on which nothing happens for long is kept, and hears the next change."""
+    store = open_at(proxy.url, timeout=0.1)
+    async with store.changes() as changes:
+        heard = asyncio.create_task(changes.next())
+        await asyncio.sleep(0.45)
+        assert proxy.accepted == 1
+        await open_at(valkey).append(ALL_GOOD)
+        await asyncio.wait_for(heard, 1.0)
 
 
 async def test_writers_on_a_bad_line_lose_nothing(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:

@@ -224,6 +224,51 @@ async def test_notices_that_are_forbidden_do_not_matter(
         await client.acl_deluser("deaf")
 
 
+class LateStore(Store):
+    """A store whose subscription takes its time to begin."""
+
+    begin = asyncio.Event()
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[Any]:
+        """The subscription, once it may begin."""
+        await self.begin.wait()
+        async with super().changes() as changes:
+            yield changes
+
+
+async def test_what_was_published_before_the_subscription_is_not_missed(
+    make_replica: MakeReplica, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change between the first reading and the subscription is read when the subscription stands."""
+    monkeypatch.setattr(LateStore, "begin", asyncio.Event())
+    replica = await make_replica(heartbeat=5.0, kind=LateStore)
+    event = (await store.append(ALL_GOOD)).event
+    await asyncio.sleep(0.05)
+    assert event.id not in replica.snapshot.by_id
+    LateStore.begin.set()
+    await eventually(lambda: event.id in replica.snapshot.by_id, 0.2)
+
+
+class SlowStore(Store):
+    """A store whose readings take a tenth of a second to arrive."""
+
+    async def read(self, version: int | None = None, latest: str = "", since: int | None = None) -> Rows:
+        """The state as it was a while ago."""
+        rows = await super().read(version, latest, since)
+        await asyncio.sleep(0.1)
+        return rows
+
+
+async def test_a_snapshot_is_as_old_as_its_reading(make_replica: MakeReplica, store: Store) -> None:
+    """A snapshot's age counts from the sending of its reading, however long the reply took, changed or not."""
+    replica = await make_replica(running=False, kind=SlowStore)
+    await store.append(ALL_GOOD)
+    for _ in range(2):
+        sent = time.monotonic()
+        assert (await replica.refresh()).confirmed - sent < 0.05
+
+
 async def test_the_snapshot_is_current_while_heartbeats_are_good(make_replica: MakeReplica) -> None:
     """The snapshot may be passed off as current for `MAX_STALENESS` from the sending of its last reading."""
     clock = Clock(time.monotonic)

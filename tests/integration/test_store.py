@@ -146,6 +146,27 @@ async def test_resent_event_is_known_after_others_were_recorded(make_store: Make
     assert await ids(store) == [lost[0], appended.event.id]
 
 
+async def test_an_event_is_built_anew_when_another_was_first(make_store: MakeStore, monkeypatch: Any) -> None:
+    """An event that was built after an older latest is not added: its writer builds it again after the new latest."""
+    store, other = make_store(), make_store()
+    build = store._build
+    built: list[Event] = []
+
+    async def build_too_soon(services: Any, event_id: str | None) -> tuple[Event, str]:
+        event, seen_latest = await build(services, event_id)
+        built.append(event)
+        if len(built) == 1:
+            await other.append(ONE_BAD)
+            event = Event(event.id, event.recorded_at + HOUR_US, services)  # Its time alone would not give it away.
+        return event, seen_latest
+
+    monkeypatch.setattr(store, "_build", build_too_soon)
+    appended = await store.append(ALL_GOOD)
+    assert len(built) == 2
+    assert appended.event == built[1]
+    assert len(await ids(store)) == 2
+
+
 async def test_infos_are_stored_as_they_are(make_store: MakeStore) -> None:
     """Texts of any script, quotes and line breaks come back as they were written."""
     store = make_store()
