@@ -282,7 +282,7 @@ class Replica:
             self._notice.clear()
             before = self.snapshot
             try:
-                after = await self.refresh()
+                after = await (self.read_anew() if noticed else self.refresh())
             except StoreUnavailable as error:
                 if not failing:
                     log.warning("the store is unavailable", extra={"reason": str(error.__cause__ or error)})

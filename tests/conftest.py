@@ -167,8 +167,7 @@ class Api:
 
     async def settle(self) -> None:
         """Returns when this process knows everything that was recorded before the call."""
-        await self.state.replica.refresh()  # This reading may have been under way already; the next begins now.
-        await self.state.replica.refresh()
+        await self.state.replica.read_anew()
 
     async def get(self, path: str, headers: dict[str, str] | None = None, **kwargs: Any) -> Got:
         """The answer to a GET with a token for reading."""

@@ -85,7 +85,7 @@ async def ask(api: Api, *arguments: str) -> Ran:
 async def record(api: Api, *observed: Any) -> list[str]:
     """Records events; gives their ids, newest first."""
     ids = [(await api.store.append(services)).event.id for services in observed]
-    await api.state.replica.refresh()
+    await api.settle()
     return ids[::-1]
 
 
@@ -351,7 +351,7 @@ async def test_api_keys_from_their_making_to_their_end(api: Api, valkey: str) ->
     key = made.out.strip()
     assert key.startswith("apikey:")
     assert key not in made.err
-    await api.state.replica.refresh()
+    await api.settle()
     assert (await run("events", url=api.url, token=key)).code == 0
     assert (await api.request("POST", "/v0/cluster/events", bearer(key), data=b"{}")).status == 403
 
@@ -373,7 +373,7 @@ async def test_api_keys_from_their_making_to_their_end(api: Api, valkey: str) ->
     assert key.partition(":")[2] not in json.dumps(listed) + table.out
 
     assert (await run("keys", "delete", "agents", redis_url=valkey)).code == 0
-    await api.state.replica.refresh()
+    await api.settle()
     refused = await run("events", url=api.url, token=key)
     assert tells_one_line(refused).endswith("(401 AuthenticationFailed)")
     gone = await run("keys", "delete", "agents", redis_url=valkey)

@@ -49,7 +49,7 @@ SPELLINGS = [
 async def test_every_spelling_of_a_uuid_is_understood(api: Api, spelling: str) -> None:
     """Hyphenated, plain, as URN or in braces, in any case, percent-encoded or not: it is the same event."""
     recorded = (await api.store.append(ALL_GOOD, ID)).event
-    await api.state.replica.refresh()
+    await api.settle()
     answer = await api.get(f"{POST}/{spelling}")
     assert (answer.status, answer.json["id"]) == (200, recorded.id)
 
@@ -138,7 +138,7 @@ async def test_unknown_path_is_cut(api: Api) -> None:
 async def test_wrong_selector_is_refused(api: Api, query: str, value: str) -> None:
     """An unknown, empty or repeated selector is refused: no first or last wins."""
     await api.store.append(ALL_GOOD)
-    await api.state.replica.refresh()
+    await api.settle()
     details = error(await api.get(f"{POST}/latest?{query}"), 400, "InvalidQueryParam")
     assert details.keys() == {"param", "value", "error"}
     assert (details["param"], details["value"]) == ("selector", value)
@@ -167,7 +167,7 @@ async def test_undecodable_query_is_refused(api: Api, query: str) -> None:
 async def test_selector_chooses_the_fields(api: Api, query: str, infos: bool) -> None:
     """`all` adds the infos, `status` and none leave them out, and other parameters are ignored."""
     await api.store.append(ALL_GOOD)
-    await api.state.replica.refresh()
+    await api.settle()
     answer = await api.get(f"{POST}/latest{query}")
     assert answer.status == 200
     assert ("api_self_info" in answer.json) is infos
@@ -400,7 +400,7 @@ async def test_secrets_are_not_logged(
 async def test_unhealthy_verdict_is_no_error(api: Api) -> None:
     """A verdict of 503 is an answer, not an error: it has the body of the healthy one, and no `Retry-After`."""
     await api.store.append({"api": BAD, "compiler": BAD, "runner": BAD})
-    await api.state.replica.refresh()
+    await api.settle()
     answer = await api.get("/v0/cluster_healthz")
     assert (answer.status, answer.json["all_healthy"]) == (503, False)
     assert "error_code" not in answer.json
