@@ -21,7 +21,7 @@ from service.api.conditional import Condition, names
 from service.api.listing import Filter
 from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
 from service.events import Event, Observation, Selector, rfc3339, rfc3339_seconds
-from service.settings import Settings
+from service.settings import Auth, Settings
 from service.snapshot import Reading, Replica, Snapshot
 from service.store import Entry
 
@@ -36,6 +36,9 @@ CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = istr("Content-Type"), istr("Conten
 ETAG, VARY, DATE, SERVER, AGE = istr("ETag"), istr("Vary"), istr("Date"), istr("Server"), istr("Age")
 CHECKED_AT, STALE, NOSNIFF = istr("Cluster-Checked-At"), istr("Cluster-Stale"), istr("X-Content-Type-Options")
 LINK, CONTENT_ENCODING = istr("Link"), istr("Content-Encoding")
+
+AUTH = istr("Cluster-Auth")
+"""Says `none` on the replies of a service that asks for no credential."""
 
 COMMON_HEADERS = ((NOSNIFF, "nosniff"), (SERVER, "cluster-events"))
 """On every reply. A `Server` of our own keeps the framework from adding its version."""
@@ -326,6 +329,8 @@ class Answers:
         elif silent:
             headers[STALE] = MONITOR_SILENT
         headers.extend(COMMON_HEADERS)
+        if self._settings.auth is Auth.NONE:
+            headers[AUTH] = Auth.NONE
         headers[CONTENT_LENGTH] = str(len(content.body))
         now, wall = self._replica.monotonic(), self._replica.wall()
         headers[DATE] = formatdate(wall, usegmt=True)

@@ -1,21 +1,22 @@
 """Assembly: the table of routes, and the application made of it."""
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import orjson
 from aiohttp import web
 
-from service.api import events, health
-from service.api.answers import Answers
+from service.api import api_keys, events, health
+from service.api.answers import AUTH, Answers
 from service.api.cors import Cors
 from service.api.endpoint import Route, endpoint, expect
 from service.api.openapi import document
 from service.api.state import STATE, State
-from service.auth import Authenticator, Role
+from service.auth import Authenticator, Refusals, Role
 from service.errors import MethodNotAllowed, UnknownEndpoint
 from service.observability import Metrics
-from service.settings import Settings
+from service.settings import Auth, Settings
 from service.snapshot import Replica
 from service.store import Store, open_store
 
@@ -25,6 +26,10 @@ ROUTES = (
     Route("GET", "/v0/cluster/events/{event_id}", Role.READ, events.get_event),
     Route("GET", "/v0/cluster_healthz", Role.READ, health.cluster_healthz),
     Route("GET", "/v0/config", Role.READ, health.config),
+    Route("GET", "/v0/api_keys", Role.WRITE, api_keys.list_keys),
+    Route("POST", "/v0/api_keys", Role.WRITE, api_keys.create, takes_body=True),
+    Route("GET", "/v0/api_keys/{name}", Role.WRITE, api_keys.get),
+    Route("DELETE", "/v0/api_keys/{name}", Role.WRITE, api_keys.delete),
     Route("GET", "/healthz", None, health.healthz),
     Route("GET", "/readyz", None, health.readyz),
     Route("GET", "/metrics", None, health.metrics),
@@ -37,8 +42,7 @@ def make_app(state: State) -> web.Application:
     app = web.Application()
     app[STATE] = state
     for route in ROUTES:
-        # The framework's own pattern would not match braces, which belong to one spelling of a UUID.
-        resource = app.router.add_resource(route.path.replace("{event_id}", "{event_id:[^/]+}"))
+        resource = app.router.add_resource(_pattern(route.path))
         resource.add_route(route.method, endpoint(state, route), expect_handler=expect)
         if route.method == "GET":  # HEAD is GET without the body (RFC 9110, section 9.3.2).
             resource.add_route("HEAD", endpoint(state, route), expect_handler=expect)
@@ -46,12 +50,14 @@ def make_app(state: State) -> web.Application:
         for path in {route.path for route in ROUTES}:
             methods = sorted({"OPTIONS", *(route.method for route in ROUTES if route.path == path)})
             preflight = endpoint(state, Route("OPTIONS", path, None, partial(_preflight, methods)))
-            app.router.add_route("OPTIONS", path.replace("{event_id}", "{event_id:[^/]+}"), preflight)
+            app.router.add_route("OPTIONS", _pattern(path), preflight)
     # Whatever matches nothing else: behind a credential under /v0, so that the API tells strangers nothing of itself.
     for path, role in (("/v0{tail:(?:/.*)?}", Role.READ), ("/{tail:.*}", None)):
         fallback = endpoint(state, Route("*", path, role, _unknown))
         app.router.add_route("*", path, fallback, expect_handler=expect)
-    app.cleanup_ctx.append(_replica_running)
+    app.cleanup_ctx.extend([_replica_running, _credentials_running])
+    if state.settings.auth is Auth.NONE:  # Ready answers say so themselves.
+        app.on_response_prepare.append(_say_open_to_all)
     return app
 
 
@@ -71,13 +77,40 @@ def make_state(settings: Settings, store: Store | None = None) -> State:
     answers = Answers(settings, replica)
     openapi = orjson.dumps(document(settings.service_names))
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
-    return State(settings, replica, Authenticator(settings), answers, metrics, openapi=openapi, cors=cors)
+    return State(
+        settings,
+        store,
+        replica,
+        Authenticator(settings),
+        Refusals(settings),
+        answers,
+        metrics,
+        openapi=openapi,
+        cors=cors,
+    )
+
+
+def _pattern(path: str) -> str:
+    """The router's pattern: its own would not match braces, which belong to one spelling of a UUID."""
+    return re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)
 
 
 async def _replica_running(app: web.Application) -> AsyncIterator[None]:
     async with app[STATE].replica.running():
         yield
     await app[STATE].replica.aclose()
+
+
+async def _credentials_running(app: web.Application) -> AsyncIterator[None]:
+    """Keys and secrets are kept up to date, and the last days of use written, while the store can still be reached."""
+    state = app[STATE]
+    usage = state.authenticator.usage
+    async with state.authenticator.running(), usage.written(partial(api_keys.note_used, state)):
+        yield
+
+
+async def _say_open_to_all(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[AUTH] = Auth.NONE
 
 
 async def _preflight(methods: Sequence[str], state: State, _request: web.Request) -> web.StreamResponse:

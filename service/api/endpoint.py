@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
@@ -63,11 +63,11 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
         try:
             check_message(request, route)
             if route.role is not None:
-                request[PRINCIPAL] = await authorise(state, request, route.role)
+                request[PRINCIPAL] = await authorise(state, request, route)
             response = await route.handler(state, request)
         except Exception as error:
             response = refusal(request, error)
-            if response.status in {401, 403}:
+            if response.status in {401, 403, 429}:
                 state.metrics.auth_failures.labels(response.status).inc()
         if state.draining:
             response.force_close()
@@ -103,22 +103,40 @@ def check_message(request: web.Request, route: Route) -> None:
         raise PayloadTooLarge(IGNORED_BODY_LIMIT)
 
 
-async def authorise(state: State, request: web.Request, role: Role) -> Principal:
-    """The request's principal, which has at least `role`.
+async def authorise(state: State, request: web.Request, route: Route) -> Principal:
+    """The request's principal, which has at least the route's role.
 
-    Raises `AuthenticationFailed`, `InsufficientPermissions`, or `StoreUnavailable` for an API key that cannot be looked up.
+    Raises `AuthenticationFailed` (or `TooManyRequests` for an address with too many of them), `InsufficientPermissions`,
+    `SigningKeysUnavailable` for a token that cannot be judged, or `StoreUnavailable` for an API key that cannot be looked up.
     """
+    assert route.role is not None  # noqa: S101  # Else nobody asks.
     fields = request.headers.getall(hdrs.AUTHORIZATION, ())
+    try:
+        principal = await authenticate(state, fields)
+    except AuthenticationFailed as error:
+        raise state.refusals.refused(
+            error, client_address(state, request), route.path, sent=bool(fields)
+        ) from error.__cause__
+    if principal.role < route.role:
+        state.refusals.denied(principal, route.role.label, client_address(state, request), route.path)
+        raise InsufficientPermissions(route.role.label, principal.role.label)
+    return principal
+
+
+async def authenticate(state: State, fields: Sequence[str]) -> Principal:
+    """The principal of the `Authorization` fields of a request. Raises what `authorise` raises, but for roles and limits."""
     if len(fields) > 1:
-        raise AuthenticationFailed
+        raise AuthenticationFailed("more than one credential")
     authorization = fields[0] if fields else None
     snapshot = state.replica.snapshot
     if state.replica.current() is None and authorization is not None and state.authenticator.is_api_key(authorization):
         snapshot = (await state.replica.read()).snapshot
-    principal = state.authenticator.authenticate(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
-    if principal.role < role:
-        raise InsufficientPermissions(role.label, principal.role.label)
-    return principal
+    return await state.authenticator.admit(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
+
+
+def client_address(state: State, request: web.Request) -> str:
+    """Where the request comes from, as far as that is known."""
+    return state.refusals.address(request.remote, request.headers.getall(hdrs.X_FORWARDED_FOR, ()))
 
 
 def error_response(error: ApiError) -> web.Response:

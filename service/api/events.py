@@ -80,7 +80,9 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
     """Records an event from outside: 201, or 200 if the same event had been recorded before."""
     if not state.settings.monitoring:
         raise ClusterMonitoringDisabled
-    services, event_id = parse_event(await read_body(state, request), state.settings.service_names)
+    services, event_id = parse_event(
+        await read_body(request, body_limit(len(state.settings.services))), state.settings.service_names
+    )
     appended = await state.replica.append(services, event_id)
     headers = {CONTENT_TYPE: "application/json", CACHE_CONTROL: "no-cache", **dict(COMMON_HEADERS)}
     return web.Response(
@@ -93,11 +95,10 @@ def body_limit(services: int) -> int:
     return services * (2 * 12 * INFO_LIMIT + 512) + 4_096
 
 
-async def read_body(state: State, request: web.Request) -> bytes:
-    """The request's body. Raises `UnsupportedMediaType`, `PayloadTooLarge` or `RequestTimeout`."""
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The request's body, of at most `limit` bytes. Raises `UnsupportedMediaType`, `PayloadTooLarge` or `RequestTimeout`."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise UnsupportedMediaType
-    limit = body_limit(len(state.settings.services))
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(limit)
     body = bytearray()

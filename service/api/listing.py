@@ -84,8 +84,8 @@ def parse(query: "MultiMapping[str]", services: Sequence[str]) -> Filter | None:
     return Filter(
         limit=parsed("limit", _limit) or MOST,
         before=parsed("before", _uuid),
-        since=parsed("since", _time),
-        until=parsed("until", _time),
+        since=parsed("since", time_of),
+        until=parsed("until", time_of),
         selector=parsed("selector", selector) or Selector.STATUS,
         # The `status` projection holds no text of anybody's: in its bytes a field cannot be mistaken.
         patterns=tuple(f'"{name}_status":"{status}"'.encode() for name in watched for status in statuses),
@@ -132,7 +132,7 @@ def _uuid(text: str) -> str:
     return event_id
 
 
-def _time(text: str) -> int:
+def time_of(text: str) -> int:
     """An RFC 3339 time in µs. A `+` that was not percent-encoded arrives as a space."""
     if not _TIME.fullmatch(text):
         raise ValueError("expected a time as in RFC 3339, such as 2026-01-31T08:00:00Z")

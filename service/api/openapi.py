@@ -10,15 +10,21 @@ from service.events import INFO_LIMIT, Selector, Status
 _ERRORS = {
     "BadRequest": (
         400,
-        "A parameter, an id or a body that is not one (`InvalidQueryParam`, `InvalidUuidParam`, `InvalidEvent`).",
+        "A bad parameter, id or body (`InvalidQueryParam`, `InvalidUuidParam`, `InvalidEvent`, `InvalidApiKey`).",
     ),
     "Unauthorized": (401, "No credential, or one that is bad, expired or revoked (`AuthenticationFailed`)."),
     "Forbidden": (403, "The credential's role does not allow it (`InsufficientPermissions`)."),
     "NotFound": (404, "No such event (`UnknownClusterMonitorEvent`), or none yet (`NoClusterMonitorEventsAvailable`)."),
     "Conflict": (409, "The id exists with other content (`EventConflict`)."),
+    "NoSuchKey": (404, "No API key of that name (`UnknownApiKey`)."),
+    "NameTaken": (409, "An API key of that name exists (`DuplicateName`)."),
+    "TooMany": (429, "Too many bad credentials came from this address (`TooManyRequests`, with `Retry-After`)."),
     "TooLarge": (413, "The body is larger than any event (`PayloadTooLarge`)."),
     "Disabled": (501, "This deployment does no monitoring (`ClusterMonitoringDisabled`)."),
-    "Unavailable": (503, "The current state cannot be known (`StoreUnavailable`)."),
+    "Unavailable": (
+        503,
+        "The current state cannot be known (`StoreUnavailable`), or the keys of a token's issuer (`SigningKeysUnavailable`).",
+    ),
 }
 
 Json = dict[str, Any]
@@ -39,6 +45,7 @@ def document(services: Sequence[str]) -> Json:
         "tags": [
             {"name": "events", "description": "What was recorded."},
             {"name": "health", "description": "What is now."},
+            {"name": "credentials", "description": "Who may ask."},
             {"name": "operation", "description": "The service itself."},
         ],
         "paths": _paths(),
@@ -59,7 +66,8 @@ def document(services: Sequence[str]) -> Json:
 
 
 def _paths() -> Json:
-    event_errors = _refs("Unauthorized", "Forbidden", "Disabled", "Unavailable")
+    event_errors = _refs("Unauthorized", "Forbidden", "TooMany", "Disabled", "Unavailable")
+    key_errors = _refs("Unauthorized", "Forbidden", "TooMany", "Unavailable")
     return {
         "/v0/cluster/events": {
             "get": {
@@ -128,7 +136,7 @@ def _paths() -> Json:
                         "content": _json({"anyOf": [_ref("schemas", "Verdict"), _ref("schemas", "Error")]}),
                     },
                 }
-                | _refs("Unauthorized", "Forbidden", "NotFound", "Disabled"),
+                | _refs("Unauthorized", "Forbidden", "NotFound", "TooMany", "Disabled"),
             }
         },
         "/v0/config": {
@@ -137,8 +145,49 @@ def _paths() -> Json:
                 "tags": ["operation"],
                 "summary": "Edition and version",
                 "responses": {"200": {"description": "What this is.", "content": _json(_ref("schemas", "Config"))}}
-                | _refs("Unauthorized", "Forbidden"),
+                | key_errors,
             }
+        },
+        "/v0/api_keys": {
+            "get": {
+                "operationId": "listApiKeys",
+                "tags": ["credentials"],
+                "summary": "All API keys, by name",
+                "description": "Needs the role `write`.",
+                "responses": {"200": {"description": "The keys.", "content": _json(_array("ApiKey"))}} | key_errors,
+            },
+            "post": {
+                "operationId": "postApiKey",
+                "tags": ["credentials"],
+                "summary": "Make an API key",
+                "description": "Needs the role `write`, and gives no role beyond one's own. The key is shown this once.",
+                "requestBody": {"required": True, "content": _json(_ref("schemas", "NewApiKey"))},
+                "responses": {"201": {"description": "Made.", "content": _json(_ref("schemas", "CreatedApiKey"))}}
+                | key_errors
+                | _refs("BadRequest", "NameTaken", "TooLarge"),
+            },
+        },
+        "/v0/api_keys/{name}": {
+            "get": {
+                "operationId": "getApiKey",
+                "tags": ["credentials"],
+                "summary": "One API key",
+                "description": "Needs the role `write`.",
+                "parameters": [_ref("parameters", "KeyName")],
+                "responses": {"200": {"description": "The key.", "content": _json(_ref("schemas", "ApiKey"))}}
+                | key_errors
+                | _refs("NoSuchKey"),
+            },
+            "delete": {
+                "operationId": "deleteApiKey",
+                "tags": ["credentials"],
+                "summary": "Revoke an API key",
+                "description": "Needs the role `write`. Every replica refuses the key within `MAX_STALENESS`.",
+                "parameters": [_ref("parameters", "KeyName")],
+                "responses": {"200": {"description": "Revoked.", "content": _json(_ref("schemas", "RevokedApiKey"))}}
+                | key_errors
+                | _refs("NoSuchKey"),
+            },
         },
         "/healthz": _open("Liveness", "getHealthz", "The process serves requests.", _json(_ref("schemas", "Liveness"))),
         "/readyz": _open(
@@ -193,6 +242,13 @@ def _parameters(services: Sequence[str]) -> Json:
             "required": True,
             "description": "`latest`, or a UUID in any of its spellings.",
             "schema": {"anyOf": [{"const": "latest"}, {"type": "string", "format": "uuid"}]},
+        },
+        "KeyName": {
+            "name": "name",
+            "in": "path",
+            "required": True,
+            "description": "The API key's name.",
+            "schema": {"type": "string"},
         },
         "Selector": {
             "name": "selector",
@@ -266,11 +322,43 @@ def _schemas(services: Sequence[str]) -> Json:
             }
         ),
         "Config": _object({"edition": {"type": "string"}, "version": {"type": "string"}}),
+        "ApiKey": _object(
+            {
+                **_key_fields(),
+                "role": _role(),
+                "created_at": {"type": "string", "format": "date-time"},
+                "expires_at": {"type": ["string", "null"], "format": "date-time"},
+                "last_used_on": {"type": ["string", "null"], "format": "date", "description": "A day in UTC."},
+            }
+        ),
+        "NewApiKey": _object(
+            {
+                "name": _key_fields()["name"],
+                "role": _role() | {"default": "read"},
+                "expires_at": {"type": ["string", "null"], "format": "date-time", "default": None},
+            },
+            required=["name"],
+        ),
+        "CreatedApiKey": _object(
+            {**_key_fields(), "api_key": {"type": "string", "pattern": "^apikey:", "description": "Shown this once."}}
+        ),
+        "RevokedApiKey": _object(_key_fields()),
         "Liveness": _object({"status": {"type": "string"}}),
         "Error": _object(
             {"message": {"type": "string"}, "error_code": {"type": "string"}, "details": {"type": "object"}}
         ),
     }
+
+
+def _key_fields() -> Json:
+    return {
+        "id": {"type": "string", "description": "Public: it stands in the key and in logs."},
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    }
+
+
+def _role() -> Json:
+    return {"type": "string", "enum": ["read", "write"]}
 
 
 def _fields(name: str) -> tuple[str, str, str]:

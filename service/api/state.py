@@ -9,10 +9,11 @@ from service.api.cors import Cors
 from service.api.siblings import Siblings
 from service.api.stream import Watchers
 from service.api.waiting import Waiting
-from service.auth import Authenticator
+from service.auth import Authenticator, Refusals
 from service.observability import Metrics
 from service.settings import Settings
 from service.snapshot import Replica
+from service.store import Store
 
 
 @dataclass(slots=True)
@@ -20,8 +21,10 @@ class State:
     """One API process. `draining` is set when it has been told to stop: replies then end their connections."""
 
     settings: Settings
+    store: Store
     replica: Replica
     authenticator: Authenticator
+    refusals: Refusals
     answers: Answers
     metrics: Metrics
     cors: Cors | None = None

@@ -37,6 +37,11 @@ class Keys:
         return self._key("api_keys")
 
     @property
+    def api_keys_used(self) -> str:
+        """Hash: an API key's name → its id and the day of its last use (days since 1970), with a space between."""
+        return self._key("api_keys_used")
+
+    @property
     def leader(self) -> str:
         """String with a TTL: the leading monitor."""
         return self._key("leader")

@@ -189,6 +189,7 @@ class Store:
         self._read = client.register_script(_script("read"))
         self._checked = client.register_script(_script("checked"))
         self._api_key = client.register_script(_script("api_key"))
+        self._api_keys_used = client.register_script(_script("api_keys_used"))
         self._lease = client.register_script(_script("lease"))
         self._release = client.register_script(_script("release"))
 
@@ -284,6 +285,19 @@ class Store:
         """All API keys by name. Raises `StoreUnavailable`."""
         return await self._call(self._client.hgetall(self.keys.api_keys), lambda reply: _api_keys(reply.items()))
 
+    async def api_keys_used(self) -> Mapping[str, int]:
+        """The days on which API keys were last used, in days since 1970 (UTC), by public id. Raises `StoreUnavailable`."""
+
+        def meaning(reply: Mapping[bytes, bytes]) -> dict[str, int]:
+            return {id_.decode(): int(day) for id_, day in (value.split(b" ") for value in reply.values())}
+
+        return await self._call(self._client.hgetall(self.keys.api_keys_used), meaning)
+
+    async def note_api_keys_used(self, days: Mapping[StoredKey, int]) -> None:
+        """Notes the days of last use of some keys. Raises `StoreUnavailable`."""
+        arguments = [argument for key, day in days.items() for argument in (key.name, key.id, day)]
+        await self._call(self._api_keys_used([self.keys.api_keys, self.keys.api_keys_used], arguments), int)
+
     async def create_api_key(self, key: StoredKey) -> None:
         """Adds a key. Raises `DuplicateName` or `StoreUnavailable`."""
         if not await self._change_api_key(key.name, key.to_bytes()):
@@ -353,7 +367,8 @@ class Store:
 
     async def _change_api_key(self, name: str, value: bytes) -> bool:
         arguments: list[Any] = [name, value, self.keys.changes]
-        return await self._call(self._api_key([self.keys.api_keys, self.keys.meta], arguments), bool)
+        keys = [self.keys.api_keys, self.keys.meta, self.keys.api_keys_used]
+        return await self._call(self._api_key(keys, arguments), bool)
 
     async def _call(self, request: Awaitable[Any], meaning: Callable[[Any], T]) -> T:
         """What the reply means; a reply without one is an error like any other of the store."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 import jwt
@@ -15,7 +16,9 @@ from service.auth import Role, mint
 from service.store import Store
 from tests.api.raw import EVENT, Line, Reply, connected
 from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, bearer, make_token
+from tests.issuer import AUDIENCE, Issuer, issuing, private_key
 
+NUMBERS = count()
 UNKNOWN_ID = "01997e2b-0000-7000-8000-000000000000"
 HOUR_US = 3_600_000_000
 
@@ -35,6 +38,7 @@ class Row:
     path: str | None = None
     """Where the route's template is not a path itself."""
     body: bytes = b""
+    """In which `NUMBER` stands for another one each time."""
 
 
 OPEN = Row("200", "200", "200")
@@ -46,6 +50,7 @@ def reading(answer: str) -> Row:
 
 
 READING = reading("200")
+WRITING = Row(REFUSED, FORBIDDEN, "200")
 
 ROUTE_ROWS: Mapping[tuple[str, str], Row] = {
     ("GET", "/v0/cluster/events"): READING,
@@ -53,6 +58,10 @@ ROUTE_ROWS: Mapping[tuple[str, str], Row] = {
     ("GET", "/v0/cluster/events/{event_id}"): replace(READING, path="/v0/cluster/events/latest"),
     ("GET", "/v0/cluster_healthz"): READING,
     ("GET", "/v0/config"): READING,
+    ("GET", "/v0/api_keys"): WRITING,
+    ("POST", "/v0/api_keys"): Row(REFUSED, FORBIDDEN, "201", body=b'{"name": "made-NUMBER"}'),
+    ("GET", "/v0/api_keys/{name}"): replace(WRITING, path="/v0/api_keys/reader"),
+    ("DELETE", "/v0/api_keys/{name}"): Row(REFUSED, FORBIDDEN, "404 UnknownApiKey", path="/v0/api_keys/nobody"),
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/metrics"): OPEN,
@@ -88,12 +97,22 @@ OTHER_ROWS: Mapping[tuple[str, str], Row] = {
 ROWS = {**ROUTE_ROWS, **OTHER_ROWS}
 
 
-def token(key: str = JWT_SECRET, algorithm: str = "HS256", **claims: Any) -> bytes:
-    """A JWT, true or not."""
-    return jwt.encode({"exp": int(time.time()) + 600, **claims}, key, algorithm).encode()
+ISSUER = "https://issuer.example"
+SECRET_SETTINGS = {"jwt_issuer": ISSUER, "jwt_audience": AUDIENCE}
 
 
-async def credentials(store: Store) -> Mapping[str, tuple[Role | None, bytes]]:
+class Secret(Issuer):
+    """Signs with the tests' shared secret instead of a key."""
+
+    def __init__(self) -> None:
+        super().__init__(ISSUER)
+
+    def token(self, kid: str | None = None, headers: Mapping[str, Any] | None = None, **claims: Any) -> str:
+        """A token signed with the secret."""
+        return self.signed(JWT_SECRET, "HS256", {"kid": kid, **(headers or {})}, **claims)
+
+
+async def credentials(store: Store, issuer: Issuer) -> Mapping[str, tuple[Role | None, bytes]]:
     """Header lines of every kind of credential, each with what it may do; `None` is nothing. API keys are put in the store."""
     now = time.time_ns() // 1_000
     keys = {}
@@ -105,45 +124,57 @@ async def credentials(store: Store) -> Mapping[str, tuple[Role | None, bytes]]:
     ):
         key, stored = mint(name, role, now, expires)
         await store.create_api_key(stored)
-        keys[name] = key.encode()
+        keys[name] = key
     await store.delete_api_key("revoked")
     unknown, _ = mint("unknown", Role.WRITE, now)
-    mistyped = keys["writer"][:-1] + (b"1" if keys["writer"][-1:] != b"1" else b"2")
-    write = token(role="write")
+    mistyped = keys["writer"][:-1] + ("1" if keys["writer"][-1:] != "1" else "2")
+    write, seconds = issuer.token(role="write"), int(time.time())
 
-    def field(value: bytes) -> bytes:
-        return b"Authorization: " + value + b"\r\n"
+    def field(value: str | bytes) -> bytes:
+        return b"Authorization: " + (value.encode() if isinstance(value, str) else value) + b"\r\n"
+
+    def bad(value: str) -> tuple[None, bytes]:
+        return None, field("Bearer " + value)
 
     return {
         "none": (None, b""),
-        "empty": (None, field(b"")),
-        "malformed": (None, field(b"Bearer not.a.token")),
-        "no token": (None, field(b"Bearer ")),
-        "wrong scheme": (None, field(b"Basic " + write)),
+        "empty": (None, field("")),
+        "malformed": bad("not.a.token"),
+        "no token": bad(""),
+        "wrong scheme": (None, field("Basic " + write)),
         "no scheme": (None, field(write)),
-        "two fields": (None, field(b"Bearer " + write) * 2),
-        "two fields, one bad": (None, field(b"Bearer " + write) + field(b"Bearer x")),
-        "bad signature": (None, field(b"Bearer " + write[:-5] + b"AAAAA")),
-        "expired": (None, field(b"Bearer " + token(exp=int(time.time()) - 1))),
-        "alg none": (None, field(b"Bearer " + token("", "none", role="write"))),
-        "wrong secret": (None, field(b"Bearer " + token("x" * 64, role="write"))),
-        "bytes beyond ASCII": (None, field(b"Bearer " + write + b"\xff\xe9")),
-        "UTF-8": (None, field("Bearer café".encode())),
-        "revoked API key": (None, field(b"Bearer " + keys["revoked"])),
-        "unknown API key": (None, field(b"Bearer " + unknown.encode())),
-        "expired API key": (None, field(b"Bearer " + keys["expired"])),
-        "mistyped API key": (None, field(b"Bearer " + mistyped)),
+        "two fields": (None, field("Bearer " + write) * 2),
+        "two fields, one bad": (None, field("Bearer " + write) + field("Bearer x")),
+        "bad signature": bad(write[:-5] + "AAAAA"),
+        "expired": bad(issuer.token(exp=seconds - 1, role="write")),
+        "not yet valid": bad(issuer.token(nbf=seconds + 60, role="write")),
+        "valid for too long": bad(issuer.token(exp=seconds + 86_460, role="write")),
+        "wrong issuer": bad(issuer.token(iss="https://elsewhere.example", role="write")),
+        "no issuer": bad(issuer.token(iss=None, role="write")),
+        "wrong audience": bad(issuer.token(aud="another service", role="write")),
+        "no audience": bad(issuer.token(aud=None, role="write")),
+        "wrong algorithm": bad(issuer.signed(private_key("RS256"), "RS384", {"kid": "first"}, role="write")),
+        "a secret's algorithm": bad(issuer.signed("x" * 64, "HS256", {"kid": "first"}, role="write")),
+        "unknown key id": bad(issuer.signed(private_key("ES256", 2), "ES256", {"kid": "unknown"}, role="write")),
+        "alg none": bad(issuer.signed("", "none", {"kid": "first"}, role="write")),
+        "bytes beyond ASCII": (None, field(b"Bearer " + write.encode() + b"\xff\xe9")),
+        "UTF-8": bad("café"),
+        "revoked API key": bad(keys["revoked"]),
+        "unknown API key": bad(unknown),
+        "expired API key": bad(keys["expired"]),
+        "mistyped API key": bad(mistyped),
         "API key without a scheme": (None, field(keys["writer"])),
-        "token in another field": (None, b"X-API-Key: " + keys["writer"] + b"\r\n"),
-        "read JWT": (Role.READ, field(b"Bearer " + token())),
-        "write JWT": (Role.WRITE, field(b"Bearer " + write)),
-        "read API key": (Role.READ, field(b"Bearer " + keys["reader"])),
-        "write API key": (Role.WRITE, field(b"bearer " + keys["writer"])),
+        "token in another field": (None, f"X-API-Key: {keys['writer']}\r\n".encode()),
+        "read JWT": (Role.READ, field("Bearer " + issuer.token())),
+        "write JWT": (Role.WRITE, field("Bearer " + write)),
+        "read API key": (Role.READ, field("Bearer " + keys["reader"])),
+        "write API key": (Role.WRITE, field("bearer " + keys["writer"])),
     }
 
 
 async def ask(line: Line, method: str, path: str, fields: bytes, body: bytes) -> Reply:
     """The reply to one request."""
+    body = body.replace(b"NUMBER", b"%d" % next(NUMBERS))
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
     line.send(f"{method} {path} HTTP/1.1\r\nHost: here\r\n".encode() + fields + length + b"\r\n" + body)
     return await line.reply(method)
@@ -162,15 +193,30 @@ async def healthy(request: pytest.FixtureRequest, make_api: Callable[..., Any]) 
     return api
 
 
+@pytest.fixture(params=["secret", "secret without the poll path", "published keys"])
+async def guarded(request: pytest.FixtureRequest, make_api: Callable[..., Any]) -> AsyncIterator[tuple[Api, Issuer]]:
+    """An API process with one event, whose tokens need an issuer and an audience, and who issues them."""
+    async with issuing() as publisher:
+        published = request.param == "published keys"
+        settings = publisher.settings() if published else SECRET_SETTINGS
+        poll_path = "off" if "without" in request.param else "on"
+        api = await make_api(auth_failures_per_minute=0, poll_path=poll_path, **settings)
+        await api.store.append(ALL_GOOD)
+        yield api, publisher if published else Secret()
+
+
 @pytest.mark.parametrize(("method", "template"), ROWS, ids=[" ".join(key) for key in ROWS])
-async def test_every_credential_gets_what_its_role_allows(healthy: Api, method: str, template: str) -> None:
+async def test_every_credential_gets_what_its_role_allows(
+    guarded: tuple[Api, Issuer], method: str, template: str
+) -> None:
     """Each kind of credential gets the status and the code of the table, at the first sight of the request and at later ones."""
     row = ROWS[method, template]
-    cast = await credentials(healthy.store)
-    await healthy.state.replica.refresh()
+    api, issuer = guarded
+    cast = await credentials(api.store, issuer)
+    await api.settle()
     allowed = {None: row.stranger, Role.READ: row.reader, Role.WRITE: row.writer}
     expected = {name: allowed[role] for name, (role, _) in cast.items()}
-    async with await connected(healthy.port) as line:
+    async with await connected(api.port) as line:
         for _ in range(3):  # The poll path remembers a request at its second sight, and answers it from then on.
             found = {}
             for name, (_, fields) in cast.items():
@@ -185,11 +231,12 @@ def test_every_route_has_a_row() -> None:
     assert ROUTE_ROWS.keys() == {(route.method, route.path) for route in ROUTES}
 
 
-async def test_refusals_do_not_differ(healthy: Api) -> None:
+async def test_refusals_do_not_differ(guarded: tuple[Api, Issuer]) -> None:
     """All bad credentials get the same bytes: a stranger learns nothing about what was wrong, or which keys exist."""
-    cast = await credentials(healthy.store)
-    await healthy.state.replica.refresh()
-    async with await connected(healthy.port) as line:
+    api, issuer = guarded
+    cast = await credentials(api.store, issuer)
+    await api.settle()
+    async with await connected(api.port) as line:
         replies = [await ask(line, "GET", "/v0/config", fields, b"") for role, fields in cast.values() if role is None]
     assert len({reply.body for reply in replies}) == 1
     assert orjson.loads(replies[0].body)["details"] == {}
@@ -199,11 +246,11 @@ async def test_key_is_refused_once_it_is_revoked(healthy: Api) -> None:
     """A key that has just been used, and is remembered, is refused as soon as the replica knows that it was revoked."""
     key, stored = mint("agent", Role.READ, 0)
     await healthy.store.create_api_key(stored)
-    await healthy.state.replica.refresh()
+    await healthy.settle()
     for _ in range(3):
         assert (await healthy.request("GET", "/v0/cluster/events", bearer(key))).status == 200
     await healthy.store.delete_api_key("agent")
-    await healthy.state.replica.refresh()
+    await healthy.settle()
     assert (await healthy.request("GET", "/v0/cluster/events", bearer(key))).status == 401
 
 
@@ -237,6 +284,12 @@ NONE = bearer(jwt.encode({"exp": int(time.time()) + 3_600, "role": "admin"}, JWT
         ("GET", "/v0/cluster/events", READ, "503 StoreUnavailable"),
         ("GET", "/v0/cluster_healthz", READ, "503 StoreUnavailable"),
         ("GET", "/v0/config", READ, "200"),
+        ("GET", "/v0/api_keys", READ, FORBIDDEN),
+        ("GET", "/v0/api_keys", WRITE, "503 StoreUnavailable"),
+        ("GET", "/v0/api_keys/x", WRITE, "503 StoreUnavailable"),
+        ("DELETE", "/v0/api_keys/x", WRITE, "503 StoreUnavailable"),
+        ("POST", "/v0/api_keys", READ, FORBIDDEN),
+        ("POST", "/v0/api_keys", WRITE, "400 InvalidApiKey"),
         ("POST", "/v0/cluster/events", {}, REFUSED),
         ("POST", "/v0/cluster/events", READ, FORBIDDEN),
         ("POST", "/v0/cluster/events", WRITE, "400 InvalidEvent"),
@@ -293,7 +346,7 @@ HEAD_PATHS = [row.path or path for (method, path), row in ROWS.items() if method
 @pytest.mark.parametrize("path", HEAD_PATHS)
 async def test_head_is_get_without_the_body(healthy: Api, path: str) -> None:
     """HEAD gets the status and the header fields of GET, and no body, with a credential and without."""
-    await healthy.state.replica.refresh()
+    await healthy.settle()
     for fields in (b"", f"Authorization: Bearer {make_token(Role.READ)}\r\n".encode()):
         async with await connected(healthy.port) as line:
             get = await ask(line, "GET", path, fields, b"")

@@ -9,6 +9,7 @@ from openapi_spec_validator import validate
 
 from service.api.app import ROUTES
 from service.api.openapi import document
+from service.auth import Role, mint
 from service.events import Selector
 from tests.conftest import ALL_GOOD, READ, WRITE, Api
 
@@ -62,6 +63,15 @@ def test_fields_follow_the_services() -> None:
         ("POST", "/v0/cluster/events", {}, 400),
         ("GET", "/v0/cluster_healthz", None, 200),
         ("GET", "/v0/config", None, 200),
+        ("POST", "/v0/api_keys", {"name": "agents"}, 201),
+        ("POST", "/v0/api_keys", {"name": "agents", "role": "write", "expires_at": "2999-01-01T00:00:00Z"}, 201),
+        ("POST", "/v0/api_keys", {"name": "there already"}, 400),
+        ("POST", "/v0/api_keys", {"name": "there"}, 409),
+        ("GET", "/v0/api_keys", None, 200),
+        ("GET", "/v0/api_keys/there", None, 200),
+        ("GET", "/v0/api_keys/not-there", None, 404),
+        ("DELETE", "/v0/api_keys/there", None, 200),
+        ("DELETE", "/v0/api_keys/not-there", None, 404),
         ("GET", "/healthz", None, 200),
         ("GET", "/readyz", None, 200),
         ("GET", "/openapi.json", None, 200),
@@ -70,12 +80,14 @@ def test_fields_follow_the_services() -> None:
 async def test_answers_are_as_described(api: Api, method: str, path: str, body: Any, status: int) -> None:
     """The status is described for the route, and the body fits the schema of that status."""
     await api.state.replica.append(ALL_GOOD)
+    await api.store.create_api_key(mint("there", Role.READ, 0)[1])
     if body is ALL_GOOD:
         body = {f"{name}_status": seen.status for name, seen in ALL_GOOD.items()}
-    got = await api.request(method, path, WRITE if method == "POST" else READ, json=body)
+    got = await api.request(method, path, WRITE if method != "GET" or "api_keys" in path else READ, json=body)
     assert got.status == status
     described = document(SERVICES)
     template = re.sub(r"/events/[^?]+", "/events/{event_id}", path.partition("?")[0])
+    template = re.sub(r"/api_keys/.+", "/api_keys/{name}", template)
     responses = described["paths"][template][method.lower()]["responses"]
     response = responses[str(status)]
     if "$ref" in response:

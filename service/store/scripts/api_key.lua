@@ -1,6 +1,6 @@
 -- Creates or deletes one API key, and tells the replicas.
 --
--- KEYS  api_keys, meta
+-- KEYS  api_keys, meta, api_keys_used
 -- ARGV  name, what is to be known of the key ('' deletes it), the channel
 -- Reply 1, or 0 if a key of that name exists (create) or none does (delete)
 
@@ -8,6 +8,7 @@ local name, value, channel = ARGV[1], ARGV[2], ARGV[3]
 local changed
 if value == '' then
   changed = redis.call('HDEL', KEYS[1], name)
+  redis.call('HDEL', KEYS[3], name)
 else
   changed = redis.call('HSETNX', KEYS[1], name, value)
 end

@@ -1,0 +1,144 @@
+"""The routes that manage API keys: issue, list, look at, revoke.
+
+They read and write the store itself, not the snapshot: they are rare, and whoever manages keys on one replica sees at once what
+was done on another. A change is known to this process before it is answered, to others by the change notice.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from service.api.endpoint import PRINCIPAL, client_address
+from service.api.events import read_body
+from service.api.health import json
+from service.api.listing import time_of
+from service.api.state import State
+from service.auth import Role, audit, check_name, mint, parse_role
+from service.errors import (
+    InsufficientPermissions,
+    InvalidApiKey,
+    StoreUnavailable,
+    UnknownApiKey,
+)
+from service.events import rfc3339
+from service.store import StoredKey
+
+BODY_LIMIT = 4_096
+"""Bytes: a name, a role and a time."""
+_DAY_US = 86_400_000_000
+_MOST_UNKNOWN = 10
+"""Unknown fields that a refusal lists."""
+
+
+async def create(state: State, request: web.Request) -> web.StreamResponse:
+    """Makes a key and shows it, this once: 201."""
+    name, role, expires_at = parse_new_key(
+        await read_body(request, BODY_LIMIT), round(state.replica.wall() * 1_000_000)
+    )
+    principal = request[PRINCIPAL]
+    if role > principal.role:  # Nobody gives more than they have.
+        raise InsufficientPermissions(role.label, principal.role.label)
+    key, stored = mint(name, role, await state.store.now(), expires_at)
+    await state.store.create_api_key(stored)
+    audit.created(stored.id, name, role.label, principal.name, client_address(state, request))
+    await _know(state)
+    return json(orjson.dumps({"id": stored.id, "name": name, "api_key": key}), 201)
+
+
+async def list_keys(state: State, _request: web.Request) -> web.StreamResponse:
+    """All keys by name; what is secret of them is not known here."""
+    keys, used = await asyncio.gather(state.store.api_keys(), state.store.api_keys_used())
+    return json(orjson.dumps([describe(key, used) for _, key in sorted(keys.items())]))
+
+
+async def get(state: State, request: web.Request) -> web.StreamResponse:
+    """One key."""
+    name = request.match_info["name"]
+    keys, used = await asyncio.gather(state.store.api_keys(), state.store.api_keys_used())
+    if name not in keys:
+        raise UnknownApiKey(name)
+    return json(orjson.dumps(describe(keys[name], used)))
+
+
+async def delete(state: State, request: web.Request) -> web.StreamResponse:
+    """Revokes a key: from now on this process refuses it, every other within `MAX_STALENESS`."""
+    name = request.match_info["name"]
+    key = (await state.store.api_keys()).get(name)
+    if key is None:
+        raise UnknownApiKey(name)
+    await state.store.delete_api_key(name)
+    audit.deleted(key.id, name, request[PRINCIPAL].name, client_address(state, request))
+    await _know(state)
+    return json(orjson.dumps({"id": key.id, "name": name}))
+
+
+async def note_used(state: State, days: Mapping[str, int]) -> None:
+    """Writes the days of last use of keys, by public id. Raises `StoreUnavailable`."""
+    snapshot = state.replica.snapshot
+    keys = snapshot.api_keys.values() if snapshot is not None else ()
+    known = {key: days[key.id] for key in keys if key.id in days}
+    if known:
+        await state.store.note_api_keys_used(known)
+
+
+def describe(key: StoredKey, used: Mapping[str, int]) -> dict[str, Any]:
+    """What may be known of a key."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "role": key.role,
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
+        "last_used_on": last_used_on(key, used),
+    }
+
+
+def last_used_on(key: StoredKey, used: Mapping[str, int]) -> str | None:
+    """The day (UTC) on which a key was last used, as far as it has been noted."""
+    day = used.get(key.id)
+    return rfc3339(day * _DAY_US)[:10] if day is not None else None
+
+
+def parse_new_key(body: bytes, now: int) -> tuple[str, Role, int | None]:
+    """The name, the role and the end of a key that is asked for; times are in µs since 1970.
+
+    Raises `InvalidApiKey` with every field at fault.
+    """
+    try:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InvalidApiKey([("", "the body is not JSON")]) from None
+    if not isinstance(fields, dict):
+        raise InvalidApiKey([("", "expected a JSON object")])
+    errors: list[tuple[str, str]] = []
+    name, role, end = fields.pop("name", None), fields.pop("role", "read"), fields.pop("expires_at", None)
+    try:
+        check_name(name if isinstance(name, str) else "")
+    except ValueError as error:
+        errors.append(("name", str(error) if name is not None else "it is required"))
+    if parse_role(role) is Role.NONE:
+        errors.append(("role", "expected one of: read, write"))
+    expires_at = None
+    if end is not None:
+        try:
+            expires_at = time_of(end if isinstance(end, str) else "")
+            if expires_at <= now:
+                errors.append(("expires_at", "expected a time to come"))
+        except ValueError:
+            errors.append(("expires_at", "expected a time as in RFC 3339, such as 2026-01-31T08:00:00Z"))
+    errors += [(field, "there is no such field") for field in islice(fields, _MOST_UNKNOWN)]
+    if errors:
+        raise InvalidApiKey(errors)
+    return name, parse_role(role), expires_at
+
+
+async def _know(state: State) -> None:
+    """Lets this process know what was just written, if the store still answers: the write stands all the same."""
+    with contextlib.suppress(StoreUnavailable):
+        await state.replica.refresh()  # This reading may have been under way before the write; the next begins now.
+        await state.replica.refresh()

@@ -1,0 +1,112 @@
+"""What happens to requests with bad credentials: they are counted for each client address, slowed, and told to the audit log.
+
+Only a request that was refused is counted, after it was refused: whoever has a good credential is never slowed, whatever comes
+from the same address. All memory is bounded.
+"""
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from service.auth import audit
+from service.auth.principal import Principal
+from service.errors import ApiError, AuthenticationFailed, TooManyRequests
+from service.settings import Settings
+
+MOST_ADDRESSES = 8_192
+"""Addresses that are remembered, the longest silent giving way: about 1 MB."""
+LINES_PER_MINUTE = 300
+"""Audit lines about one address, where no limit on failures is set, and about requests that lack a role."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_V6_SITE_BITS = 64
+_ROUNDING_S = 1e-6
+"""The error of adding times up is less."""
+
+
+class Allowance:
+    """So many things a minute for each key, all of them at once if need be (a leaky bucket: one number for each key)."""
+
+    def __init__(self, per_minute: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._interval = 60 / per_minute
+        self._monotonic = monotonic
+        self._empty_at: OrderedDict[str, float] = OrderedDict()
+
+    def spend(self, key: str) -> float:
+        """Takes one and returns 0, or returns how many seconds there will be none."""
+        now = self._monotonic()
+        empty_at = max(self._empty_at.get(key, now), now)
+        wait = empty_at + self._interval - now - 60
+        if wait > _ROUNDING_S:
+            return wait
+        self._empty_at[key] = empty_at + self._interval
+        self._empty_at.move_to_end(key)
+        if len(self._empty_at) > MOST_ADDRESSES:
+            self._empty_at.popitem(last=False)
+        return 0.0
+
+    def __len__(self) -> int:
+        return len(self._empty_at)
+
+
+class Refusals:
+    """Bad credentials and lacking roles, by client address."""
+
+    def __init__(self, settings: Settings, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._limited = settings.auth_failures_per_minute > 0
+        self._failures = Allowance(settings.auth_failures_per_minute or LINES_PER_MINUTE, monotonic)
+        self._denials = Allowance(LINES_PER_MINUTE, monotonic)
+        self._trusted = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
+
+    def address(self, peer: str | None, forwarded: Sequence[str]) -> str:
+        """Where a request comes from: the peer, or if that is a trusted proxy, whom it names, as far as proxies are trusted.
+
+        `forwarded` are the values of `X-Forwarded-For`. A client on a unix socket has no address.
+        """
+        if not self._trusted or not self._is_trusted(peer):
+            return peer or "local"
+        hops = [hop.strip() for value in forwarded for hop in value.split(",")]
+        client = peer or "local"
+        for hop in reversed(hops):
+            if _parsed(hop) is None:  # No address: what the proxy before it wrote ends here.
+                break
+            client = hop
+            if not self._is_trusted(hop):
+                break
+        return client
+
+    def refused(self, error: AuthenticationFailed, address: str, route: str, *, sent: bool) -> ApiError:
+        """What is to be answered: the error, or 429 for an address that `sent` too many bad credentials."""
+        wait = self._failures.spend(site(address))
+        if not wait:
+            audit.refused(error.why, error.who, address, route)
+        return TooManyRequests(math.ceil(wait)) if wait and sent and self._limited else error
+
+    def denied(self, principal: Principal, needed: str, address: str, route: str) -> None:
+        """A good credential whose role does not allow the request."""
+        if not self._denials.spend(site(address)):
+            audit.refused(f"needs the role '{needed}'", principal.name, address, route)
+
+    def _is_trusted(self, host: str | None) -> bool:
+        address = _parsed(host or "")
+        return address is not None and any(address in network for network in self._trusted)
+
+
+def site(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the network of a site in IPv6, whose addresses cost nothing."""
+    parsed = _parsed(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, _V6_SITE_BITS), strict=False))
+    return str(parsed or address)
+
+
+def _parsed(host: str) -> Address | None:
+    """The address, or `None`. IPv4 in the form of IPv6 is IPv4."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
