@@ -29,7 +29,8 @@ PAUSE_S = 0.5
 """Before full events are asked for again, where the store does not answer."""
 
 RESET = b"event: reset\ndata: {}\n\n"
-COMMENT = b":\n\n"
+# Lines of their own, without the empty line that ends an event: some clients would make an event of nothing of it.
+COMMENT = b":\n"
 
 
 class Client(Protocol):
@@ -70,7 +71,7 @@ def frame(event_id: str, body: bytes) -> bytes:
 
 
 def _retry() -> bytes:
-    return b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311  # Spreading, not secrecy.
+    return b"retry: %d\n" % random.randint(*RETRY_MS)  # noqa: S311  # Spreading, not secrecy.
 
 
 class Watcher:

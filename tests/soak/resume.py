@@ -37,17 +37,14 @@ class Faults:
 
     async def inject(self, enough: asyncio.Event) -> None:
         """Goes on until it is told that it is enough, and ends with everything running."""
-        kinds: list[Callable[[], Awaitable[None]]] = [self._connections] * 6 + [self._replica] * 2 + [self._store] * 2
-        first: list[Callable[[], Awaitable[None]]] = [
-            self._connections,
-            self._replica,
-            self._store,
-        ]  # Even a short run has seen all.
+        kinds: Sequence[Callable[[], Awaitable[None]]] = [*[self._connections] * 6, *[self._replica, self._store] * 2]
+        first = [*kinds[-2:], *kinds[:1]]  # Even a short run has seen all.
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(random.uniform(0.5, 1.5) * self.pause):
                     await enough.wait()
-                return
+                if not first:
+                    return
             await (first.pop() if first else random.choice(kinds))()
 
     async def _connections(self) -> None:
