@@ -28,7 +28,7 @@ run: setup ## Run everything on this machine, on an embedded store
 
 test: setup ## Run every test that this machine can run
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/pytest -n auto --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 check: setup ## Format, lint, types, import layers, tests
 	$(BIN)/ruff format --check
