@@ -247,7 +247,8 @@ class Store:
                     _, by_age, by_count, replicated = rest
                     return Appended(event, True, by_age, by_count, replicated)
                 if outcome == b"EXISTS":
-                    return _existing(event, full, stored=rest[1])
+                    # Who confirmed the first sending is not known: `WAIT` speaks of the connection that wrote.
+                    return _existing(event, full, stored=rest[1], replicated=not self._write_replicas)
                 if outcome == b"FENCED":
                     raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
                 await asyncio.sleep(random.uniform(0, 0.001 * min(attempt, 10)))  # noqa: S311  # Spreading, not secrecy.
@@ -424,9 +425,9 @@ def _script(name: str) -> str:
     return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _existing(event: Event, full: bytes, stored: bytes) -> Appended:
+def _existing(event: Event, full: bytes, stored: bytes, *, replicated: bool) -> Appended:
     if stored == full:  # This writer's own: the reply to an earlier sending was lost.
-        return Appended(event, created=True)
+        return Appended(event, created=True, replicated=replicated)
     known = Event.from_bytes(stored)
     if known.services != event.services:
         raise EventConflict(event.id)

@@ -179,7 +179,7 @@ async def test_infos_are_stored_as_they_are(make_store: MakeStore) -> None:
 
 
 async def test_replicas_that_do_not_confirm_are_told(
-    make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest
+    make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An append that too few Redis replicas confirm in time is recorded all the same, and says so."""
     if "fakeredis" in request.node.name:
@@ -187,13 +187,23 @@ async def test_replicas_that_do_not_confirm_are_told(
     store = make_store(write_replicas=1, timeout=0.1)
     first = await store.append(ALL_GOOD)
     assert (first.created, first.replicated) == (True, False)
+    send = store._send_once
+
+    async def lose_the_first_reply(keys: list[str], arguments: list[Any]) -> list[Any]:
+        await send(keys, arguments)
+        monkeypatch.setattr(store, "_send_once", send)
+        raise StoreUnavailable("the reply was lost")
+
+    monkeypatch.setattr(store, "_send_once", lose_the_first_reply)
+    resent = await store.append(ALL_GOOD)
+    assert (resent.created, resent.replicated) == (True, False), "nobody knows who has it"
     again = await store.append(ALL_GOOD, first.event.id)
     assert (again.created, again.event) == (False, first.event)
     with pytest.raises(EventConflict):
         await store.append(ONE_BAD, first.event.id)
     await any_client.script_flush()
     assert (await store.append(ONE_BAD)).created
-    assert len(await ids(store)) == 2
+    assert len(await ids(store)) == 3
 
 
 async def test_full_events_are_read_in_batches(make_store: MakeStore) -> None:
