@@ -1,0 +1,432 @@
+"""Keys that issuers publish: they rotate, hang, break, lie and are asked for too often, and every fetch is counted."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from service.auth import Role, key_sets, mint
+from service.auth.signers import MOST_KEYS
+from service.errors import SettingsError
+from tests.conftest import ALL_GOOD, Api, bearer, make_settings
+from tests.issuer import Issuer, issuing, jwk, private_key
+
+MakeApi = Callable[..., Any]
+PATH = "/v0/cluster/events/latest"
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """A running issuer with one key."""
+    async with issuing() as running:
+        yield running
+
+
+async def trusting(make_api: MakeApi, issuer: Issuer, **settings: Any) -> Api:
+    """An API process that trusts the issuer, with an event to be asked for."""
+    api: Api = await make_api(**issuer.settings(**settings))
+    await api.store.append(ALL_GOOD)
+    await api.settle()
+    return api
+
+
+async def status(api: Api, token: str, path: str = PATH) -> int:
+    """The status that a token gets."""
+    return (await api.request("GET", path, bearer(token))).status
+
+
+async def becomes(expected: int, api: Api, token: str) -> None:
+    """Waits until a token gets that status."""
+    deadline = time.monotonic() + 4
+    while (found := await status(api, token)) != expected:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
+async def test_published_keys_verify_tokens(make_api: MakeApi, issuer: Issuer, algorithm: str) -> None:
+    """A token signed by a published key is accepted, whatever its kind, and one fetch is enough for all of them."""
+    issuer.rotate("one", algorithm)
+    api = await trusting(make_api, issuer)
+    for number in range(20):
+        assert await status(api, issuer.token("one", sub=f"agent-{number}")) == 200
+    assert issuer.fetches == 1
+
+
+async def test_where_the_keys_are_is_discovered(make_api: MakeApi, issuer: Issuer) -> None:
+    """With an issuer alone, its configuration says where its keys are."""
+    api = await trusting(make_api, issuer, jwt_jwks_url=None)
+    assert await status(api, issuer.token()) == 200
+    assert (issuer.discoveries, issuer.fetches) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        {"issuer": "https://elsewhere.example", "jwks_uri": "URL/keys"},
+        {"issuer": "URL/", "jwks_uri": "URL/keys"},
+        {"issuer": "URL", "jwks_uri": "http://keys.example/keys"},
+        {"issuer": "URL", "jwks_uri": "file:///etc/passwd"},
+        {"issuer": "URL", "jwks_uri": ["URL/keys"]},
+        {"issuer": "URL"},
+    ],
+)
+async def test_configuration_that_cannot_be_true_is_not_used(
+    make_api: MakeApi, issuer: Issuer, configuration: dict[str, Any]
+) -> None:
+    """A configuration of another issuer, or one that leads away from https, gives no keys."""
+    text = json.dumps(configuration).replace("URL", issuer.url)
+    issuer.configuration = json.loads(text)
+    api = await trusting(make_api, issuer, jwt_jwks_url=None)
+    assert await status(api, issuer.token()) == 503
+    assert issuer.fetches == 0
+
+
+async def test_rotated_key_is_fetched_when_it_is_first_seen(
+    make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first token with a new key is accepted at once, for one fetch; those of the old key then end, the memoised too."""
+    api = await trusting(make_api, issuer)
+    old = issuer.token()
+    for _ in range(4):  # From the third on it is answered by the poll path.
+        assert await status(api, old) == 200
+    issuer.rotate("second")
+    assert await status(api, issuer.token("second")) == 200
+    assert issuer.fetches == 2
+    assert await status(api, old) == 401
+
+
+async def test_two_keys_are_valid_while_one_takes_over(make_api: MakeApi, issuer: Issuer) -> None:
+    """Tokens of both keys are accepted as long as both are published."""
+    issuer.keys["second"] = ("RS256", private_key("RS256"))
+    api = await trusting(make_api, issuer)
+    assert [await status(api, issuer.token(kid)) for kid in ("first", "second")] == [200, 200]
+
+
+async def test_withdrawn_key_ends_with_the_schedule(make_api: MakeApi, issuer: Issuer) -> None:
+    """A key that is no longer published is refused after the next look, with no token to prompt it, on the poll path as well."""
+    api = await trusting(make_api, issuer, jwt_jwks_refresh="200ms")
+    token = issuer.token()
+    for _ in range(4):
+        assert await status(api, token) == 200
+    issuer.rotate("second")
+    await becomes(401, api, token)
+
+
+async def test_same_keys_again_change_nothing(make_api: MakeApi, issuer: Issuer) -> None:
+    """Fetching the keys that are known already lets remembered credentials be."""
+    api = await trusting(make_api, issuer, jwt_jwks_refresh="50ms")
+    assert await status(api, issuer.token()) == 200
+    generation = api.state.authenticator.generation
+    fetches = issuer.fetches
+    while issuer.fetches < fetches + 3:
+        await asyncio.sleep(0.02)
+    assert api.state.authenticator.generation is generation
+
+
+async def test_flood_of_unknown_key_ids_reaches_the_issuer_once(make_api: MakeApi, issuer: Issuer) -> None:
+    """Hundreds of tokens with made-up key ids at once, and again, make one fetch, and none of them is accepted."""
+    api = await trusting(make_api, issuer, auth_failures_per_minute=0)
+    assert await status(api, issuer.token()) == 200
+    stranger = private_key("ES256", 9)
+    for wave in range(2):
+        flood = [issuer.signed(stranger, "ES256", {"kid": f"made-up-{wave}-{number}"}) for number in range(150)]
+        assert set(await asyncio.gather(*(status(api, token) for token in flood))) == {401}
+    assert issuer.fetches == 2
+    assert await status(api, issuer.token(sub="somebody else")) == 200
+    assert issuer.fetches == 2
+
+
+async def test_unknown_key_id_is_asked_for_again_after_the_pause(
+    make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that appears within the pause after a fetch is found when the pause is over."""
+    monkeypatch.setattr(key_sets, "COOL_DOWN_S", 0.3)
+    api = await trusting(make_api, issuer)
+    unknown = issuer.signed(private_key("ES256", 9), "ES256", {"kid": "unknown"})
+    assert await status(api, unknown) == 401
+    issuer.rotate("second")
+    assert await status(api, issuer.token("second")) == 401
+    await becomes(200, api, issuer.token("second"))
+    assert issuer.fetches == 3
+
+
+@pytest.mark.parametrize(
+    "claims", [{"exp": 1}, {"iss": "https://elsewhere.example"}, {"exp": int(time.time()) + 10**6}]
+)
+async def test_token_that_no_key_would_save_makes_no_fetch(
+    make_api: MakeApi, issuer: Issuer, claims: dict[str, Any]
+) -> None:
+    """An expired token, one of a stranger, one that is valid for too long: no issuer is asked about its key."""
+    api = await trusting(make_api, issuer)
+    assert await status(api, issuer.token()) == 200
+    assert await status(api, issuer.signed(private_key("ES256", 9), "ES256", {"kid": "unknown"}, **claims)) == 401
+    assert issuer.fetches == 1
+
+
+async def test_hanging_issuer_holds_up_nobody_with_a_known_key(make_api: MakeApi, issuer: Issuer) -> None:
+    """While a fetch hangs, known keys are used and the loop turns; only tokens with unknown keys wait, all for the same fetch."""
+    api = await trusting(make_api, issuer)
+    key_sets_timeout = key_sets.TIMEOUT_S
+    assert await status(api, issuer.token()) == 200
+    issuer.hanging = True
+    stranger = private_key("ES256", 9)
+    flood = [
+        asyncio.create_task(status(api, issuer.signed(stranger, "ES256", {"kid": f"unknown-{number}"})))
+        for number in range(20)
+    ]
+    while issuer.fetches < 2:
+        await asyncio.sleep(0.01)
+    started = time.monotonic()
+    for number in range(20):
+        assert await status(api, issuer.token(sub=f"agent-{number}")) == 200
+    assert time.monotonic() - started < key_sets_timeout / 2
+    assert not any(task.done() for task in flood)
+    assert set(await asyncio.gather(*flood)) == {401}
+    assert issuer.fetches == 2
+
+
+async def test_without_any_keys_tokens_are_503_and_api_keys_go_on(make_api: MakeApi, issuer: Issuer) -> None:
+    """If an issuer's keys cannot be had at all, its tokens cannot be judged: 503. API keys can. It heals by itself."""
+    issuer.status = 500
+    api = await trusting(make_api, issuer)
+    answer = await api.request("GET", PATH, bearer(issuer.token()))
+    assert (answer.status, answer.json["error_code"]) == (503, "SigningKeysUnavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert await status(api, issuer.token(exp=1)) == 401
+    assert await status(api, issuer.token(iss="https://elsewhere.example")) == 401
+    key = await minted(api)
+    assert await status(api, key) == 200
+    for path in ("/healthz", "/readyz"):
+        assert (await api.request("GET", path, {})).status == 200
+    issuer.status = 200
+    await becomes(200, api, issuer.token())
+
+
+async def minted(api: Api) -> str:
+    """A key in the store that the process knows of."""
+    key, stored = mint("agent", Role.READ, 0)
+    await api.store.create_api_key(stored)
+    await api.settle()
+    return key
+
+
+async def test_tokens_wait_for_the_first_keys(make_api: MakeApi, issuer: Issuer) -> None:
+    """A token that comes while the first fetch is under way is answered when that has ended, not refused."""
+    issuer.hanging = True
+    api = await trusting(make_api, issuer)
+    early = asyncio.create_task(status(api, issuer.token()))
+    await asyncio.sleep(0.1)
+    assert not early.done()
+    issuer.hanging = False
+    assert await early == 200
+    assert issuer.fetches == 1
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "500": {"status": 500},
+    "404": {"status": 404},
+    "redirect": {"status": 302, "headers": {"Location": "/elsewhere"}},
+    "not JSON": {"body": b"<html>"},
+    "deep nesting": {"body": b"[" * 100_000},
+    "an array": {"body": b"[]"},
+    "no keys": {"body": b"{}"},
+    "empty": {"body": b'{"keys": []}'},
+    "keys no array": {"body": b'{"keys": {"first": 1}}'},
+    "too large": {"body": b'{"keys": [], "x": "' + b"x" * key_sets.LIMIT_BYTES + b'"}'},
+    "compressed": {"body": b"\x1f\x8b\x08\x00", "headers": {"Content-Encoding": "gzip"}},
+    "a secret": {"body": b'{"keys": [{"kty": "oct", "kid": "first", "k": "c2VjcmV0"}]}'},
+    "odd members": {
+        "body": b'{"keys": [null, 7, {"kty": ["EC"]}, {"kty": "EC", "crv": {}}, {"kty": "EC", "crv": "P-256"}]}'
+    },
+    "too many": {
+        "body": json.dumps({"keys": [jwk("first", "ES256", private_key("ES256"))] * (MOST_KEYS + 1)}).encode()
+    },
+    "hangs": {"hanging": True},
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
+async def test_last_good_keys_outlive_a_broken_issuer(
+    make_api: MakeApi,
+    issuer: Issuer,
+    fault: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever the issuer answers once it is broken, the keys that it gave before go on verifying; the log says so once."""
+    monkeypatch.setattr(key_sets, "TIMEOUT_S", 0.4)
+    monkeypatch.setattr(key_sets, "RETRY_S", (0.03, 0.03))
+    api = await trusting(make_api, issuer, jwt_jwks_refresh="50ms")
+    assert await status(api, issuer.token()) == 200
+    caplog.set_level(logging.WARNING)
+    for name, value in fault.items():
+        setattr(issuer, name, value)
+    fetches = issuer.fetches
+    while issuer.fetches < fetches + 3:
+        await asyncio.sleep(0.02)
+    assert await status(api, issuer.token(sub="another")) == 200
+    assert [line.message for line in caplog.records].count("the keys of an issuer cannot be had") == 1
+
+
+async def test_keys_end_when_the_issuer_stays_away(
+    make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its time the last good key set is used no more: tokens are 503, the remembered and the memoised ones as well."""
+    monkeypatch.setattr(key_sets, "KEEP_S", 1.0)
+    api = await trusting(make_api, issuer, jwt_jwks_refresh="200ms")
+    token = issuer.token()
+    for _ in range(4):
+        assert await status(api, token) == 200
+    issuer.status = 500
+    away = time.monotonic()
+    await becomes(503, api, token)
+    assert 0.5 < time.monotonic() - away < 2
+    issuer.status = 200
+    await becomes(200, api, token)
+
+
+async def test_several_issuers_each_with_its_own_keys(make_api: MakeApi, issuer: Issuer) -> None:
+    """Tokens of every configured issuer are accepted, and no issuer can sign for another."""
+    async with issuing() as other:
+        other.rotate("first", "RS256")
+        both = {
+            "jwt_issuer": f"{issuer.url},{other.url}",
+            "jwt_jwks_url": f"{issuer.jwks_url},{other.jwks_url}",
+        }
+        api = await trusting(make_api, issuer, auth_failures_per_minute=0, **both)
+        assert [await status(api, one.token()) for one in (issuer, other)] == [200, 200]
+        assert await status(api, issuer.token(iss=other.url)) == 401
+        assert await status(api, other.token(iss=issuer.url)) == 401
+        other.status, fetches = 500, issuer.fetches
+        assert await status(api, issuer.token(sub="another")) == 200
+        assert issuer.fetches == fetches
+
+
+async def test_one_issuer_away_does_not_stop_the_other(make_api: MakeApi, issuer: Issuer) -> None:
+    """Only the tokens of the issuer whose keys cannot be had are 503."""
+    async with issuing() as other:
+        other.status = 500
+        both = {
+            "jwt_issuer": f"{issuer.url},{other.url}",
+            "jwt_jwks_url": f"{issuer.jwks_url},{other.jwks_url}",
+        }
+        api = await trusting(make_api, issuer, **both)
+        assert [await status(api, one.token()) for one in (issuer, other)] == [200, 503]
+
+
+REFUSED: dict[str, Callable[[Issuer], str]] = {
+    "no kid among several keys": lambda issuer: issuer.token(kid=None),
+    "kid number": lambda issuer: issuer.token(headers={"kid": 7}),
+    "no sub": lambda issuer: issuer.token(sub=None),
+    "no iat": lambda issuer: issuer.token(iat=None),
+    "no exp": lambda issuer: issuer.token(exp=None),
+    "no aud": lambda issuer: issuer.token(aud=None),
+    "iss list": lambda issuer: issuer.token(iss=[issuer.url]),
+    "iss with a slash": lambda issuer: issuer.token(iss=issuer.url + "/"),
+    "aud of another": lambda issuer: issuer.token(aud=["another", "one more"]),
+    "key of another id": lambda issuer: issuer.signed(private_key("ES256"), "ES256", {"kid": "rsa"}),
+    "public key as a secret": lambda issuer: issuer.signed(
+        json.dumps(jwk("first", "ES256", private_key("ES256"))), "HS256", {"kid": "first"}
+    ),
+    "none": lambda issuer: issuer.signed("", "none", {"kid": "first"}),
+    "RS384 of a good key": lambda issuer: issuer.signed(private_key("RS256"), "RS384", {"kid": "rsa"}),
+    "own key brought along": lambda issuer: issuer.signed(
+        private_key("ES256", 9),
+        "ES256",
+        {"kid": "first", "jwk": jwk("first", "ES256", private_key("ES256", 9)), "jku": "https://evil.example"},
+    ),
+}
+
+
+@pytest.mark.parametrize("make_token", REFUSED.values(), ids=REFUSED)
+async def test_tokens_that_are_not_exactly_right_are_refused(
+    make_api: MakeApi, issuer: Issuer, make_token: Callable[[Issuer], str]
+) -> None:
+    """A token names one published key and says all that it must; it brings no key along, and no issuer is asked about it."""
+    issuer.keys["rsa"] = ("RS256", private_key("RS256"))
+    api = await trusting(make_api, issuer)
+    assert [await status(api, issuer.token(kid)) for kid in ("first", "rsa")] == [200, 200]
+    assert await status(api, make_token(issuer)) == 401
+    assert issuer.fetches == 1
+
+
+async def test_one_key_needs_no_id(make_api: MakeApi, issuer: Issuer) -> None:
+    """Where an issuer publishes one key only, a token need not name it."""
+    api = await trusting(make_api, issuer)
+    assert await status(api, issuer.token(kid=None)) == 200
+
+
+PASSED_OVER: dict[str, dict[str, object]] = {
+    "for encryption": jwk("first", "ES256", private_key("ES256"), use="enc"),
+    "not for verifying": jwk("first", "ES256", private_key("ES256"), key_ops=["sign"]),
+    "for another algorithm": jwk("first", "ES256", private_key("ES256"), alg="ES384"),
+    "private": jwk("first", "ES256", private_key("ES256"), d="AAAA"),
+    "kid number": jwk(None, "ES256", private_key("ES256")) | {"kid": 1},
+    "point off the curve": jwk("first", "ES256", private_key("ES256"), y="AAAA"),
+    "another curve": jwk("first", "ES256", private_key("ES256"), crv="P-521"),
+    "operations no list": jwk("first", "ES256", private_key("ES256"), key_ops=7),
+}
+
+
+@pytest.mark.parametrize("member", PASSED_OVER.values(), ids=PASSED_OVER)
+async def test_keys_that_are_not_for_us_are_passed_over(
+    make_api: MakeApi, issuer: Issuer, member: dict[str, object]
+) -> None:
+    """A key for another purpose, or a broken one, verifies nothing, and does no harm to the others of the set."""
+    good = jwk("rsa", "RS256", private_key("RS256"))
+    issuer.body = json.dumps({"keys": [member, good]}).encode()
+    issuer.keys["rsa"] = ("RS256", private_key("RS256"))
+    api = await trusting(make_api, issuer)
+    assert [await status(api, issuer.token(kid)) for kid in ("first", "rsa")] == [401, 200]
+
+
+UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
+    "no issuer": ("JWT_ISSUER", {"jwt_jwks_url": "https://issuer.example/keys", "jwt_audience": "a"}),
+    "no audience": ("JWT_AUDIENCE", {"jwt_issuer": "https://issuer.example"}),
+    "http": ("JWT_ISSUER", {"jwt_issuer": "http://issuer.example", "jwt_audience": "a"}),
+    "http keys": (
+        "JWT_JWKS_URL",
+        {"jwt_issuer": "me", "jwt_jwks_url": "http://issuer.example/keys", "jwt_audience": "a"},
+    ),
+    "file": ("JWT_JWKS_URL", {"jwt_issuer": "me", "jwt_jwks_url": "file:///etc/passwd", "jwt_audience": "a"}),
+    "password in the URL": (
+        "JWT_JWKS_URL",
+        {"jwt_issuer": "me", "jwt_jwks_url": "https://me:hunter2@issuer.example/keys", "jwt_audience": "a"},
+    ),
+    "no URL": ("JWT_ISSUER", {"jwt_issuer": "me", "jwt_audience": "a"}),
+    "more issuers than URLs": (
+        "JWT_JWKS_URL",
+        {"jwt_issuer": "me,you", "jwt_jwks_url": "https://issuer.example/keys", "jwt_audience": "a"},
+    ),
+    "an issuer twice": (
+        "JWT_ISSUER",
+        {"jwt_issuer": "https://issuer.example,https://issuer.example", "jwt_audience": "a"},
+    ),
+    "a secret as well": (
+        "JWT_SECRET",
+        {
+            "jwt_secret": "x" * 64,
+            "jwt_issuer": "me",
+            "jwt_jwks_url": "https://issuer.example/keys",
+            "jwt_audience": "a",
+        },
+    ),
+    "a secret's algorithm": (
+        "JWT_ALGORITHMS",
+        {"jwt_issuer": "https://issuer.example", "jwt_audience": "a", "jwt_algorithms": "ES256,HS256"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("variable", "values"), UNFIT.values(), ids=UNFIT)
+def test_unfit_settings_are_named(variable: str, values: dict[str, Any]) -> None:
+    """What would trust the wrong keys, or everybody's tokens, stops the start with the variable's name."""
+    with pytest.raises(SettingsError) as caught:
+        make_settings(**{"jwt_secret": None, **values})
+    assert f"CLUSTER_EVENTS_{variable}" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
