@@ -5,6 +5,7 @@ client; the driver's own words stay in its `__cause__`, for the log.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -35,6 +36,8 @@ from service.observability import Metrics
 from service.store.keys import Keys
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 CLOCK_TOLERANCE_US = 5_000_000
 """Disagreement of two clocks beyond which nobody's idea of an event's age is trusted."""
@@ -81,7 +84,10 @@ class StoredKey:
     def from_bytes(cls, data: bytes) -> Self:
         """The inverse of `to_bytes`; fields of newer versions are ignored."""
         fields = orjson.loads(data)
-        return cls(**{name: fields.get(name) for name in cls.__slots__})
+        key = cls(**{name: fields.get(name) for name in cls.__slots__})
+        if not all(isinstance(text, str) for text in (key.id, key.role, key.sha256)):
+            raise ValueError("not an API key")
+        return key
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,4 +480,11 @@ def _rows(reply: list[Any]) -> Rows:
 
 
 def _api_keys(pairs: Any) -> Mapping[str, StoredKey]:
-    return {name.decode(): StoredKey.from_bytes(value) for name, value in pairs}
+    """The keys that can be read. One that cannot opens nothing, and is no reason to know nothing of the others."""
+    keys: dict[str, StoredKey] = {}
+    for name, value in pairs:
+        try:
+            keys[name.decode()] = StoredKey.from_bytes(value)
+        except (AttributeError, TypeError, ValueError):
+            log.error("an API key in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # Told whole.
+    return keys

@@ -552,3 +552,15 @@ def test_all_keys_share_the_hash_tag() -> None:
     names = [keys.timeline, keys.meta, keys.api_keys, keys.leader, keys.changes, keys.event("x")]
     assert all(name.startswith("{ce:west}:") for name in names)
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("value", ["not JSON", "[]", "{}", '{"id": 1, "role": "read", "sha256": "00"}'])
+async def test_an_unreadable_api_key_opens_nothing_and_hides_nothing(
+    make_store: MakeStore, any_client: Any, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What somebody else wrote among the API keys is logged and left out; the others hold."""
+    store = make_store()
+    await store.create_api_key(key())
+    await any_client.hset(store.keys.api_keys, "strange", value)
+    assert set((await store.read()).api_keys or {}) == {"agents"}
+    assert "unreadable" in caplog.text
