@@ -79,7 +79,7 @@ class Outage:
 
     def back(self, name: str) -> float:
         """Seconds after which the last answer came that was not the current state, once the store answered."""
-        return max((one.there - self.up for one in self.seen[name] if not one.current), default=0.0)
+        return max([0.0, *(one.there - self.up for one in self.seen[name] if not one.current)])
 
     @property
     def figures(self) -> list[str]:

@@ -46,7 +46,7 @@ GONE = replace(CURRENT, asked=1.5, there=1.5, status=503, retry_after="1", body=
 )
 def test_wrong_answers_are_found(one: Seen, complaint: str | None) -> None:
     """The comparison sees what is passed off, marked wrongly, too early, too late, or kept waiting."""
-    outage = Outage("SIGKILL", SHORT, began=0.0, mended=2.0, known=b"{}")
+    outage = Outage("SIGKILL", SHORT, began=0.0, mended=2.0, up=2.0, known=b"{}")
     after = replace(CURRENT, asked=3.0, there=3.0)
     outage.seen = {name: [after] for name in outage.seen} | {"latest": [one, after]}
     assert (not outage.problems) if complaint is None else complaint in " ".join(outage.problems)
