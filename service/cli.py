@@ -95,13 +95,58 @@ def serve(host: str | None, port: int | None, workers: int) -> None:
 
 
 @cli.command()
+@click.option(
+    "--once", is_flag=True, help="Check once, print what was found, record nothing; exits with 2 if unhealthy."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --once: print JSON.")
 @with_settings
-def monitor() -> None:
+def monitor(*, once: bool, as_json: bool) -> None:
     """Check the services and record events."""
     from service.run import monitor as run_monitor
     from service.run import run
 
-    run(run_monitor(_settings()))
+    if once:
+        _check_once(as_json=as_json)
+    if as_json:
+        raise click.UsageError("--json goes with --once")
+    try:
+        run(run_monitor(_settings()))
+    except OSError as error:
+        raise click.ClickException(f"cannot start: {error.strerror or error}") from error
+
+
+def _check_once(*, as_json: bool) -> NoReturn:
+    import asyncio
+
+    from service import tables
+    from service.monitor.process import check_once
+
+    found = asyncio.run(check_once(_settings()))
+    rows = {
+        name: {"healthy": one.healthy, "self_info": one.info, "resources_info": one.resources}
+        for name, one in found.items()
+    }
+    _print(rows, as_json=as_json, table=tables.checks)
+    sys.exit(0 if all(one.healthy for one in found.values()) else UNHEALTHY)
+
+
+@cli.group()
+def config() -> None:
+    """Look at the settings."""
+
+
+@config.command("check")
+@with_settings
+def config_check() -> None:
+    """Tell what is wrong with the settings and the services file, all at once; exits with 2 if anything is."""
+    from service.monitor.services import services
+
+    settings = _settings()
+    if settings.services_file is None and not any(settings.services.values()):
+        click.echo("The settings are right. No service has a URL: enough for the API, not for the monitor.")
+        return
+    found = services(settings)
+    click.echo(f"The settings are right. Services: {', '.join(found)}.")
 
 
 @cli.command()

@@ -160,6 +160,9 @@ class Metrics:
         self.epoch = gauge("monitor_epoch", "The epoch of the leading monitor, as this one knows it.")
         self.fenced = counter("monitor_fenced_total", "Writes refused since another monitor had taken the lead.")
         self.heartbeats = counter("heartbeats_total", "Calls to the watcher outside.", "result")
+        self.webhooks = counter(
+            "webhook_messages_total", "Attempts to deliver a change, and changes given up.", "result"
+        )
         self.missed_checks = counter("missed_checks_total", "Checks that did not start since the one before overran.")
         self.store_errors = counter("store_errors_total", "Requests to the store that failed.")
         gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)

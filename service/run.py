@@ -74,9 +74,14 @@ async def _work(settings: Settings, sock: socket.socket, siblings: Siblings, lif
 
 
 async def monitor(settings: Settings) -> None:
-    """The monitor, until a signal; then it hands over to another, if one stands by."""
+    """The monitor, until a signal; then it hands over to another, if one stands by.
+
+    With a services file, SIGHUP reads it again instead of ending the process.
+    """
     stop = stop_signal()
-    async with monitoring(settings):
+    async with monitoring(settings) as reload:
+        if settings.services_file is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         await stop.wait()
 
 

@@ -4,8 +4,10 @@ Settings are read once, from a mapping (`os.environ`, or a test's dictionary), i
 are reported together. A value that is a secret is a `SecretStr`: no `repr`, log or error shows it.
 """
 
+import base64
 import ipaddress
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -76,23 +78,64 @@ def _split(value: object) -> object:
 
 
 def _services(value: object) -> object:
-    """`name=URL` pairs, or names alone where nothing is checked, separated by commas."""
-    if not isinstance(value, str):
+    """`name=URL` pairs, or names alone where nothing is checked, separated by commas; or a mapping of a services file."""
+    if isinstance(value, str):
+        pairs = [part.partition("=")[::2] for part in value.split(",") if part.strip()]
+    elif isinstance(value, Mapping):
+        pairs = [(name, url if isinstance(url, str) else "") for name, url in value.items()]
+    else:
         return value
     services: dict[str, str] = {}
-    for part in _split(value):  # type: ignore[attr-defined]  # A str gives a tuple.
-        name, _, url = part.partition("=")
+    for name, url in ((name.strip(), url.strip()) for name, url in pairs):
         if not _SERVICE_NAME.fullmatch(name) or name in _RESERVED_SERVICE_NAMES:
             shown = name.partition("://")[0][:40]  # Where the `=` is missing this is a URL, perhaps with a password.
             raise ValueError(f"'{shown}' cannot be a service's name: use lower-case identifiers, as in api=http://…")
         if name in services:
             raise ValueError(f"the service '{name}' is named twice")
-        if url and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
-            raise ValueError(f"the URL of '{name}' is not an http:// or https:// URL")
+        if url and not can_be_checked(url):
+            raise ValueError(
+                f"the URL of '{name}' is not an http:// or https:// URL, nor tcp://host:port, redis://… or rediss://…"
+            )
         services[name] = url
     if not services:
         raise ValueError("name at least one service, as in api=http://…")
     return services
+
+
+def _pairs(value: object) -> object:
+    """`name=text` pairs, separated by commas; the text may contain further equals signs."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+    if wrong := [name for name, _, text in pairs if not name or not text]:
+        raise ValueError(f"'{wrong[0][:40]}' has no value: expected name=value pairs")
+    return {name: text for name, _, text in pairs}
+
+
+def can_be_checked(url: str) -> bool:
+    """Whether there is a kind of check for the URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    known = parts.scheme in {"http", "https", "redis", "rediss"} or (parts.scheme == "tcp" and port is not None)
+    return known and bool(parts.hostname)
+
+
+def read_toml(path: Path) -> Mapping[str, Any]:
+    """The tables of a services file. Raises `ValueError`, with a reason for people."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the file it names: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError("the file is not UTF-8 text") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"the file is not TOML: {error}") from error
+    if wrong := [name for name, table in tables.items() if not isinstance(table, dict)]:
+        raise ValueError(f"'{wrong[0]}' is not a table: expected a [name] for each service, and its settings below it")
+    return tables
 
 
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
@@ -106,6 +149,13 @@ class Auth(StrEnum):
 
     REQUIRED = "required"
     NONE = "none"
+
+
+class Unknown(StrEnum):
+    """What it means when the resources behind a service cannot be known."""
+
+    IGNORE = "ignore"
+    UNHEALTHY = "unhealthy"
 
 
 class LogFormat(StrEnum):
@@ -194,6 +244,9 @@ class Settings(BaseModel):
         default_factory=lambda: {"api": "", "compiler": "", "runner": ""}
     )
     """The monitored services in order: `api=http://…/healthz,compiler=…`. The API needs the names only."""
+    services_file: Path | None = None
+    """A TOML file with a table for each service: what no variable should hold, such as headers and certificates. Where
+    `SERVICES` is not set, the file also says which services there are, in its order."""
     check_interval: Duration = 10.0
     """Seconds between the starts of two checks."""
     check_timeout: Duration = 5.0
@@ -214,6 +267,21 @@ class Settings(BaseModel):
     """The address on which the monitor tells how it is. Loopback by default, as for the API."""
     monitor_port: int | None = Field(None, ge=0, le=65_535)
     """The TCP port of the monitor's `/healthz`, `/readyz` and `/metrics`. None by default: it listens on nothing."""
+    monitor_resources: Switch = False
+    """Whether the Kubernetes objects behind the services are looked at (`on`/`off`); `off` says so in each event."""
+    resources: Annotated[Mapping[str, str], BeforeValidator(_pairs)] = Field(default_factory=dict)
+    """The objects behind the services: `api=deployment/api-server,compiler=statefulset/compiler` (or `NAMESPACE/deployment/NAME`,
+    or `deployment?LABEL=VALUE`)."""
+    resources_unknown: Unknown = Unknown.IGNORE
+    """What it means when Kubernetes cannot be asked: `ignore` leaves the verdict to the service's own check."""
+    kubernetes_url: str | None = None
+    """The API server. Default: that of the cluster in which the monitor runs."""
+    kubernetes_credentials: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """The folder with `token`, `ca.crt` and `namespace`: where Kubernetes puts them. Read again as they are rotated."""
+    webhook_url: SecretStr | None = None
+    """A URL that gets a signed POST for each recorded change (Standard Webhooks). A secret, as such URLs often carry a token."""
+    webhook_secret: SecretStr | None = None
+    """What signs it: `whsec_` and the base64 of 24 to 64 random bytes."""
     heartbeat_url: SecretStr | None = None
     """A URL that the leading monitor calls after each completed check, for a watcher outside that raises an alarm when the calls
     stop. A secret, since whoever knows it can keep that watcher quiet."""
@@ -387,9 +455,26 @@ class Settings(BaseModel):
                 f"{PREFIX}LEASE_DEADLINE: expected more than {PREFIX}LEASE_RENEW ({self.lease_renew:g} s) "
                 f"and less than {PREFIX}LEASE_TTL ({self.lease_ttl:g} s)"
             )
-        if self.heartbeat_url and not _is_http(self.heartbeat_url.get_secret_value()):
-            problems.append(f"{PREFIX}HEARTBEAT_URL: expected an http:// or https:// URL")
+        for name, url in (("HEARTBEAT_URL", self.heartbeat_url), ("WEBHOOK_URL", self.webhook_url)):
+            if url and not _is_http(url.get_secret_value()):
+                problems.append(f"{PREFIX}{name}: expected an http:// or https:// URL")
+        if self.kubernetes_url and not _is_http(self.kubernetes_url):
+            problems.append(f"{PREFIX}KUBERNETES_URL: expected an http:// or https:// URL")
+        if bool(self.webhook_url) != bool(self.webhook_secret):
+            problems.append(f"{PREFIX}WEBHOOK_SECRET: set it and {PREFIX}WEBHOOK_URL, or neither")
+        elif self.webhook_secret and webhook_key(self.webhook_secret) is None:
+            problems.append(f"{PREFIX}WEBHOOK_SECRET: expected whsec_ and the base64 of 24 to 64 bytes")
         return problems
+
+
+def webhook_key(secret: SecretStr) -> bytes | None:
+    """The bytes that a webhook's secret stands for, or `None` if it is none (Standard Webhooks, "Signature scheme")."""
+    prefix, _, encoded = secret.get_secret_value().partition("_")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError:
+        return None
+    return key if prefix == "whsec" and 24 <= len(key) <= 64 else None  # noqa: PLR2004  # As the standard says.
 
 
 def _is_http(url: str) -> bool:
@@ -444,10 +529,23 @@ def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
         elif name.removesuffix("_file") in Settings.model_fields and is_secret(name.removesuffix("_file")):
             _read_secret(variable, text, environ, values, files, problems)
     _read_folder(values, files, problems)
+    _read_services(values, problems)
     values |= {name: value for name, value in overrides.items() if value is not None}
     settings = _validated(values, problems)
     settings._secret_files = files  # noqa: SLF001  # Not a setting: where some of them came from.
     return settings
+
+
+def _read_services(values: dict[str, Any], problems: list[str]) -> None:
+    """Without SERVICES, the services are those of the file."""
+    if "services_file" not in values or "services" in values:
+        return
+    try:
+        tables = read_toml(Path(values["services_file"]))
+    except ValueError as error:
+        problems.append(f"{PREFIX}SERVICES_FILE: {error}")
+    else:
+        values["services"] = {name: table.get("url") for name, table in tables.items()}
 
 
 def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings:

@@ -47,6 +47,14 @@ def event(found: dict[str, Any]) -> None:
     _console().print(table)
 
 
+def checks(found: dict[str, Any]) -> None:
+    """What one check found, a line per service; the resources where they are looked at."""
+    table = _table("service", "healthy", "says", "resources")
+    for name, one in found.items():
+        _add(table, name, "yes" if one["healthy"] else "no", one["self_info"], one["resources_info"])
+    _console().print(table)
+
+
 def health(verdict: dict[str, Any]) -> None:
     """The verdict in one line, then a line per service."""
     console = _console()

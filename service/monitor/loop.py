@@ -9,19 +9,20 @@ from dataclasses import replace
 
 import aiohttp
 
-from service.errors import SettingsError, StoreUnavailable
+from service.errors import StoreUnavailable
 from service.events import Event, Observation, Status, clean_info, rfc3339_seconds
+from service.monitor.check import Finding, check_service
+from service.monitor.kubernetes import Kubernetes
 from service.monitor.leader import Alone, Leader
-from service.monitor.probe import Result, probe, session
-from service.monitor.recording import Recorded, after_check, after_event, reason_to_record, status_of
+from service.monitor.probe import session
+from service.monitor.recording import Recorded, Run, after_check, after_event, reason_to_record, status_of
+from service.monitor.services import Service, services
+from service.monitor.webhook import Changed
 from service.observability import Metrics
-from service.settings import PREFIX, Settings
+from service.settings import Settings
 from service.store import Fenced, Store, count_append
 
 log = logging.getLogger(__name__)
-
-RESOURCES_INFO = "Resources are not monitored."
-"""The resources info where nothing is known of the resources behind a service."""
 
 
 class _NotLeading(Exception):
@@ -39,23 +40,27 @@ class Monitor:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         leader: Leader | None = None,
+        kubernetes: Kubernetes | None = None,
         checked: Callable[[], None] = lambda: None,
+        changed: Changed = lambda _event, _before: None,
     ) -> None:
-        """Without a `leader` it is the only monitor; `checked` is called after each completed check.
+        """Without a `leader` it is the only monitor. `checked` is called after each completed check, `changed` with each recorded
+        event and the statuses before it.
 
-        Raises `SettingsError` for services without a URL to check.
+        Raises `SettingsError` for services that cannot be checked.
         """
-        missing = [name for name, url in settings.services.items() if not url]
-        if missing:
-            raise SettingsError(
-                [f"{PREFIX}SERVICES: no URL to check for {', '.join(missing)}: expected {missing[0]}=http://…"]
-            )
+        self._services = services(settings)
         self._settings = settings
+        self._kubernetes = kubernetes
+        self._number = 0  # Of checks begun.
+        self._findings: dict[str, Finding] = {}  # The last of each service, and how many alike there were in a row:
+        self._runs: dict[str, Run] = {}
         self._store = store
         self._metrics = metrics
         self._monotonic = monotonic
         self._leader = leader or Alone()
         self._checked = checked
+        self._changed = changed
         self._checked_at: float | None = None  # By `monotonic`.
         self._recorded = Recorded({})
         self._version: int | None = None  # Of the store, when it was last read; with its latest event:
@@ -76,6 +81,10 @@ class Monitor:
                 while not await self._relieved_before(due):
                     await self.check(client)
                     due = self._next_after(due)
+
+    def reload(self, settings: Settings) -> None:
+        """Checks from now on as the settings say. Raises `SettingsError` for services that cannot be checked."""
+        self._services = services(settings)
 
     def check_age(self) -> float | None:
         """Seconds since this monitor last completed a check; `None` if it never has."""
@@ -104,18 +113,17 @@ class Monitor:
 
     async def check(self, client: aiohttp.ClientSession) -> None:
         """One check of all services, with its event where one is due."""
-        names = self._settings.service_names
-        results = dict(zip(names, await asyncio.gather(*(self._probe(client, name) for name in names)), strict=True))
+        await self._look(client)
         try:
-            await self._conclude(results)
+            await self._conclude()
         except StoreUnavailable as error:
             if not self._failing:
                 log.warning("the store is unavailable, checks go on", extra={"reason": str(error.__cause__ or error)})
             self._failing = True
-            self._keep(results)
+            self._keep()
             return
         except _NotLeading:
-            self._keep(results)
+            self._keep()
             return
         except Fenced:
             self._leader.fenced()
@@ -126,24 +134,50 @@ class Monitor:
         self._checked_at = self._monotonic()
         self._checked()
         self._metrics.checks.labels(
-            "healthy" if all(result.healthy for result in results.values()) else "unhealthy"
+            "healthy" if all(finding.healthy for finding in self._findings.values()) else "unhealthy"
         ).inc()
 
-    async def _probe(self, client: aiohttp.ClientSession, name: str) -> Result:
-        with self._metrics.check_seconds.labels(name).time():
-            return await probe(client, self._settings.services[name], self._settings.check_timeout)
+    async def _look(self, client: aiohttp.ClientSession) -> None:
+        """Checks the services whose turn it is, all at the same time."""
+        services, number = self._services, self._number
+        self._number += 1
+        names = [name for name in services if number % services[name].every == 0 or name not in self._findings]
+        found = await asyncio.gather(*(self._check(client, services[name]) for name in names))
+        for name, finding in zip(names, found, strict=True):
+            self._findings[name] = finding
+            before = self._runs.get(name)
+            self._runs[name] = before.then(finding.healthy) if before else Run(finding.healthy)
 
-    async def _conclude(self, results: Mapping[str, Result]) -> None:
+    async def _check(self, client: aiohttp.ClientSession, service: Service) -> Finding:
+        with self._metrics.check_seconds.labels(service.name).time():
+            return await check_service(client, service, self._kubernetes, self._settings.resources_unknown)
+
+    def _counts_as_healthy(self, name: str) -> bool:
+        """Whether a service is healthy by its thresholds, compared with what was recorded."""
+        service, before = self._services[name], self._recorded.statuses.get(name)
+        return self._runs[name].counts_as_healthy(before, service.unhealthy_after, service.healthy_after)
+
+    def _observed(self, name: str) -> Observation:
+        """What is to be recorded of a service, if anything is."""
+        finding, healthy = self._findings[name], self._counts_as_healthy(name)
+        info = finding.info
+        if healthy is not finding.healthy:
+            service, checks = self._services[name], self._runs[name].checks
+            passed, needed, counted = (
+                ("passed", service.healthy_after, "unhealthy")
+                if finding.healthy
+                else ("failed", service.unhealthy_after, "healthy")
+            )
+            info = f"Check {checks} of {needed} in a row {passed}, so it still counts as {counted}: {info}"
+        status = status_of(healthy, self._recorded.statuses.get(name))
+        return Observation(status, clean_info(self._dated(name, info)), finding.resources)
+
+    async def _conclude(self) -> None:
         """Records the event if one is due, else only that a check was completed. Raises `Fenced`, `_NotLeading` or
         `StoreUnavailable`."""
         self._may_write()
         recorded = self._recorded = await self._as_stored()
-        seen = {
-            name: Observation(
-                status_of(result.healthy, recorded.statuses.get(name)), self._dated(name, result.info), RESOURCES_INFO
-            )
-            for name, result in results.items()
-        }
+        seen = {name: self._observed(name) for name in self._services}
         statuses = {name: observation.status for name, observation in seen.items()}
         now = self._monotonic()
         reason = reason_to_record(recorded, statuses, now, self._settings.record_interval)
@@ -153,8 +187,10 @@ class Monitor:
             await self._store.checked(epoch, owner)
             self._recorded = after_check(recorded)
         else:
-            count_append(self._metrics, await self._store.append(seen, epoch=epoch, owner=owner), reason)
+            appended = await self._store.append(seen, epoch=epoch, owner=owner)
+            count_append(self._metrics, appended, reason)
             self._recorded = after_event(recorded, statuses, now, reason)
+            self._changed(appended.event, recorded.statuses)
         self._found.clear()
         _log_changes(recorded.statuses, seen)
 
@@ -163,12 +199,12 @@ class Monitor:
         if not self._leader.leads:
             raise _NotLeading
 
-    def _keep(self, results: Mapping[str, Result]) -> None:
+    def _keep(self) -> None:
         """Keeps when a change was seen first that could not be recorded; one that has healed is forgotten."""
         now = self._monotonic()
-        for name, result in results.items():
+        for name in self._services:
             before = self._recorded.statuses.get(name)
-            if before in {None, status_of(result.healthy, before)}:
+            if before in {None, status_of(self._counts_as_healthy(name), before)}:
                 self._found.pop(name, None)
             else:
                 self._found.setdefault(name, now)
@@ -180,7 +216,7 @@ class Monitor:
         said, at = self._store_clock
         found_at = rfc3339_seconds(said - round((at - self._found[name]) * 1_000_000))
         first, _, rest = info.partition("\n")
-        return clean_info(f"{first}\nFound at {found_at}; it could not be recorded then.\n{rest}".rstrip())
+        return f"{first}\nFound at {found_at}; it could not be recorded then.\n{rest}".rstrip()
 
     async def _as_stored(self) -> Recorded:
         """What was recorded, as the store has it. Raises `StoreUnavailable`.

@@ -8,7 +8,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +34,7 @@ class Result:
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """What a check is doing: when it fails, that tells a dead host from a hanging service."""
 
     doing: str = "connecting"
@@ -65,26 +65,47 @@ def _notes(doing: str) -> Callable[[aiohttp.ClientSession, SimpleNamespace, Any]
     return note
 
 
-async def probe(client: aiohttp.ClientSession, url: str, deadline: float) -> Result:
-    """Checks one service within `deadline` seconds. Never raises for what a service or the network does."""
-    where, progress = _shown(url), _Progress()
+def two_hundreds(status: int) -> bool:
+    """The class of success (RFC 9110, section 15.3)."""
+    return 200 <= status < 300  # noqa: PLR2004
+
+
+async def probe(
+    client: aiohttp.ClientSession,
+    url: str,
+    deadline: float,
+    *,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+    expects: Callable[[int], bool] = two_hundreds,
+) -> Result:
+    """Checks one service within `deadline` seconds. Never raises for what a service or the network does.
+
+    `tls` is for a service with authorities or a client certificate of its own; `expects` tells which statuses are healthy.
+    """
+    where, progress = shown(url), Progress()
     try:
         async with (
             asyncio.timeout(deadline),
             client.get(
-                url, allow_redirects=False, timeout=aiohttp.ClientTimeout(), trace_request_ctx=progress
+                url,
+                headers=headers,
+                ssl=tls or True,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(),
+                trace_request_ctx=progress,
             ) as answer,
         ):
             progress.doing = f"reading the body of {_status(answer)}"
-            return _judge(answer, where, await _read(answer.content))
+            return _judge(answer, expects(answer.status), where, await _read(answer.content))
     except TimeoutError:
         wrong = f"Timed out after {deadline:g} s while {progress.doing}"
     except Exception as error:  # The edge of a check: whatever a service provokes is a finding, not the monitor's end.
-        wrong = _explain(error, progress.doing)
+        wrong = explain(error, progress.doing)
     return Result(False, clean_info(f"{wrong} ({where})."))
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """The URL without what may be a secret: every reader of the events sees it."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
@@ -102,8 +123,7 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return bytes(body)
 
 
-def _judge(answer: aiohttp.ClientResponse, where: str, body: bytes) -> Result:
-    healthy = 200 <= answer.status < 300  # noqa: PLR2004  # The class of success (RFC 9110, section 15.3).
+def _judge(answer: aiohttp.ClientResponse, healthy: bool, where: str, body: bytes) -> Result:
     status = _status(answer)
     if healthy:
         found = f"Reachable: {status}."
@@ -122,7 +142,7 @@ def _text(answer: aiohttp.ClientResponse, body: bytes) -> str:
     return body.decode("utf-8", "replace").strip()
 
 
-def _explain(error: Exception, doing: str) -> str:
+def explain(error: Exception, doing: str) -> str:
     """What went wrong. The order matters: the more particular first."""
     cause: Any = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     match error:
@@ -145,7 +165,7 @@ def _explain(error: Exception, doing: str) -> str:
         case aiohttp.ClientResponseError():
             wrong = f"The answer is not well-formed HTTP: {_one_line(error.message)}"
         case _:
-            wrong = f"The check failed: {type(error).__name__}: {error}"
+            wrong = f"The check failed: {getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'}"
     return wrong
 
 

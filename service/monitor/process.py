@@ -1,13 +1,19 @@
 """One monitor process: its candidacy, its loop, and what it tells the world, put together."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from service.errors import SettingsError
+from service.monitor.check import Finding, check_service
 from service.monitor.heartbeat import beating
+from service.monitor.kubernetes import Kubernetes, kubernetes
 from service.monitor.leader import Candidate
 from service.monitor.listener import listening
 from service.monitor.loop import Monitor
+from service.monitor.probe import session
+from service.monitor.services import services
+from service.monitor.webhook import delivering
 from service.observability import Metrics
 from service.settings import Settings
 from service.store import open_store
@@ -17,8 +23,8 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def monitoring(settings: Settings) -> AsyncIterator[None]:
-    """A monitor, while it is entered; on leaving it hands over to one that stands by.
+async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
+    """A monitor, while it is entered; on leaving it hands over to one that stands by. Gives what reads the services file again.
 
     Raises `SettingsError` for services that cannot be checked, `OSError` if its port cannot be listened on.
     """
@@ -26,17 +32,52 @@ async def monitoring(settings: Settings) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         store = open_store(settings)
         stack.push_async_callback(store.aclose)
-        beat = await stack.enter_async_context(beating(settings.heartbeat_url, metrics))
         candidate = Candidate(settings, store, metrics)
-        monitor = Monitor(settings, store, metrics, leader=candidate, checked=beat)
+        monitor = Monitor(
+            settings,
+            store,
+            metrics,
+            leader=candidate,
+            kubernetes=await _kubernetes(settings, stack),
+            checked=await stack.enter_async_context(beating(settings.heartbeat_url, metrics)),
+            changed=await stack.enter_async_context(delivering(settings.webhook_url, settings.webhook_secret, metrics)),
+        )
         if settings.monitor_port is not None:
-            await stack.enter_async_context(
-                listening(settings.monitor_host, settings.monitor_port, monitor, candidate, metrics)
-            )
+            listener = listening(settings.monitor_host, settings.monitor_port, monitor, candidate, metrics)
+            host, port = await stack.enter_async_context(listener)
+            log.info("listening", extra={"host": host, "port": port})
         log.info("monitoring", extra={"services": ",".join(settings.service_names)})
         tasks = [background(candidate.run(), "leadership"), background(monitor.run(), "monitor")]
         try:
-            yield
+            yield lambda: _reload(monitor, settings)
         finally:
             await end(*tasks)
             await candidate.release()
+
+
+async def check_once(settings: Settings) -> dict[str, Finding]:
+    """Checks every service once, and records nothing. Raises `SettingsError` for services that cannot be checked."""
+    async with AsyncExitStack() as stack:
+        cluster = await _kubernetes(settings, stack)
+        client = await stack.enter_async_context(session())
+        return {
+            name: await check_service(client, service, cluster, settings.resources_unknown)
+            for name, service in services(settings).items()
+        }
+
+
+async def _kubernetes(settings: Settings, stack: AsyncExitStack) -> Kubernetes | None:
+    if not settings.monitor_resources:
+        return None
+    return await stack.enter_async_context(kubernetes(settings.kubernetes_url, settings.kubernetes_credentials))
+
+
+def _reload(monitor: Monitor, settings: Settings) -> None:
+    """A file that cannot be used changes nothing: checks go on as before."""
+    try:
+        monitor.reload(settings)
+    except SettingsError as error:
+        for problem in error.problems:
+            log.error("the services file is not used: %s", problem)  # noqa: TRY400  # The text says it all.
+    else:
+        log.info("the services file was read again")

@@ -7,6 +7,7 @@
 | all healthy, as recorded                             | every `record_interval` (10 minutes)                      |
 | unhealthy, as recorded                               | after 1, 2, 4, … checks since the last event, at most 60  |
 
+Whether a service is healthy is what its last check found, or where it has thresholds, what the last so many in a row found.
 What could not be recorded counts as not recorded: the next check sees the same difference and tries again, if it is still true.
 """
 
@@ -40,6 +41,29 @@ def status_of(healthy: bool, recorded: Status | None) -> Status:  # The one fact
     if healthy:
         return Status.HEALTHY
     return Status.INITIAL_UNHEALTHY if recorded in {None, Status.INITIAL_UNHEALTHY} else Status.UNHEALTHY
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The last checks of a service that found the same: what they found, and how many there were in a row."""
+
+    healthy: bool
+    checks: int = 1
+
+    def then(self, healthy: bool) -> "Run":
+        """The run after one more check."""
+        return Run(healthy, self.checks + 1) if healthy is self.healthy else Run(healthy)
+
+    def counts_as_healthy(self, recorded: Status | None, unhealthy_after: int, healthy_after: int) -> bool:
+        """Whether the service counts as healthy after so many checks in a row.
+
+        One that was never recorded as healthy counts as its last check says: the thresholds are against flapping.
+        """
+        if recorded is Status.HEALTHY:
+            return self.healthy or self.checks < unhealthy_after
+        if recorded is Status.UNHEALTHY:
+            return self.healthy and self.checks >= healthy_after
+        return self.healthy
 
 
 def reason_to_record(

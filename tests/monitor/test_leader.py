@@ -338,7 +338,7 @@ async def test_only_the_leader_checks(
         with monkeypatch.context() as patched:
             unavailable(leader, patched)
             await until(lambda: other.leads)
-            await until(lambda: world.services["api"].asked == 2, 0.2)
+            await until(lambda: world.services["api"].asked == 2, 1.0)
         async with asyncio.timeout(0.5):
             await leader.relieved()
 

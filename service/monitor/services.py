@@ -1,0 +1,216 @@
+"""What is to be checked, and how: the services of the settings, with what a services file says of them.
+
+[api]
+url = "https://api-server:8443/healthz"     # or tcp://host:port, redis://…, rediss://…
+interval = "30s"                            # default: CHECK_INTERVAL, of which it is rounded up to a multiple
+timeout = "2s"                              # default: CHECK_TIMEOUT
+headers = { Authorization = "Bearer …" }
+ca_file = "/run/secrets/ca.crt"             # instead of the system's authorities
+client_cert = "/run/secrets/tls.crt"        # with client_key, if the file does not hold both
+expected = ["2xx", 401]                     # default: 2xx
+unhealthy_after = 3                         # failures in a row; default: 1
+healthy_after = 2                           # successes in a row; default: 1
+resources = "deployment/api-server"         # as in RESOURCES
+"""
+
+import re
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from service.errors import SettingsError
+from service.settings import PREFIX, Duration, Settings, can_be_checked, read_toml
+
+_EXPECTED = re.compile(r"[1-5](?:xx|[0-9][0-9])", re.ASCII)
+_RESOURCES = re.compile(
+    r"(?:(?P<namespace>[a-z0-9-]{1,63})/)?(?P<kind>deployment|statefulset)"
+    r"(?:/(?P<name>[a-z0-9.-]{1,253})|\?(?P<selector>[\w./-]+=[\w.-]*(?:,[\w./-]+=[\w.-]*)*))",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The Kubernetes object behind a service: `kind` is `deployment` or `statefulset`; it has a name, or is found by labels."""
+
+    kind: str
+    name: str = ""
+    selector: str = ""
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service and how it is checked. Times in seconds; `headers` and `url` may hold secrets."""
+
+    name: str
+    url: str = field(repr=False)
+    timeout: float
+    every: int = 1
+    """Checks of the monitor from one check of this service to the next."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: ssl.SSLContext | None = None
+    expected: Sequence[str] = ("2xx",)
+    unhealthy_after: int = 1
+    healthy_after: int = 1
+    workload: Workload | None = None
+
+    def expects(self, status: int) -> bool:
+        """Whether an HTTP status means that the service is healthy."""
+        return any(one in {str(status), f"{status // 100}xx"} for one in self.expected)
+
+
+def _statuses(value: object) -> object:
+    """Statuses and classes of them, as texts."""
+    many = value if isinstance(value, list | tuple) else [value]
+    wrong = [one for one in many if isinstance(one, bool) or not _EXPECTED.fullmatch(str(one))]
+    if wrong or not many:
+        raise ValueError('expected HTTP statuses such as 200 or "2xx"')
+    return tuple(str(one) for one in many)
+
+
+class _Table(BaseModel):
+    """A service's table in the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: str | None = None
+    interval: Duration | None = None
+    timeout: Duration | None = None
+    headers: Mapping[str, SecretStr] = Field(default_factory=dict)
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    expected: Annotated[tuple[str, ...], BeforeValidator(_statuses)] = ("2xx",)
+    unhealthy_after: Annotated[int, Field(ge=1, le=100)] = 1
+    healthy_after: Annotated[int, Field(ge=1, le=100)] = 1
+    resources: str | None = None
+
+
+def services(settings: Settings) -> Mapping[str, Service]:
+    """The services in their order. Raises `SettingsError` with all that is wrong with them."""
+    problems: list[str] = []
+    tables = _tables(settings, problems)
+    found = {}
+    missing = [name for name, url in settings.services.items() if not url and not tables[name].url]
+    if missing:
+        problems.append(f"{PREFIX}SERVICES: no URL to check for {', '.join(missing)}: expected {missing[0]}=http://…")
+    for name, url in settings.services.items():
+        try:
+            found[name] = _service(name, url, tables[name], settings)
+        except ValueError as error:
+            problems += [f"{_where(name, settings)}{line}" for line in str(error).splitlines()]
+    strangers = ", ".join(sorted(set(settings.resources) - set(settings.services)))
+    if strangers:
+        problems.append(f"{PREFIX}RESOURCES: no such service: {strangers}")
+    if problems:
+        raise SettingsError(problems)
+    return found
+
+
+def _where(name: str, settings: Settings) -> str:
+    return f"{PREFIX}SERVICES_FILE: [{name}]: " if settings.services_file else f"{PREFIX}RESOURCES: {name}: "
+
+
+def _tables(settings: Settings, problems: list[str]) -> Mapping[str, _Table]:
+    """The tables of the services file; empty ones where it has none."""
+    tables = dict.fromkeys(settings.services, _Table())
+    if settings.services_file is None:
+        return tables
+    try:
+        raw = read_toml(settings.services_file)
+    except ValueError as error:
+        problems.append(f"{PREFIX}SERVICES_FILE: {error}")
+        return tables
+    for name, table in raw.items():
+        if name not in tables:
+            problems.append(f"{PREFIX}SERVICES_FILE: [{name}]: no such service in {PREFIX}SERVICES")
+            continue
+        try:
+            tables[name] = _Table.model_validate(table)
+        except ValidationError as error:
+            problems += [f"{PREFIX}SERVICES_FILE: [{name}]: {line}" for line in _explained(error)]
+    return tables
+
+
+def _explained(error: ValidationError) -> list[str]:
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return [
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}" for problem in found
+    ]
+
+
+def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
+    """Raises `ValueError`, one line for each problem."""
+    problems: list[str] = []
+    url = table.url or url
+    if url and not can_be_checked(url):
+        problems.append("url: expected http://, https://, tcp://host:port, redis:// or rediss://")
+    interval = table.interval or settings.check_interval
+    timeout = table.timeout or min(settings.check_timeout, interval)
+    if interval < settings.check_interval:
+        problems.append(f"interval: expected at least {PREFIX}CHECK_INTERVAL ({settings.check_interval:g} s)")
+    if timeout > settings.check_interval:
+        problems.append(f"timeout: expected at most {PREFIX}CHECK_INTERVAL ({settings.check_interval:g} s)")
+    tls = _tls(table, problems)
+    workload = _workload(table.resources or settings.resources.get(name), problems)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return Service(
+        name=name,
+        url=url,
+        timeout=timeout,
+        every=-(-interval // settings.check_interval).__int__(),
+        headers={field: value.get_secret_value() for field, value in table.headers.items()},
+        tls=tls,
+        expected=table.expected,
+        unhealthy_after=table.unhealthy_after,
+        healthy_after=table.healthy_after,
+        workload=workload,
+    )
+
+
+def _tls(table: _Table, problems: list[str]) -> ssl.SSLContext | None:
+    """The context for the service's own authorities and certificate; `None` where it has neither."""
+    if not (table.ca_file or table.client_cert):
+        if table.client_key:
+            problems.append("client_key: there is no client_cert that it belongs to")
+        return None
+    context, name = ssl.create_default_context(), "ca_file"
+    try:
+        if table.ca_file:
+            context = ssl.create_default_context(cafile=table.ca_file)
+        name = "client_cert"
+        if table.client_cert:
+            context.load_cert_chain(table.client_cert, table.client_key, password=_no_password)
+    except ssl.SSLError:
+        problems.append(f"{name}: not what is expected, in PEM format and without a password")
+    except OSError as error:
+        problems.append(f"{name}: cannot be read: {error.strerror}")
+    return context
+
+
+def _no_password() -> str:
+    """OpenSSL would ask the terminal."""
+    return ""
+
+
+def _workload(text: str | None, problems: list[str]) -> Workload | None:
+    if text is None:
+        return None
+    match = _RESOURCES.fullmatch(text)
+    if match is None:
+        problems.append("resources: expected deployment/NAME, statefulset/NAME, NAMESPACE/… or deployment?LABEL=VALUE")
+        return None
+    parts: Mapping[str, Any] = match.groupdict(default="")
+    return Workload(**parts)
+
+
+def scheme(url: str) -> str:
+    """The kind of check."""
+    return urlsplit(url).scheme
