@@ -24,6 +24,8 @@ _MAX_TOKEN = 8_190
 """Bytes: the longest header field that the server takes."""
 _MAX_TIME = 2**53
 """Seconds: beyond this a JSON number is no longer exact, and no date."""
+_MOST_NESTING = 128
+"""Objects and lists in a token's header or claims, which are flat or nearly so."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _LONGEST_NAME = 64
 
@@ -214,6 +216,10 @@ def _strict_json(segment: str) -> dict[str, Any]:
     """A segment as a JSON object in UTF-8 in which no name stands twice and no number is infinite."""
     try:
         text = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)).decode("utf-8")
+        if (
+            text.count("{") + text.count("[") > _MOST_NESTING
+        ):  # How deep a parser can go differs between versions of Python.
+            raise ValueError("nested too deeply")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise AuthenticationFailed("malformed token") from error
