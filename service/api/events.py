@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -9,7 +10,8 @@ import orjson
 from aiohttp import hdrs, web
 
 from service.api import listing
-from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.answers import AUTH, CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.endpoint import PRINCIPAL
 from service.api.replies import Streaming, answer, condition_of, send
 from service.api.state import State
 from service.errors import (
@@ -21,6 +23,7 @@ from service.errors import (
     UnsupportedMediaType,
 )
 from service.events import INFO_LIMIT, LATEST, Observation, Selector, Status, canonical_uuid
+from service.settings import Auth
 
 BODY_TIMEOUT_S = 5.0
 """Seconds for a whole body: it is a few kilobytes from a program, not an upload."""
@@ -56,7 +59,11 @@ async def stream_events(state: State, request: web.Request) -> web.StreamRespons
     selector = listing.one_selector(request.query)
     await state.replica.read()  # A stream begins where the state is known.
     last = request.headers.get("Last-Event-ID")
-    return Streaming(state.watchers, selector, (canonical_uuid(last) or "unknown") if last else None)
+    place = (canonical_uuid(last) or "unknown") if last else None
+    stream = Streaming(state.watchers, selector, place, partial(state.holds, request[PRINCIPAL]))
+    if state.authenticator.open_to_all:
+        stream.headers[AUTH] = Auth.NONE
+    return stream
 
 
 def _wants_stream(request: web.Request) -> bool:

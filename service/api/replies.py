@@ -1,6 +1,6 @@
 """How a question becomes a reply: conditional, coded, waiting, streaming, in ready bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -13,7 +13,7 @@ from service.api.front import Connection, RequestHandler
 from service.api.state import State
 from service.api.stream import Watchers
 from service.api.waiting import spread, wait_of
-from service.errors import ClusterMonitoringDisabled
+from service.errors import AuthenticationFailed, ClusterMonitoringDisabled
 from service.events import Selector
 
 PREFER, PREFERENCE_APPLIED = istr("Prefer"), istr("Preference-Applied")
@@ -51,6 +51,8 @@ async def wait(
         if left <= 0 or state.draining or not has_what(condition, ready):
             break
         await state.waiting.change(left, connection.when_lost)
+    if not state.holds(request[PRINCIPAL]):
+        raise AuthenticationFailed("it ended while the request waited")
     reply = send(request, ready, condition)
     reply.headers[PREFERENCE_APPLIED] = f"wait={seconds}"
     return reply
@@ -115,9 +117,11 @@ def rendered(fields: Mapping[str, str]) -> bytes:
 class Streaming(web.StreamResponse):
     """Hands the connection over to a watcher, instead of sending a reply."""
 
-    def __init__(self, watchers: Watchers, selector: Selector, last_event_id: str | None) -> None:
+    def __init__(
+        self, watchers: Watchers, selector: Selector, last_event_id: str | None, holds: Callable[[], bool]
+    ) -> None:
         super().__init__()
-        self._watchers, self._selector, self._last_event_id = watchers, selector, last_event_id
+        self._watchers, self._selector, self._last_event_id, self._holds = watchers, selector, last_event_id, holds
         self._connection: Connection | None = None
 
     async def prepare(self, request: web.BaseRequest) -> None:
@@ -131,5 +135,7 @@ class Streaming(web.StreamResponse):
         connection, watchers = self._connection, self._watchers
         if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        watcher = watchers.add(connection, self._selector, self._last_event_id, rendered(self.headers))
+        watcher = watchers.add(
+            connection, self._selector, self._last_event_id, rendered(self.headers), holds=self._holds
+        )
         connection.watch(watcher, lambda: watchers.discard(watcher))

@@ -9,7 +9,7 @@ from service.api.cors import Cors
 from service.api.siblings import Siblings
 from service.api.stream import Watchers
 from service.api.waiting import Waiting
-from service.auth import Authenticator, Refusals
+from service.auth import Authenticator, Principal, Refusals
 from service.observability import Metrics
 from service.settings import Settings
 from service.snapshot import Replica
@@ -39,6 +39,11 @@ class State:
     def __post_init__(self) -> None:
         self.watchers = Watchers(self.replica)
         self.replica.listeners += [self.watchers.changed, lambda _: self.waiting.wake()]
+
+    def holds(self, principal: Principal) -> bool:
+        """Whether a request's credential is still good, for replies that take long."""
+        snapshot = self.replica.snapshot
+        return snapshot is None or self.authenticator.holds(principal, snapshot.api_keys)
 
     async def drain(self) -> None:
         """From now on `/readyz` fails and every reply ends its connection; streams end, and who waits is answered."""

@@ -8,7 +8,7 @@ for anybody, and what is kept for a slow client is never more than its connectio
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from typing import Protocol
 
@@ -77,10 +77,13 @@ def _retry() -> bytes:
 class Watcher:
     """One stream."""
 
-    __slots__ = ("_catching_up", "_client", "_replica", "place", "selector")
+    __slots__ = ("_catching_up", "_client", "_replica", "holds", "place", "selector")
 
-    def __init__(self, replica: Replica, client: Client, selector: Selector, place: str) -> None:
-        """`place` is the id of the last event that the client has, '' before the first."""
+    def __init__(
+        self, replica: Replica, client: Client, selector: Selector, place: str, holds: Callable[[], bool]
+    ) -> None:
+        """`place` is the id of the last event that the client has, '' before the first; `holds` is whether it may go on."""
+        self.holds = holds
         self.selector = selector
         self.place = place
         self._replica = replica
@@ -164,10 +167,21 @@ class Watchers:
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, client: Client, selector: Selector, last_event_id: str | None, more: bytes = b"") -> Watcher:
-        """Begins a stream: with what was recorded after `last_event_id`, or from now on. `more` goes to its head."""
+    def add(
+        self,
+        client: Client,
+        selector: Selector,
+        last_event_id: str | None,
+        more: bytes = b"",
+        *,
+        holds: Callable[[], bool],
+    ) -> Watcher:
+        """Begins a stream: with what was recorded after `last_event_id`, or from now on. `more` goes to its head.
+
+        `holds` is asked at each change and each sign of life whether the client may go on.
+        """
         place = last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
-        watcher = Watcher(self._replica, client, selector, place)
+        watcher = Watcher(self._replica, client, selector, place, holds)
         self._all.add(watcher)
         client.write(head(self._replica.wall(), more))
         watcher.go_on()
@@ -186,6 +200,7 @@ class Watchers:
             return
         before = _latest_id(change.before)
         frames = {selector: self._frames(change, before, selector) for selector in {one.selector for one in self._all}}
+        self._end_those_that_are_over()
         for watcher in list(self._all):
             new = frames[watcher.selector]
             if new is not None and watcher.place == before:
@@ -216,9 +231,16 @@ class Watchers:
             frames.append(frame(entry.id, body))
         return b"".join(frames)
 
+    def _end_those_that_are_over(self) -> None:
+        """Ends the streams whose credentials have expired or were revoked."""
+        for watcher in [watcher for watcher in self._all if not watcher.holds()]:
+            self._all.discard(watcher)
+            watcher.close()
+
     async def _comment(self) -> None:
         while True:
             await asyncio.sleep(KEEP_ALIVE_S)
+            self._end_those_that_are_over()
             for watcher in list(self._all):
                 watcher.comment()
 

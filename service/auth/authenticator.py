@@ -117,6 +117,18 @@ class Authenticator:
             self.usage.note(principal.key_id, now)
         return principal
 
+    def holds(self, principal: Principal, keys: Mapping[str, StoredKey]) -> bool:
+        """Whether a credential that was good is still good, for replies that take long. `keys` are those that are valid now."""
+        if self._everyone is not None:
+            return True
+        if self._wall() >= principal.expires:
+            return False
+        if principal.key_id is None:
+            return principal.basis is self.generation
+        if keys is not self._keys:
+            self._forget_keys(keys)
+        return principal.key_id in self._keys_by_id
+
     def valid_until(self, principal: Principal) -> float:
         """Until when an answer may be given without asking here again, in seconds since 1970.
 

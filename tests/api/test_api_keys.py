@@ -12,13 +12,13 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from service.api import app
+from service.api import app, stream
 from service.api.front import Grant
 from service.auth import Role, mint, usage
 from service.errors import StoreUnavailable
 from service.snapshot import Replica
 from tests.api.raw import Line, connected
-from tests.conftest import ALL_GOOD, READ, WRITE, Api, Got, bearer
+from tests.conftest import ALL_GOOD, READ, WRITE, Api, Got, bearer, make_token
 
 KEYS = "/v0/api_keys"
 LATEST = "/v0/cluster/events/latest"
@@ -344,3 +344,49 @@ async def test_who_made_and_deleted_keys_is_logged(api: Api, caplog: pytest.LogC
     everything = orjson.dumps([vars(record) for record in caplog.records], default=repr).decode()
     for secret in (boss["api_key"], made["api_key"], WRITE["Authorization"].partition(" ")[2]):
         assert secret[-40:] not in everything
+
+
+# -- replies that take long -------------------------------------------------------------------------------------------
+
+
+async def test_stream_ends_with_its_key(api: Api) -> None:
+    """A stream that a key opened ends as soon as the key is revoked, and tells it no event more."""
+    await api.store.append(ALL_GOOD)
+    key = (await create(api, name="agents")).json["api_key"]
+    headers = bearer(key) | {"Accept": "text/event-stream"}
+    async with api.client.get(api.url + "/v0/cluster/events", headers=headers) as answer:
+        assert answer.status == 200
+        await create(api, name="another")  # Keys have changed, but not this one.
+        await api.store.append(ALL_GOOD)
+        text = ""
+        while "data:" not in text:
+            text += (await answer.content.readline()).decode()
+        await api.request("DELETE", f"{KEYS}/agents", WRITE)
+        await api.store.append(ALL_GOOD)
+        async with asyncio.timeout(2):
+            assert b"data:" not in await answer.content.read()
+
+
+async def test_stream_ends_when_its_credential_expires(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream outlives its token by no more than the time between two signs of life."""
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.05)
+    headers = bearer(make_token(Role.READ, 2)) | {"Accept": "text/event-stream"}
+    end = int(time.time()) + 2
+    async with api.client.get(api.url + "/v0/cluster/events", headers=headers) as answer:
+        async with asyncio.timeout(4):
+            await answer.content.read()
+    assert -0.1 < time.time() - end < 1
+
+
+async def test_waiting_reply_is_refused_once_its_key_is_revoked(api: Api) -> None:
+    """Who waits with a key that is revoked meanwhile hears nothing of what is new."""
+    await api.store.append(ALL_GOOD)
+    key = (await create(api, name="agents")).json["api_key"]
+    etag = (await api.request("GET", LATEST, bearer(key))).headers["ETag"]
+    fields = bearer(key) | {"If-None-Match": etag, "Prefer": "wait=30"}
+    waiting = asyncio.create_task(api.request("GET", LATEST, fields))
+    await asyncio.sleep(0.1)
+    await api.request("DELETE", f"{KEYS}/agents", WRITE)
+    await api.store.append(ALL_GOOD)
+    async with asyncio.timeout(2):
+        assert (await waiting).status == 401
