@@ -216,16 +216,19 @@ def _strict_json(segment: str) -> dict[str, Any]:
     """A segment as a JSON object in UTF-8 in which no name stands twice and no number is infinite."""
     try:
         text = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)).decode("utf-8")
-        if (
-            text.count("{") + text.count("[") > _MOST_NESTING
-        ):  # How deep a parser can go differs between versions of Python.
-            raise ValueError("nested too deeply")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+        value = json.loads(_shallow(text), object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise AuthenticationFailed("malformed token") from error
     if not isinstance(value, dict):
         raise AuthenticationFailed("malformed token")
     return value
+
+
+def _shallow(text: str) -> str:
+    """The text, if it cannot be nested deeply: how deep a parser can go differs between versions of Python."""
+    if text.count("{") + text.count("[") > _MOST_NESTING:
+        raise ValueError("nested too deeply")
+    return text
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
