@@ -40,6 +40,8 @@ async def _serve(state: State, sock: socket.socket, stop: asyncio.Event) -> None
     async with serving(state, sock):
         host, port = sock.getsockname()[:2]
         log.info("serving", extra={"host": host, "port": port, "auth": settings.auth.value})
+        if state.authenticator.open_to_all:
+            log.warning("no credential is asked for: whoever reaches this address may read and write everything")
         await stop.wait()
         await state.drain()
         log.info("draining", extra={"seconds": settings.drain})
