@@ -25,6 +25,8 @@ RETRY_MS = (1_000, 5_000)
 """After how long clients come back from a stream that ended: spread, so that they do not all come at once."""
 BATCH = 64
 """Full events that are asked for at a time by a client that catches up."""
+AT_A_TURN = 32
+"""Watchers that are written to at one turn of the loop, some 10 µs each: polls are answered in between."""
 PAUSE_S = 0.5
 """Before full events are asked for again, where the store does not answer."""
 
@@ -161,7 +163,8 @@ class Watchers:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._all: set[Watcher] = set()
+        self._all: dict[Watcher, None] = {}
+        """In the order in which they came: who is told of two changes is told of the first one first."""
         self._keep_alive: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -182,7 +185,7 @@ class Watchers:
         """
         place = last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
         watcher = Watcher(self._replica, client, selector, place, holds)
-        self._all.add(watcher)
+        self._all[watcher] = None
         client.write(head(self._replica.wall(), more))
         watcher.go_on()
         if self._keep_alive is None:
@@ -192,21 +195,23 @@ class Watchers:
     def discard(self, watcher: Watcher) -> None:
         """The client has gone."""
         watcher.stop()
-        self._all.discard(watcher)
+        self._all.pop(watcher, None)
 
     def changed(self, change: Change) -> None:
         """Writes what is new to all who have everything else; the others go on in their own time."""
         if change.before is change.after or change.after.provisional:
             return
-        before = _latest_id(change.before)
+        before, after = _latest_id(change.before), _latest_id(change.after)
         frames = {selector: self._frames(change, before, selector) for selector in {one.selector for one in self._all}}
-        self._end_those_that_are_over()
-        for watcher in list(self._all):
+
+        def tell(watcher: Watcher) -> None:
             new = frames[watcher.selector]
             if new is not None and watcher.place == before:
-                watcher.deliver(new, _latest_id(change.after))
+                watcher.deliver(new, after)
             else:
                 watcher.go_on()
+
+        self._for_all(tell)
 
     async def close(self) -> None:
         """Ends all streams."""
@@ -231,18 +236,28 @@ class Watchers:
             frames.append(frame(entry.id, body))
         return b"".join(frames)
 
-    def _end_those_that_are_over(self) -> None:
-        """Ends the streams whose credentials have expired or were revoked."""
-        for watcher in [watcher for watcher in self._all if not watcher.holds()]:
-            self._all.discard(watcher)
-            watcher.close()
+    def _for_all(self, work: Callable[[Watcher], None]) -> None:
+        """Does something for everybody who is here now, a few at a turn; ends the streams whose credentials are over."""
+        watchers, loop = list(self._all), asyncio.get_running_loop()
+
+        def turn(start: int) -> None:
+            for watcher in watchers[start : start + AT_A_TURN]:
+                if watcher not in self._all:
+                    continue
+                if watcher.holds():
+                    work(watcher)
+                else:
+                    self.discard(watcher)
+                    watcher.close()
+            if start + AT_A_TURN < len(watchers):
+                loop.call_soon(turn, start + AT_A_TURN)
+
+        turn(0)
 
     async def _comment(self) -> None:
         while True:
             await asyncio.sleep(KEEP_ALIVE_S)
-            self._end_those_that_are_over()
-            for watcher in list(self._all):
-                watcher.comment()
+            self._for_all(Watcher.comment)
 
 
 def newer_than(entries: Sequence[Entry], event_id: str) -> list[Entry]:
