@@ -199,7 +199,8 @@ def selector_of(selector: Object) -> str:
 def judge(workload: Object, kind: str, pods: Sequence[Object], warnings: Mapping[str, Sequence[Object]]) -> Look:
     """Whether a workload is healthy, and the text. `warnings` are the warning events by pod."""
     named = f"{kind}/{name_of(workload)}"
-    behind = _behind(workload, kind)
+    rollout = _rollout(workload, kind)
+    behind = rollout or _unavailable(workload)
     past = [pod for pod in pods if trouble(pod) and _ended(pod)]
     failing = [pod for pod in pods if trouble(pod) and not _ended(pod)]
     # Pods that were evicted stay in the list for long; where the replicas agree, others have taken their places.
@@ -212,8 +213,8 @@ def judge(workload: Object, kind: str, pods: Sequence[Object], warnings: Mapping
         return Look(True, "\n".join([scaled, *(_short(pod) for pod in pods if _restarts(pod))]))
     why = f"pod {name_of(told[0])}: {trouble(told[0])}" if told else behind
     lines = [f"{named}: {count}: {why}."]
-    if behind and told:
-        lines.append(f"The rollout: {behind}.")
+    if rollout and told:
+        lines.append(f"The rollout: {rollout}.")
     lines += _bad_conditions(workload)
     for pod in told[:SHOWN_PODS]:
         lines += [*_described(pod), *map(_warning, warnings.get(name_of(pod), ()))]
@@ -222,7 +223,7 @@ def judge(workload: Object, kind: str, pods: Sequence[Object], warnings: Mapping
     return Look(False, "\n".join(lines))
 
 
-def _behind(workload: Object, kind: str) -> str:
+def _rollout(workload: Object, kind: str) -> str:
     """How the workload is not yet as it is meant to be, or nothing."""
     spec, status = workload["spec"], workload.get("status") or {}
     desired = spec.get("replicas", 1)
@@ -234,6 +235,12 @@ def _behind(workload: Object, kind: str) -> str:
         return f"{status.get('updatedReplicas', 0)} of {desired} replicas are updated"
     if status.get("replicas", 0) > desired:
         return f"{status['replicas'] - desired} old replicas are still to end"
+    return ""
+
+
+def _unavailable(workload: Object) -> str:
+    """How many replicas are missing, or nothing."""
+    desired, status = workload["spec"].get("replicas", 1), workload.get("status") or {}
     if status.get("replicas", 0) < desired:
         return f"{status.get('replicas', 0)} of {desired} pods exist"
     if status.get("availableReplicas", 0) < desired:
