@@ -1,0 +1,78 @@
+"""A crowd in small: `python -m tests.soak.watchers` measures thousands."""
+
+import asyncio
+from collections.abc import Callable
+
+from service.api.stream import AT_A_TURN
+from service.events import Selector
+from tests.conftest import ALL_GOOD, ONE_BAD, Api
+from tests.soak.watchers import run
+
+
+async def test_a_crowd_is_told_and_costs_little() -> None:
+    """Everybody hears of a change once, watching or waiting; an idle watcher and an idle waiting read cost a few KiB."""
+    outcome = await run(100, events=60, seconds=0.4, wrk_seconds=0, own_core=False)
+    for cost in (outcome.watching, outcome.waiting):
+        assert cost.count == 110
+        assert cost.each_kib < 40
+    assert outcome.lines.gzip_percent < 30
+    assert len(outcome.marks) == 9
+
+
+class Client:
+    """A connection that keeps what it is sent."""
+
+    paused = False
+
+    def __init__(self, sent: Callable[[], None] = lambda: None) -> None:
+        self.ids: list[str] = []
+        self.closed = False
+        self._sent = sent
+
+    def write(self, data: bytes) -> None:
+        """Keeps the ids."""
+        found = [line[4:].decode() for line in data.split(b"\n") if line.startswith(b"id: ")]
+        self.ids += found
+        if found:
+            self._sent()
+
+    def close(self) -> None:
+        """Remembers it."""
+        self.closed = True
+
+
+async def test_a_crowd_is_told_a_few_at_a_turn(api: Api) -> None:
+    """Between those who are told there are turns for others; all get every change in order, and who has gone gets nothing."""
+    watchers, replica = api.state.watchers, api.state.replica
+    await replica.append(ALL_GOOD)
+    crowd = [Client() for _ in range(5 * AT_A_TURN)]
+    begun = [watchers.add(client, Selector.STATUS, None, holds=lambda: True) for client in crowd]
+    await asyncio.sleep(0.05)
+    ids = [(await replica.append(ONE_BAD)).event.id]
+    told = sum(client.ids == ids for client in crowd)
+    assert AT_A_TURN <= told < len(crowd), "the answer to the writer does not wait for all"
+    watchers.discard(begun[-1])
+    ids.append((await replica.append(ALL_GOOD)).event.id)
+    async with asyncio.timeout(2):
+        while not all(client.ids == ids for client in crowd[:-1]):
+            await asyncio.sleep(0)
+    assert crowd[-1].ids == []
+
+
+async def test_a_credential_that_ends_meanwhile_is_told_nothing(api: Api) -> None:
+    """Whether a client may go on is asked when it is its turn."""
+    watchers, replica = api.state.watchers, api.state.replica
+    await replica.append(ALL_GOOD)
+    over: list[bool] = []
+    crowd = [Client(sent=lambda: over.append(True)) for _ in range(AT_A_TURN)]
+    last = Client()
+    for client in crowd:
+        watchers.add(client, Selector.STATUS, None, holds=lambda: True)
+    watchers.add(last, Selector.STATUS, None, holds=lambda: not over)
+    await asyncio.sleep(0.05)
+    await replica.append(ONE_BAD)
+    async with asyncio.timeout(2):
+        while not last.closed:
+            await asyncio.sleep(0)
+    assert last.ids == []
+    assert len(watchers) == AT_A_TURN
