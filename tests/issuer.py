@@ -20,10 +20,13 @@ AUDIENCE = "cluster-events"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 
-@cache
 def private_key(algorithm: str, number: int = 0) -> PrivateKey:
-    """A key for an algorithm, made once."""
-    del number
+    """A key for an algorithm, made once for each number."""
+    return _private_key(algorithm, number)
+
+
+@cache
+def _private_key(algorithm: str, _number: int) -> PrivateKey:
     if algorithm == "ES256":
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm == "EdDSA":
