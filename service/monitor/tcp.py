@@ -62,7 +62,7 @@ async def _ping(parts: SplitResult, reader: asyncio.StreamReader, writer: asynci
     if answer == "+PONG":
         return Result(True, "Reachable: it answers PING.")
     if answer.startswith("-"):
-        return Result(False, clean_info(f"Reachable, but unhealthy: {answer[1:]} ({where})."))
+        return Result(False, clean_info(f"Reachable, but unhealthy: {answer[1:].rstrip('.')} ({where})."))
     return Result(False, clean_info(f"What answers is no Redis: {answer[:100]!r} ({where})."))
 
 
