@@ -59,13 +59,16 @@ class Manifests:
 @pytest.fixture(scope="session")
 def manifests() -> Manifests:
     """The base, rendered. Skips where kubectl is not installed."""
+    return rendered(KUBERNETES / "base")
+
+
+def rendered(folder: Path) -> Manifests:
+    """What a kustomization renders. Skips where kubectl is not installed."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl, which renders the base, is not installed")
-    rendered = subprocess.run(
-        [kubectl, "kustomize", str(KUBERNETES / "base")], check=True, capture_output=True, text=True, timeout=30
-    )
-    return Manifests(tuple(yaml.safe_load_all(rendered.stdout)))
+    ran = subprocess.run([kubectl, "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=30)
+    return Manifests(tuple(yaml.safe_load_all(ran.stdout)))
 
 
 def make_secrets() -> Secrets:

@@ -261,17 +261,33 @@ def test_a_rollout_never_lowers_the_number_of_replicas(manifests: Manifests) -> 
     assert budget["selector"] == spec["selector"]
 
 
-def test_replicas_are_spread_but_not_held_back(manifests: Manifests) -> None:
+@pytest.mark.parametrize("workload", OURS)
+def test_replicas_are_spread_but_not_held_back(manifests: Manifests, workload: str) -> None:
     """Replicas prefer different nodes and zones, and start all the same where there is only one."""
-    spread = manifests.pod(API)["spec"]["topologySpreadConstraints"]
+    spread = manifests.pod(workload)["spec"]["topologySpreadConstraints"]
     assert {one["topologyKey"] for one in spread} == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
     assert {one["whenUnsatisfiable"] for one in spread} == {"ScheduleAnyway"}
 
 
-def test_two_monitors_never_run_by_plan(manifests: Manifests) -> None:
-    """The old monitor is gone before the new one starts."""
+def test_a_monitor_always_stands_by(manifests: Manifests) -> None:
+    """There are two monitors; a new one is ready before an old one goes, and a node's drain takes one at a time."""
     spec = manifests.workloads[MONITOR]["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    budget = manifests.of_kind("PodDisruptionBudget")[MONITOR]["spec"]
+    assert (budget["maxUnavailable"], budget["selector"]) == (1, spec["selector"])
+
+
+def test_the_monitors_probes_ask_its_own_port(manifests: Manifests) -> None:
+    """The monitor listens on the port that its probes ask, on all addresses; the store's outage restarts none."""
+    container, settings = manifests.container(MONITOR), load(manifests.settings)
+    assert (settings.monitor_host, settings.monitor_port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    asked = {probe: container[probe]["httpGet"] for probe in ("livenessProbe", "readinessProbe")}
+    assert {probe: one["path"] for probe, one in asked.items()} == {
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }
+    assert {one["port"] for one in asked.values()} == {container["ports"][0]["name"]}
 
 
 # -- who finds whom ---------------------------------------------------------------------------------------------------
@@ -339,6 +355,8 @@ def allows(manifests: Manifests, direction: str, pod: str, peer: str, port: str)
         ("an agent", API, "http", True),
         ("an agent", API, "debug", False),
         ("an agent", MONITOR, "http", False),
+        ("an agent", MONITOR, "status", True),
+        (REDIS, MONITOR, "status", False),
         (API, "a platform's service", "http", False),
         (API, MONITOR, "http", False),
         (MONITOR, "a platform's service", "http", True),
