@@ -8,7 +8,7 @@ server's time.
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
@@ -347,22 +347,23 @@ def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> 
 def keys_list(*, as_json: bool) -> None:
     """List the keys; what is secret of them is not known here."""
     from service import tables
-    from service.events import rfc3339
 
-    async def read(store: "Store") -> Mapping[str, Any]:
-        return await store.api_keys()
+    _print(_described(), as_json=as_json, table=tables.keys)
 
-    found = [
-        {
-            "id": key.id,
-            "name": key.name,
-            "role": key.role,
-            "created_at": rfc3339(key.created_at),
-            "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
-        }
-        for _, key in sorted(_in_store(read).items())
-    ]
-    _print(found, as_json=as_json, table=tables.keys)
+
+@keys.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings
+def keys_show(name: str, *, as_json: bool) -> None:
+    """Show one key; what is secret of it is not known here."""
+    from service import tables
+    from service.errors import UnknownApiKey
+
+    found = next((key for key in _described() if key["name"] == name), None)
+    if found is None:
+        raise click.ClickException(UnknownApiKey(name).message)
+    _print(found, as_json=as_json, table=lambda key: tables.keys([key]))
 
 
 @keys.command("delete")
@@ -401,6 +402,18 @@ def openapi() -> None:
     from service.api.openapi import document
 
     click.echo(json.dumps(document(_settings().service_names), indent=2))
+
+
+def _described() -> list[dict[str, Any]]:
+    """All keys of the store, by name."""
+    from service.auth import describe
+
+    async def read(store: "Store") -> list[dict[str, Any]]:
+        found, used = await store.api_keys(), await store.api_keys_used()
+        return [describe(key, used) for _, key in sorted(found.items())]
+
+    keys: list[dict[str, Any]] = _in_store(read)
+    return keys
 
 
 def _lifetime(text: str) -> float:

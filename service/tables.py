@@ -84,9 +84,10 @@ def keys(found: Sequence[dict[str, Any]]) -> None:
     if not found:
         _console().print("There are no API keys.")
         return
-    table = _table("name", "role", "id", "created at", "expires at")
+    table = _table("name", "role", "id", "created at", "expires at", "last used on")
     for key in found:
-        _add(table, key["name"], key["role"], key["id"], key["created_at"], key["expires_at"] or "never")
+        ends, used = key["expires_at"] or "never", key["last_used_on"] or "never"
+        _add(table, key["name"], key["role"], key["id"], key["created_at"], ends, used)
     _console().print(table)
 
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -18,19 +17,16 @@ from service.api.events import read_body
 from service.api.health import json
 from service.api.listing import time_of
 from service.api.state import State
-from service.auth import Role, audit, check_name, mint, parse_role
+from service.auth import Role, audit, check_name, describe, mint, parse_role
 from service.errors import (
     InsufficientPermissions,
     InvalidApiKey,
     StoreUnavailable,
     UnknownApiKey,
 )
-from service.events import rfc3339
-from service.store import StoredKey
 
 BODY_LIMIT = 4_096
 """Bytes: a name, a role and a time."""
-_DAY_US = 86_400_000_000
 _MOST_UNKNOWN = 10
 """Unknown fields that a refusal lists."""
 
@@ -84,24 +80,6 @@ async def note_used(state: State, days: Mapping[str, int]) -> None:
     known = {key: days[key.id] for key in keys if key.id in days}
     if known:
         await state.store.note_api_keys_used(known)
-
-
-def describe(key: StoredKey, used: Mapping[str, int]) -> dict[str, Any]:
-    """What may be known of a key."""
-    return {
-        "id": key.id,
-        "name": key.name,
-        "role": key.role,
-        "created_at": rfc3339(key.created_at),
-        "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
-        "last_used_on": last_used_on(key, used),
-    }
-
-
-def last_used_on(key: StoredKey, used: Mapping[str, int]) -> str | None:
-    """The day (UTC) on which a key was last used, as far as it has been noted."""
-    day = used.get(key.id)
-    return rfc3339(day * _DAY_US)[:10] if day is not None else None
 
 
 def parse_new_key(body: bytes, now: int) -> tuple[str, Role, int | None]:

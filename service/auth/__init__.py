@@ -1,9 +1,20 @@
 """Who asks, and what they may do: a credential becomes a principal with a role. Deny by default."""
 
-from service.auth.api_keys import check_name, mint
+from service.auth.api_keys import check_name, describe, mint
 from service.auth.authenticator import Authenticator
 from service.auth.jwt import JwtVerifier, issue
 from service.auth.principal import Principal, Role, parse_role
 from service.auth.refusals import Refusals
 
-__all__ = ["Authenticator", "JwtVerifier", "Principal", "Refusals", "Role", "check_name", "issue", "mint", "parse_role"]
+__all__ = [
+    "Authenticator",
+    "JwtVerifier",
+    "Principal",
+    "Refusals",
+    "Role",
+    "check_name",
+    "describe",
+    "issue",
+    "mint",
+    "parse_role",
+]

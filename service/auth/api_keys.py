@@ -11,9 +11,11 @@ import secrets
 import string
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 from service.auth.principal import Principal, Role, parse_role
 from service.errors import AuthenticationFailed
+from service.events import rfc3339
 from service.store import StoredKey
 
 PREFIX = "apikey:"
@@ -23,6 +25,7 @@ _SECRET_LENGTH = 43
 """The fewest characters of 62 that carry 256 bits."""
 _KEY = re.compile(r"(apikey:([0-9A-Za-z]{8})_[0-9A-Za-z]{43})([0-9A-Za-z]{6})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_DAY_US = 86_400_000_000
 _NO_DIGEST = "0" * 64
 """What an unknown id is compared with, so that it takes the same time as a known one."""
 
@@ -58,6 +61,19 @@ def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
     if now >= expires:
         raise AuthenticationFailed("expired", name)
     return Principal(name, parse_role(stored.role), expires, stored.id)
+
+
+def describe(key: StoredKey, used: Mapping[str, int]) -> dict[str, Any]:
+    """What may be told of a key. `used` has the days of last use since 1970 by public id, as far as they have been noted."""
+    day = used.get(key.id)
+    return {
+        "id": key.id,
+        "name": key.name,
+        "role": key.role,
+        "created_at": rfc3339(key.created_at),
+        "expires_at": rfc3339(key.expires_at) if key.expires_at is not None else None,
+        "last_used_on": rfc3339(day * _DAY_US)[:10] if day is not None else None,
+    }
 
 
 def _random(length: int) -> str:

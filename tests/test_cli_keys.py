@@ -1,0 +1,48 @@
+"""The life of a credential on the command line."""
+
+import json
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.conftest import JWT_SECRET, Api, bearer
+from tests.test_cli import FAILED, WRONG_SETTINGS, run, tells_one_line
+
+DAY_S = 86_400
+
+
+async def test_key_is_shown_with_its_end_and_its_last_use(api: Api, valkey: str) -> None:
+    """A key made for 90 days says when it ends, and on which day it was last used; its secret is not told again."""
+    made = await run("keys", "create", "agents", "--expires", "90d", redis_url=valkey)
+    before = json.loads((await run("keys", "show", "agents", "--json", redis_url=valkey)).out)
+    assert list(before) == ["id", "name", "role", "created_at", "expires_at", "last_used_on"]
+    left = datetime.fromisoformat(before["expires_at"]).timestamp() - time.time()
+    assert 90 * DAY_S - 60 < left <= 90 * DAY_S
+    assert before["last_used_on"] is None
+    key = (await api.store.api_keys())["agents"]
+    today = int(time.time()) // DAY_S
+    await api.store.note_api_keys_used({key: today})
+    shown = await run("keys", "show", "agents", redis_url=valkey)
+    assert datetime.fromtimestamp(today * DAY_S, UTC).date().isoformat() in shown.out
+    assert made.out.strip().partition("_")[2] not in shown.out + json.dumps(before)
+
+
+async def test_unknown_key_is_one_line(valkey: str) -> None:
+    """A key that is not there fails with its name."""
+    ran = await run("keys", "show", "nobody", redis_url=valkey)
+    assert (ran.code, tells_one_line(ran)) == (FAILED, "Error: There is no API key named 'nobody'.")
+
+
+async def test_token_is_signed_with_the_newer_secret(api: Api) -> None:
+    """Of two secrets, the first one signs, which a service with only that one accepts."""
+    ran = await run("token", jwt_secret=f"{JWT_SECRET}\n{'old' * 20}")
+    assert (await api.request("GET", "/v0/config", bearer(ran.out.strip()))).status == 200
+
+
+@pytest.mark.parametrize("more", [{}, {"jwt_max_lifetime": "1h"}])
+async def test_token_that_would_be_refused_is_not_signed(more: dict[str, str]) -> None:
+    """A token that lives longer than the service accepts is not made; the message names the setting."""
+    ran = await run("token", "--expires", "90d", jwt_secret="x" * 64, **more)
+    assert ran.code == WRONG_SETTINGS
+    assert "CLUSTER_EVENTS_JWT_MAX_LIFETIME" in tells_one_line(ran)
