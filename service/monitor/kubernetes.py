@@ -211,13 +211,16 @@ def judge(workload: Object, kind: str, pods: Sequence[Object], warnings: Mapping
     if not behind and not failing:
         scaled = f"{named}: scaled to 0 replicas." if desired == 0 else f"{named}: {count}."
         return Look(True, "\n".join([scaled, *(_short(pod) for pod in pods if _restarts(pod))]))
+    starting = [name_of(pod) for pod in pods if _starting(pod)]
+    if not rollout and not told and starting:
+        behind = f"pod {starting[0]} is still starting"
     why = f"pod {name_of(told[0])}: {trouble(told[0])}" if told else behind
     lines = [f"{named}: {count}: {why}."]
     if rollout and told:
-        lines.append(f"The rollout: {rollout}.")
+        lines.append(f"{rollout[0].upper()}{rollout[1:]}.")
     lines += _bad_conditions(workload)
     for pod in told[:SHOWN_PODS]:
-        lines += [*_described(pod), *map(_warning, warnings.get(name_of(pod), ()))]
+        lines += [*_described(pod, brief=pod is told[0]), *map(_warning, warnings.get(name_of(pod), ()))]
     if len(told) > SHOWN_PODS:
         lines.append(f"{len(told) - SHOWN_PODS} more pods fail.")
     return Look(False, "\n".join(lines))
@@ -232,9 +235,9 @@ def _rollout(workload: Object, kind: str) -> str:
     if status.get("observedGeneration", 0) < workload["metadata"].get("generation", 0):
         return "its last change has not been acted on yet"
     if status.get("updatedReplicas", 0) < desired and not (kind == "statefulset" and by_hand):
-        return f"{status.get('updatedReplicas', 0)} of {desired} replicas are updated"
+        return f"a rollout is under way: {status.get('updatedReplicas', 0)} of {desired} replicas updated"
     if status.get("replicas", 0) > desired:
-        return f"{status['replicas'] - desired} old replicas are still to end"
+        return f"a rollout is under way: {status['replicas'] - desired} more than {desired} replicas, still to end"
     return ""
 
 
@@ -244,7 +247,7 @@ def _unavailable(workload: Object) -> str:
     if status.get("replicas", 0) < desired:
         return f"{status.get('replicas', 0)} of {desired} pods exist"
     if status.get("availableReplicas", 0) < desired:
-        return f"{desired - status.get('availableReplicas', 0)} of {desired} replicas are not available"
+        return "the others are not"
     return ""
 
 
@@ -307,8 +310,9 @@ def _container_trouble(container: Object) -> str:
     waiting, ended = state.get("waiting"), state.get("terminated")
     if waiting and waiting.get("reason") not in STARTING:
         last = (container.get("lastState") or {}).get("terminated")
-        after = f", after {_termination(last)}" if last else ""
-        return f"is in {waiting.get('reason', 'an unknown state')}{after}, {_times(container)}"
+        said = (waiting.get("message") or "")[:200].rstrip(".")
+        why = f", after {_termination(last)}" if last else f" ({said})" if said else ""
+        return f"is in {waiting.get('reason', 'an unknown state')}{why}, {_times(container)}"
     if ended and ended.get("exitCode"):
         return f"has ended: {_termination(ended)}, {_times(container)}"
     return ""
@@ -337,12 +341,25 @@ def _short(pod: Object) -> str:
     return f"Pod {name_of(pod)}: {count} restart{'' if count == 1 else 's'}{last}."
 
 
-def _described(pod: Object) -> Iterator[str]:
-    """All that is worth knowing of a failing pod."""
+def _starting(pod: Object) -> bool:
+    """Whether a pod is not ready, and nothing is wrong with it."""
+    status = pod.get("status") or {}
+    ready = all(container.get("ready") for container in status.get("containerStatuses") or ())
+    return (
+        not trouble(pod)
+        and not pod["metadata"].get("deletionTimestamp")
+        and (status.get("phase") == "Pending" or not ready)
+    )
+
+
+def _described(pod: Object, *, brief: bool) -> Iterator[str]:
+    """All that is worth knowing of a failing pod; `brief` if its trouble has been told already."""
     status = pod.get("status") or {}
     node = (pod.get("spec") or {}).get("nodeName")
     yield (
-        f"Pod {name_of(pod)}: {status.get('phase', 'Unknown')}" + (f" on {node}" if node else "") + f": {trouble(pod)}."
+        f"Pod {name_of(pod)}: {status.get('phase', 'Unknown')}"
+        + (f" on {node}" if node else "")
+        + ("." if brief else f": {trouble(pod)}.")
     )
     for container in _containers(status):
         message = ((container.get("state") or {}).get("waiting") or {}).get("message")

@@ -1,5 +1,6 @@
 """What a monitor tells of itself over HTTP: that it lives, whether it leads or stands by, its metrics. Off without a port."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,8 +28,10 @@ async def listening(
 
     async def exposition(_request: web.Request) -> web.Response:
         age = monitor.check_age()
-        if age is not None:
-            metrics.checked_age.set(age)
+        stands_by = candidate.knows and not candidate.leads
+        metrics.checked_age.set(
+            math.nan if age is None or stands_by else age
+        )  # Who does not check has no age to be alarmed at.
         return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
