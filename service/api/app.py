@@ -7,7 +7,7 @@ from functools import partial
 import orjson
 from aiohttp import web
 
-from service.api import api_keys, events, health
+from service.api import api_keys, docs, events, health
 from service.api.answers import AUTH, Answers
 from service.api.cors import Cors
 from service.api.endpoint import Route, endpoint, expect
@@ -34,6 +34,8 @@ ROUTES = (
     Route("GET", "/readyz", None, health.readyz),
     Route("GET", "/metrics", None, health.metrics),
     Route("GET", "/openapi.json", None, health.openapi),
+    Route("GET", "/docs", None, docs.page),
+    Route("GET", "/docs/{file}", None, docs.file),
 )
 
 
@@ -53,7 +55,7 @@ def make_app(state: State) -> web.Application:
             app.router.add_route("OPTIONS", _pattern(path), preflight)
     # Whatever matches nothing else: behind a credential under /v0, so that the API tells strangers nothing of itself.
     for path, role in (("/v0{tail:(?:/.*)?}", Role.READ), ("/{tail:.*}", None)):
-        fallback = endpoint(state, Route("*", path, role, _unknown))
+        fallback = endpoint(state, Route("*", "unknown", role, _unknown))
         app.router.add_route("*", path, fallback, expect_handler=expect)
     app.cleanup_ctx.extend([_replica_running, _credentials_running])
     if state.settings.auth is Auth.NONE:  # Ready answers say so themselves.

@@ -29,6 +29,8 @@ _ERRORS = {
 
 Json = dict[str, Any]
 
+_HTML: Json = {"text/html": {"schema": {"type": "string"}}}
+
 
 def document(services: Sequence[str]) -> Json:
     """The description, as a JSON object, for these services in this order."""
@@ -199,11 +201,14 @@ def _paths() -> Json:
             "The metrics.",
             {"text/plain": {"schema": {"type": "string"}}},
         ),
+        "/docs": _open("A page to explore this API with", "getDocs", "The page.", _HTML),
+        "/docs/{file}": _open("What that page is made of", "getDocsFile", "The file.", _HTML, "File"),
         "/openapi.json": _open("This description", "getOpenapi", "OpenAPI 3.1.", _json({"type": "object"})),
     }
 
 
-def _open(summary: str, operation: str, text: str, content: Json, *, unready: bool = False) -> Json:
+def _open(summary: str, operation: str, text: str, content: Json, *parameters: str, unready: bool = False) -> Json:
+    """A GET that needs no credential."""
     responses: Json = {"200": {"description": text, "content": content}}
     if unready:
         responses["503"] = {
@@ -216,6 +221,7 @@ def _open(summary: str, operation: str, text: str, content: Json, *, unready: bo
             "tags": ["operation"],
             "summary": summary,
             "security": [],
+            "parameters": [_ref("parameters", name) for name in parameters],
             "responses": responses,
         }
     }
@@ -224,6 +230,13 @@ def _open(summary: str, operation: str, text: str, content: Json, *, unready: bo
 def _parameters(services: Sequence[str]) -> Json:
     time = {"type": "string", "format": "date-time"}
     return {
+        "File": {
+            "name": "file",
+            "in": "path",
+            "required": True,
+            "description": "A script or a style.",
+            "schema": {"enum": ["explore.js", "explore.css"]},
+        },
         "Limit": _query(
             "limit", "The most events; a list that is cut has a `Link` to the next ones.", _number(1, MOST)
         ),

@@ -66,6 +66,8 @@ ROUTE_ROWS: Mapping[tuple[str, str], Row] = {
     ("GET", "/readyz"): OPEN,
     ("GET", "/metrics"): OPEN,
     ("GET", "/openapi.json"): OPEN,
+    ("GET", "/docs"): OPEN,
+    ("GET", "/docs/{file}"): replace(OPEN, path="/docs/explore.js"),
 }
 """One row for every route of the API."""
 
