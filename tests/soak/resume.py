@@ -18,6 +18,8 @@ from tests.soak.rig import LIST, READER, Replica, Valkey, folder, running
 from tests.soak.watcher import RESET, Watcher
 from tests.soak.writer import Recorded, record, status_of
 
+ORDERLY = 0.3
+"""The share of replicas that are asked to end rather than killed."""
 SETTLE_S = 20.0
 """After the last fault: for everybody to come back and catch up."""
 
@@ -55,8 +57,12 @@ class Faults:
 
     async def _replica(self) -> None:
         victim = random.choice(self.replicas)
-        victim.kill()
-        self._count("replicas killed")
+        if random.random() < ORDERLY:
+            await asyncio.to_thread(victim.stop)
+            self._count("replicas ended in order")
+        else:
+            victim.kill()
+            self._count("replicas killed")
         await asyncio.sleep(random.uniform(0, 0.3))
         await asyncio.to_thread(victim.start)
 

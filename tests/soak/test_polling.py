@@ -9,11 +9,11 @@ from tests.soak.writer import status_of
 @pytest.mark.parametrize("poll_path", [True, False], ids=["on", "off"])
 async def test_no_answer_is_old_or_torn(poll_path: bool) -> None:
     """Under polls of all kinds and 20 changes a second, each answer is a state of the history, and none from before the ask."""
-    outcome = await run(3, poll_path=poll_path)
+    outcome = await run(2, poll_path=poll_path)
     assert not outcome.problems
     assert set(outcome.model.requests) == set(KINDS)
-    assert len(outcome.model.ids) > 20
-    assert len(outcome.model.bodies["latest"]) > 10
+    assert len(outcome.model.ids) > 10
+    assert len(outcome.model.bodies["latest"]) > 5
 
 
 def test_wrong_answers_are_found() -> None:
