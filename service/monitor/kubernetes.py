@@ -140,7 +140,10 @@ class Kubernetes:
         except OSError:
             return True
         if self._tls is None or self._tls_of != (state.st_ino, state.st_mtime_ns):
-            self._tls = ssl.create_default_context(cafile=file)
+            try:
+                self._tls = ssl.create_default_context(cafile=file)
+            except ssl.SSLError as error:
+                raise _CannotKnow(f"{file} holds no certificate") from error
             self._tls_of = state.st_ino, state.st_mtime_ns
         return self._tls
 

@@ -93,6 +93,10 @@ async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -
             await changes.next()
         assert (newest.created, newest.trimmed_by_count, newest.replicated) == (True, 1, False)
         await store.checked()
+        lease = await store.lease("a", 5.0)
+        assert (await store.lease("b", 5.0)).owner == "a"
+        await store.checked(lease.epoch, "a")
+        await store.release("a")
         assert await store.full(newest.event.id)
         _, key = mint("ops", Role.READ, await store.now())
         await store.create_api_key(key)

@@ -26,6 +26,7 @@ from tests.monitor.cluster import (
     warning,
     workload,
 )
+from tests.monitor.test_probe import certificate
 
 API = Workload("deployment", "api-server")
 STATEFUL = Workload("statefulset", "api-server")
@@ -444,6 +445,30 @@ async def test_rotated_token_is_read_again(cluster: Cluster, tmp_path: Path) -> 
         assert (await made.look(API, 2.0)).healthy is None
         credentials(account, "token-2")
         assert (await made.look(API, 2.0)).healthy
+
+
+async def test_the_clusters_own_authority(tmp_path: Path) -> None:
+    """The API is trusted by `ca.crt` of the service account, which is read again when it is replaced."""
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    (tls, cert), (_, other) = (certificate(folder, "localhost") for folder in folders)
+    account = credentials(tmp_path / "account")
+    cluster = Cluster([workload()])
+    looks = []
+    async with cluster.serving(tls), kubernetes(cluster.url.replace("127.0.0.1", "localhost"), account) as made:
+        for content in (cert.read_bytes(), other.read_bytes(), b"nothing", cert.read_bytes()):
+            replace(account / "ca.crt", content)
+            looks.append(await made.look(API, 2.0))
+    assert [look.healthy for look in looks] == [True, None, None, True]
+    assert "Kubernetes cannot be reached" in looks[1].info
+    assert looks[2].info.endswith("ca.crt holds no certificate.")
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Puts another file in its place, as Kubernetes does."""
+    (file.parent / "next").write_bytes(content)
+    (file.parent / "next").rename(file)
 
 
 # -- together with the service's own check ----------------------------------------------------------------------------

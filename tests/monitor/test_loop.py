@@ -503,6 +503,28 @@ async def test_loop_goes_on_while_a_service_hangs(make_world: MakeWorld) -> None
     assert world.counted("missed_checks_total") == 0
 
 
+async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
+    """With 50 services of which 25 hang, each check starts on time after the one before."""
+    world = await make_world("good", "hung")
+    good, hung = world.services["good"], world.services["hung"]
+    hung.hangs = True
+    world.settings = make_settings(
+        services=",".join(f"s{number}=http://127.0.0.1:{(good, hung)[number % 2].port}/" for number in range(50)),
+        check_interval="800ms",
+        check_timeout="300ms",
+    )
+    async with world.running():
+        await until(lambda: good.asked >= 1)
+        started = time.monotonic()
+        await until(lambda: good.asked >= 51, 2.0)
+        second = time.monotonic() - started
+        await until(lambda: good.asked >= 76, 2.0)
+        fourth = time.monotonic() - started
+    assert 1.5 <= second <= 1.9
+    assert 2.3 <= fourth <= 2.7
+    assert world.counted("missed_checks_total") == 0
+
+
 async def test_cancelled_loop_leaves_nothing_behind(make_world: MakeWorld) -> None:
     """A loop that is cancelled in the middle of a check ends at once, its requests with it."""
     world = await make_world("api", check_interval="10s", check_timeout="10s")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,14 @@ from redis import Redis
 
 from service.errors import SettingsError
 from service.events import Event, Status
-from service.monitor.probe import Result
+from service.monitor.check import check_service
+from service.monitor.probe import Result, session
 from service.monitor.recording import Run
 from service.monitor.services import Service, Workload, services
 from service.monitor.tcp import probe_redis, probe_tcp
 from tests.conftest import make_settings
 from tests.monitor.test_loop import MakeWorld, Scripted, make_world, until  # noqa: F401  # The fixture is used by name.
-from tests.monitor.test_probe import says, service
+from tests.monitor.test_probe import certificate, http, says, service
 from tests.test_end_to_end import environment
 
 ROOT = Path(__file__).parents[2]
@@ -248,6 +250,42 @@ async def test_reloaded_file_takes_effect(make_world: MakeWorld, tmp_path: Path)
         world.monitor.reload(world.settings)
         await world.check()
     assert (world.services["api"].asked, other.asked) == (2, 1)
+
+
+def authorities(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
+    """A folder of its own for a certificate, its key, and the context of a server with them."""
+    (folder / name).mkdir()
+    return certificate(folder / name, "localhost")
+
+
+async def test_authorities_and_certificate_of_its_own(tmp_path: Path) -> None:
+    """A service behind a private authority that demands a client certificate is checked with both, and not without."""
+    server, server_cert = authorities(tmp_path, "server")
+    _, client_cert = authorities(tmp_path, "client")
+    server.load_verify_locations(client_cert)
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.maximum_version = ssl.TLSVersion.TLSv1_2  # Where the refusal comes in the handshake, not with the answer.
+    ca = f"ca_file = '{server_cert}'\n"
+    mine = f"client_cert = '{client_cert}'\nclient_key = '{client_cert.parent / 'key.pem'}'\n"
+    infos = []
+    async with service(says(http("200 OK")), server) as port, session() as client:
+        for table in (ca + mine, ca, mine):
+            settings = make_settings(services_file=file(tmp_path, f"[api]\nurl = 'https://localhost:{port}/'\n{table}"))
+            infos.append((await check_service(client, services(settings)["api"])).info)
+    assert infos[0] == "Reachable: HTTP 200 OK."
+    assert infos[1].startswith(("TLS failed: ", "Cannot connect: the other side hung up"))
+    assert infos[2].startswith("TLS failed: the certificate is not accepted: self-signed certificate")
+
+
+async def test_redis_behind_tls(tmp_path: Path) -> None:
+    """A Redis behind a private authority is checked with it, and not accepted without."""
+    server, cert = authorities(tmp_path, "server")
+    async with service(says(b"+PONG\r\n"), server) as port:
+        url = f"rediss://localhost:{port}"
+        trusting = await probe_redis(url, 2.0, ssl.create_default_context(cafile=cert))
+        others = await probe_redis(url, 2.0)
+    assert trusting == Result(True, "Reachable: it answers PING.")
+    assert others.info == f"TLS failed: the certificate is not accepted: self-signed certificate ({url})."
 
 
 # -- TCP and Redis ----------------------------------------------------------------------------------------------------
