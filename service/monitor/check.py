@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import aiohttp
 
 from service.events import clean_info
-from service.monitor.kubernetes import Kubernetes, Look
+from service.monitor.kubernetes import Kubernetes
 from service.monitor.probe import Result, probe
 from service.monitor.services import Service, scheme
 from service.monitor.tcp import probe_redis, probe_tcp
+from service.monitor.workloads import Look
 from service.settings import Unknown
 
 RESOURCES_INFO = "Resources are not monitored."

@@ -277,7 +277,7 @@ class Store:
         if outcome == b"LEADS":
             return Lease(owner, epoch, ttl)
         holder, remaining_ms = held
-        return Lease(holder.decode(), epoch, remaining_ms / 1_000)
+        return Lease(holder.decode("utf-8", "replace"), epoch, remaining_ms / 1_000)
 
     async def release(self, owner: str) -> None:
         """Gives the lease back, if `owner` holds it. Raises `StoreUnavailable`."""

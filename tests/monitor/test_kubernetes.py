@@ -10,9 +10,10 @@ from aiohttp import web
 
 from service.events import INFO_LIMIT
 from service.monitor.check import RESOURCES_INFO, check_service
-from service.monitor.kubernetes import Kubernetes, Look, kubernetes, selector_of
+from service.monitor.kubernetes import Kubernetes, kubernetes
 from service.monitor.probe import session
 from service.monitor.services import Service, Workload
+from service.monitor.workloads import Look, selector_of
 from service.settings import Unknown
 from tests.monitor.cluster import (
     Cluster,
