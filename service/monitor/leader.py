@@ -117,8 +117,8 @@ class Candidate:
     async def run(self) -> None:
         """Asks for the lease, or renews it, until cancelled."""
         while True:
-            await self.campaign()
             self._ask.clear()
+            await self.campaign()
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._ask.wait()
