@@ -392,6 +392,23 @@ async def test_foreign_event_is_no_reason_to_stop(make_world: MakeWorld, valkey:
     assert len(latest) == 2
 
 
+@pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0, 3 * 86_400.0])
+async def test_clock_that_jumps_changes_nothing(make_world: MakeWorld, jump_s: float) -> None:
+    """When the monitor's clock is set, no event is lost, doubled or dated by it."""
+    world = await make_world("api")
+    await world.check(3)
+    world.store._clock = lambda: time.time() + jump_s
+    world.services["api"].healthy = False
+    await world.check()
+    world.store._clock = time.time
+    await world.check()
+    events = await world.events()
+    assert [one.services["api"].status for one in events] == [HEALTHY, UNHEALTHY, UNHEALTHY]
+    times = [one.recorded_at for one in events]
+    assert times == sorted(set(times))
+    assert abs(times[-1] / 1e6 - time.time()) < 60
+
+
 # -- the store away ---------------------------------------------------------------------------------------------------
 
 

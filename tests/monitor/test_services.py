@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import ssl
 import subprocess
@@ -456,3 +457,32 @@ async def test_hangup_reads_the_file_again(make_world: MakeWorld, valkey: str, t
         file(tmp_path, f"[api]\nurl = 'http://127.0.0.1:{world.services['new'].port}/'")
         process.send_signal(signal.SIGHUP)
         await until(lambda: world.services["new"].asked > 0)
+
+
+async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None:  # noqa: F811
+    """A monitor whose port is taken does not start, says why, and exits with 1."""
+    world = await make_world("api")
+    port = world.services["api"].port
+    settings = {"redis_url": valkey, "services": f"api=http://127.0.0.1:{port}/", "monitor_port": str(port)}
+    code, _, err = await run("monitor", **settings)
+    assert code == 1
+    assert "Error: cannot start: " in err
+    assert "Traceback" not in err
+
+
+async def test_process_tells_that_it_leads(make_world: MakeWorld, valkey: str, tmp_path: Path) -> None:  # noqa: F811
+    """A running monitor answers on its own port: ready as the leader, with the metrics of its checks."""
+    world = await make_world("api")
+    url = f"api=http://127.0.0.1:{world.services['api'].port}/"
+    with monitor(tmp_path / "log", redis_url=valkey, services=url, monitor_port="0") as (_, log):
+        await until(lambda: world.services["api"].asked > 0, 5.0)
+        await until(lambda: "api is Healthy" in log.read_text())
+        found = re.search(r"listening host='127.0.0.1' port=(\d+)", log.read_text())
+        assert found is not None
+        address = f"http://127.0.0.1:{found[1]}"
+        async with world.client.get(f"{address}/readyz") as answer:
+            assert (answer.status, await answer.json()) == (200, {"status": "leading"})
+        async with world.client.get(f"{address}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+    assert "cluster_events_monitor_leading 1.0" in lines
+    assert 'cluster_events_checks_total{result="healthy"} 1.0' in lines
