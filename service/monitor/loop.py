@@ -53,6 +53,9 @@ class Monitor:
         self._settings = settings
         self._kubernetes = kubernetes
         self._number = 0  # Of checks begun.
+        self._anew = (
+            False  # Whether the next check is to look at everything, since what is known of the services may be old.
+        )
         self._findings: dict[str, Finding] = {}  # The last of each service, and how many alike there were in a row:
         self._runs: dict[str, Run] = {}
         self._store = store
@@ -77,14 +80,18 @@ class Monitor:
         async with session() as client:
             while True:
                 await self._leader.turn()
+                self._anew = True
+                self._found.clear()
                 due = self._monotonic()
                 while not await self._relieved_before(due):
                     await self.check(client)
                     due = self._next_after(due)
 
     def reload(self, settings: Settings) -> None:
-        """Checks from now on as the settings say. Raises `SettingsError` for services that cannot be checked."""
+        """Checks from now on as the settings say, and at the next check all services. Raises `SettingsError` for services that
+        cannot be checked."""
         self._services = services(settings)
+        self._anew = True
 
     def check_age(self) -> float | None:
         """Seconds since this monitor last completed a check; `None` if it never has."""
@@ -141,6 +148,8 @@ class Monitor:
         """Checks the services whose turn it is, all at the same time."""
         services, number = self._services, self._number
         self._number += 1
+        if self._anew:
+            self._findings, self._runs, self._anew = {}, {}, False
         names = [name for name in services if number % services[name].every == 0 or name not in self._findings]
         found = await asyncio.gather(*(self._check(client, services[name]) for name in names))
         for name, finding in zip(names, found, strict=True):
@@ -169,8 +178,11 @@ class Monitor:
                 else ("failed", service.unhealthy_after, "healthy")
             )
             info = f"Check {checks} of {needed} in a row {passed}, so it still counts as {counted}: {info}"
-        status = status_of(healthy, self._recorded.statuses.get(name))
-        return Observation(status, clean_info(self._dated(name, info)), finding.resources)
+        before = self._recorded.statuses.get(name)
+        status = status_of(healthy, before)
+        if status is not before:
+            info = self._dated(name, info)
+        return Observation(status, clean_info(info), finding.resources)
 
     async def _conclude(self) -> None:
         """Records the event if one is due, else only that a check was completed. Raises `Fenced`, `_NotLeading` or

@@ -18,6 +18,8 @@ from redis import Redis
 from service.errors import SettingsError
 from service.events import Event, Status
 from service.monitor.check import check_service
+from service.monitor.leader import Alone
+from service.monitor.loop import Monitor
 from service.monitor.probe import Result, session
 from service.monitor.recording import Run
 from service.monitor.services import Service, Workload, services
@@ -217,6 +219,28 @@ async def test_interval_of_its_own(make_world: MakeWorld, tmp_path: Path) -> Non
     await world.check(7)
     assert world.services["api"].asked == 3
     assert world.counted("checks_total", result="healthy") == 7
+
+
+async def test_what_was_found_long_ago_is_not_recorded(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
+    """A monitor whose turn it is again looks at every service, also at one that is asked rarely."""
+    world = await world_of(make_world, tmp_path, "interval = '10m'")
+    turns, leader = asyncio.Queue[None](), Alone()
+    relieved = asyncio.Event()
+    leader.turn, leader.relieved = turns.get, relieved.wait  # type: ignore[method-assign,assignment]
+    task = asyncio.create_task(Monitor(world.settings, world.store, world.metrics, leader=leader).run())
+    try:
+        turns.put_nowait(None)
+        await until(lambda: world.services["api"].asked == 1)
+        await until(lambda: world.counted("checks_total", result="healthy") == 1)
+        relieved.set()
+        world.services["api"].healthy = False
+        await until(lambda: len(turns._getters) == 1)  # type: ignore[attr-defined]
+        relieved.clear()
+        turns.put_nowait(None)
+        await until(lambda: world.counted("checks_total", result="unhealthy") == 1)
+    finally:
+        task.cancel()
+    assert await world.statuses() == [HEALTHY, UNHEALTHY]
 
 
 async def test_headers_and_statuses_of_its_own(tmp_path: Path) -> None:
