@@ -53,7 +53,7 @@ class Scripted:
         self.asked += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        with suppress(OSError):
+        with suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             if self.hangs:
                 await reader.read()  # Until the monitor hangs up.
@@ -198,12 +198,12 @@ async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
     ports = [world.services["good"].port, world.services["hung"].port]
     world.settings = make_settings(
         services=",".join(f"s{number}=http://127.0.0.1:{ports[number % 2]}/" for number in range(100)),
-        check_timeout="300ms",
+        check_timeout="1s",
     )
     world.start()
     started = time.monotonic()
     await world.check()
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 1.5
     (event,) = await world.events()
     assert [seen.healthy for seen in event.services.values()] == [True, False] * 50
 
@@ -528,7 +528,7 @@ async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
     world.settings = make_settings(
         services=",".join(f"s{number}=http://127.0.0.1:{(good, hung)[number % 2].port}/" for number in range(50)),
         check_interval="800ms",
-        check_timeout="300ms",
+        check_timeout="500ms",
     )
     async with world.running():
         await until(lambda: good.asked >= 1)
