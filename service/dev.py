@@ -126,7 +126,7 @@ async def _first_event(state: State, stop: asyncio.Event) -> None:
     """Waits until there is something to show, or the time is up, or the person has had enough."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FIRST_EVENT_S):  # A replica tells nobody of its first snapshot, so it is asked.
-            while not stop.is_set() and (state.replica.snapshot is None or state.replica.snapshot.latest is None):  # noqa: ASYNC110
+            while not stop.is_set() and (state.replica.snapshot is None or state.replica.snapshot.latest is None):
                 await asyncio.sleep(0.02)
 
 
