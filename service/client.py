@@ -23,6 +23,8 @@ LONGEST_WAIT_S = 60
 """Seconds for which the service holds a waiting read at the most."""
 SILENCE_S = 45.0
 """Seconds of silence after which a stream counts as lost: three signs of life were missed."""
+NOTHING_YET = "00000000-0000-0000-0000-000000000000"
+"""The id of no event: a stream that goes on after it begins with all that is retained."""
 RETRY_S = 2.0
 """Seconds before another try, where the service says nothing else."""
 
@@ -99,6 +101,8 @@ class Client:
             if reply.status != HTTPStatus.NOT_MODIFIED:
                 etag = reply.headers.get("etag")
                 yield reply
+            elif time.monotonic() < until - left + wait / 2:  # A service that is about to stop lets nobody wait.
+                time.sleep(RETRY_S)
 
     def watch(self, selector: str, note: Callable[[str], None]) -> Iterator[dict[str, Any]]:
         """The latest event, then every event as it is recorded: nothing is missed over lost connections.
@@ -108,12 +112,14 @@ class Client:
         """
         latest = self._get(f"/v0/cluster/events?limit=1&selector={selector}", _are_events).body
         yield from latest
-        last, retry = (latest[0]["id"] if latest else ""), RETRY_S
+        last, retry = (latest[0]["id"] if latest else NOTHING_YET), RETRY_S
         while True:
             try:
                 for frame in self._stream(f"/v0/cluster/events?selector={selector}", last):
                     retry = frame.retry or retry
                     if frame.name == "reset":
+                        if last == NOTHING_YET:
+                            continue
                         note("the history was cut: some events may be missing; all that are retained follow")
                     elif frame.data:
                         last = frame.id or last
@@ -204,7 +210,7 @@ class Frame:
         elif field == "id":
             self.id = value
         elif field == "data":
-            self.data += value
+            self.data += f"\n{value}" if self.data else value
         elif field == "retry" and value.isascii() and value.isdigit():
             self.retry = int(value) / 1_000
 

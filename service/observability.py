@@ -135,7 +135,7 @@ class Metrics:
         self.requests = RequestStats()
         registry.register(self.requests)
         self.connections = gauge("http_connections", "Open client connections.")
-        self.auth_failures = counter("auth_failures_total", "Requests refused with 401 or 403.", "code")
+        self.auth_failures = counter("auth_failures_total", "Requests refused with 401, 403 or 429.", "code")
         self.refreshes = counter("snapshot_refresh_total", "Readings of the store, by what they found.", "result")
         self.divergences = counter("history_divergence_total", "Times that the store was found to have lost data.")
         self.lost_notices = counter("lost_notices_total", "Changes that the heartbeat found before a notice came.")
@@ -164,5 +164,4 @@ class Metrics:
             "webhook_messages_total", "Attempts to deliver a change, and changes given up.", "result"
         )
         self.missed_checks = counter("missed_checks_total", "Checks that did not start since the one before overran.")
-        self.store_errors = counter("store_errors_total", "Requests to the store that failed.")
         gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)

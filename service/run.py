@@ -4,11 +4,14 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from service import tasks
 from service.api.app import make_state
+from service.api.health import metrics_of
 from service.api.server import SHUTDOWN_S, bind, serving
 from service.api.siblings import Siblings
 from service.api.state import State
@@ -20,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a command to its end, on uvloop where it is installed."""
+    """Runs a command to its end, on uvloop where it is installed. If a background task ended it, the exit code is 1."""
     try:
         import uvloop  # noqa: PLC0415  # Not on every platform.
     except ImportError:  # pragma: no cover
@@ -28,6 +31,8 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     else:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
+    if tasks.ended_early:
+        sys.exit(1)
 
 
 async def serve(settings: Settings, sock: socket.socket) -> None:
@@ -71,7 +76,7 @@ async def _work(settings: Settings, sock: socket.socket, siblings: Siblings, lif
     loop.add_reader(lifeline, parent_gone)
     state = make_state(settings)
     state.siblings = siblings
-    async with siblings.telling(state.metrics.registry):
+    async with siblings.telling(lambda: metrics_of(state)):
         await _serve(state, sock, stop)
 
 

@@ -18,13 +18,10 @@ from dataclasses import dataclass, field, replace
 from service.errors import StoreUnavailable
 from service.events import Observation, Selector
 from service.observability import Metrics
-from service.store import Appended, Entry, Rows, Store, StoredKey, count_append
+from service.store import CLOCK_TOLERANCE_US, Appended, Entry, Rows, Store, StoredKey, count_append
 from service.tasks import background, end
 
 log = logging.getLogger(__name__)
-
-CLOCK_TOLERANCE_US = 5_000_000
-"""Disagreement of Redis' clock and ours beyond which the earlier one decides what is too old: a jump hides nothing."""
 
 _PROVISIONAL = "?"
 """The latest id of a snapshot that no reading has given: it is known to no store."""
@@ -141,7 +138,10 @@ class Replica:
         if reason is None:
             try:
                 async with asyncio.timeout(_ASK_TIMEOUT_S):
-                    return Reading(await self.refresh())
+                    await self.refresh()
+                if (snapshot := self.current()) is not None:  # Unless we were held up with the answer in our hands.
+                    return Reading(snapshot)
+                reason = "its answer came too late"
             except TimeoutError:
                 reason = self._failure = "it did not answer in time"
             except StoreUnavailable as error:
@@ -200,9 +200,11 @@ class Replica:
         return found
 
     def monitor_silent(self, snapshot: Snapshot) -> bool:
-        """Whether no check has been completed for `STALE_AFTER`."""
-        checked_at = snapshot.checked_at
-        return checked_at is None or snapshot.now_us(self.monotonic()) - checked_at > self.stale_after_us
+        """Whether no check has been completed for `STALE_AFTER`. One of the future proves nothing: a clock has gone back."""
+        if snapshot.checked_at is None:
+            return True
+        age = snapshot.now_us(self.monotonic()) - snapshot.checked_at
+        return not -CLOCK_TOLERANCE_US <= age <= self.stale_after_us
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -250,6 +252,13 @@ class Replica:
             yield
         finally:
             await end(*tasks)
+
+    def without_api_key(self, name: str) -> None:
+        """Forgets an API key that is known to be deleted, where the store cannot be read to see it."""
+        snapshot = self.snapshot
+        if snapshot is not None and name in snapshot.api_keys:
+            keys = {other: key for other, key in snapshot.api_keys.items() if other != name}
+            self.snapshot = replace(snapshot, api_keys=keys)
 
     async def aclose(self) -> None:
         """Closes the store's connections."""
@@ -400,7 +409,8 @@ class Replica:
         return rows.now - round(self.monotonic() * 1_000_000)
 
     def _oldest_allowed(self, snapshot: Snapshot) -> int:
-        """The recorded_at (µs) before which an event is too old."""
+        """The recorded_at (µs) before which an event is too old. Where the clocks disagree the earlier one decides: a jump hides
+        nothing."""
         now, ours = snapshot.now_us(self.monotonic()), round(self.wall() * 1_000_000)
         if abs(now - ours) > CLOCK_TOLERANCE_US:
             now = min(now, ours)

@@ -8,6 +8,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
+ended_early: list[str] = []
+"""The names of the background tasks that ended, which makes the process' end a failure."""
+
 
 def background(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
     """Starts work that is to go on until it is cancelled. If it ends otherwise, that is logged and stops the process."""
@@ -25,5 +28,6 @@ async def end(*tasks: "asyncio.Task[None]") -> None:
 
 def _ended(task: "asyncio.Task[None]") -> None:
     if not task.cancelled():
+        ended_early.append(task.get_name())
         log.critical("a background task ended: %s", task.get_name(), exc_info=task.exception())
         signal.raise_signal(signal.SIGTERM)  # An orderly end: whoever runs us starts us again.

@@ -50,9 +50,10 @@ class Supervisor:
                 self._start(index, Path(folder))
             while self._workers:
                 pid, status = os.wait()
-                index, started = self._workers.pop(pid)
-                if self._stopping:
+                worker = self._workers.pop(pid, None)
+                if self._stopping or worker is None:  # The first process of a container inherits orphans.
                     continue
+                index, started = worker
                 log.error("a worker ended", extra={"worker": index, "status": os.waitstatus_to_exitcode(status)})
                 time.sleep(max(0.0, RESTART_PAUSE_S - (time.monotonic() - started)))
                 self._start(index, Path(folder))
@@ -80,8 +81,9 @@ class Supervisor:
         except Exception:
             log.exception("a worker failed", extra={"worker": index})
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:

@@ -8,7 +8,7 @@ answer checks both.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http import HTTPStatus
@@ -29,7 +29,7 @@ STORE_UNREACHABLE = "store-unreachable"
 MONITOR_SILENT = "monitor-silent"
 
 _EVENT_QUESTIONS = 2_048
-"""Questions about single events that are remembered: each retained event under each selector."""
+"""Questions about single events that are remembered: twice as many as events are retained by default."""
 
 # As `istr`, header names are not folded again at every look-up.
 CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = istr("Content-Type"), istr("Content-Length"), istr("Cache-Control")
@@ -65,6 +65,7 @@ class Answer:
         "headers_not_modified",
         "hits",
         "hits_not_modified",
+        "shared",
         "snapshot",
         "status",
         "until",
@@ -84,6 +85,8 @@ class Answer:
             self.headers_not_modified.popall(name, None)
         self.wires: list[bytes | None] = [None, None, None, None]
         self.hits = self.hits_not_modified = 0
+        self.shared = True
+        """Whether others get the same bytes; if not, they are not kept."""
 
     def wire(self, *, not_modified: bool, close: bool) -> bytes:
         """The whole reply in HTTP/1.1, exactly as the framework would send it. `close` is whether the connection ends."""
@@ -114,6 +117,8 @@ class Question:
     event_id: str | None = None
     selector: Selector = Selector.STATUS
     accepted: Accepted | None = None
+    kept: bool = True
+    """Whether the same object stands for the same question next time."""
     waits: bool = False
     """Whether its reply can be held until it changes."""
     plain: "Question | None" = None
@@ -135,6 +140,9 @@ class Answers:
             for selector in Selector
         }
         self._events: OrderedDict[tuple[str, Selector], Question] = OrderedDict()
+        self._since: tuple[Sequence[Entry], Mapping[str, int]] = ((), {})
+        # What replies can differ by: with CORS also by who asks from where.
+        self._vary = ("Origin, " if settings.cors_origins else "") + "Accept-Encoding, Authorization"
         self.list = Question("/v0/cluster/events", self._make_list)
         self.verdict = Question("/v0/cluster_healthz", self._make_verdict, waits=True)
 
@@ -143,14 +151,21 @@ class Answers:
         return self._latest[selector]
 
     def event(self, event_id: str, selector: Selector) -> Question:
-        """The event of that (canonical) id."""
+        """The event of that (canonical) id.
+
+        Full events are kept once only, within the limit for them: the questions about them, and their answers, are not.
+        """
+        if selector is Selector.ALL:
+            return Question("/v0/cluster/events/{event_id}", self._make_event, event_id, selector, kept=False)
         key = (event_id, selector)
         question = self._events.get(key)
         if question is None:
             question = Question("/v0/cluster/events/{event_id}", self._make_event, event_id, selector)
             self._events[key] = question
             if len(self._events) > _EVENT_QUESTIONS:
-                self.count_hits(self._events.popitem(last=False)[1])
+                _, oldest = self._events.popitem(last=False)
+                for one in (oldest, *oldest.coded.values()):
+                    self.count_hits(one)
         return question
 
     def coded(self, question: Question, accept_encoding: str) -> Question:
@@ -214,8 +229,9 @@ class Answers:
             bodies = [full for full in fulls.values() if full is not None]
         question = Question(self.list.route, self._make_list)  # Asked once: it is not kept.
         answer = self._finish(question, _content(entries, b"[" + b",".join(bodies) + b"]"), reading)
+        answer.shared = False
         if more:
-            answer.headers[LINK] = wanted.next_page(entries)
+            answer.headers[LINK] = answer.headers_not_modified[LINK] = wanted.next_page(entries)
         return answer
 
     # -- contents -----------------------------------------------------------------------------------------------------
@@ -277,7 +293,7 @@ class Answers:
         latest = Event.from_bytes(snapshot.latest_all or snapshot.latest.status)
         names = self._settings.service_names
         all_healthy = stale is None and all(name in latest.services and latest.services[name].healthy for name in names)
-        since = _unchanged_since(replica.retained(snapshot), names)
+        since = self._unchanged_since(replica.retained(snapshot))
         checked_at = rfc3339(snapshot.checked_at or latest.recorded_at)
         verdict: dict[str, object] = {
             "all_healthy": all_healthy,
@@ -296,6 +312,14 @@ class Answers:
         # A weak tag: verdicts that differ in nothing but the time of the check say the same.
         said = orjson.dumps([latest.id, stale, since])
         return Content(source, orjson.dumps(verdict), f"W/{_content(None, said).etag}", 200 if all_healthy else 503)
+
+    def _unchanged_since(self, entries: Sequence[Entry]) -> Mapping[str, int]:
+        """See `_unchanged_since`. It reads all events at the most, so its result is kept for as long as they are the same."""
+        known, since = self._since
+        if known is not entries:
+            since = _unchanged_since(entries, self._settings.service_names)
+            self._since = entries, since
+        return since
 
     def _why_stale(self, reading: Reading) -> str | None:
         snapshot = reading.snapshot
@@ -320,7 +344,7 @@ class Answers:
         if content.coding is not None:
             headers[CONTENT_ENCODING] = content.coding
         headers[ETAG] = content.etag
-        headers[VARY] = "Accept-Encoding, Authorization"
+        headers[VARY] = f"Accept, {self._vary}" if (question.plain or question) is self.list else self._vary
         if snapshot.checked_at is not None:
             headers[CHECKED_AT] = rfc3339_seconds(snapshot.checked_at)
         if reading.age is not None:
@@ -343,6 +367,7 @@ class Answers:
         moments += self._expiries(question, snapshot, now)
         self.count_hits(question)
         question.answer = answer = Answer(content, headers, snapshot, min(moments))
+        answer.shared = question.kept
         return answer
 
     def count_hits(self, question: Question) -> None:
@@ -366,7 +391,7 @@ class Answers:
         if question.event_id is not None:
             entries = [snapshot.by_id[question.event_id]]
         elif (question.plain or question) in (self.list, self.verdict):
-            entries = snapshot.entries[-1:]
+            entries = self._replica.retained(snapshot)[-1:]
         return [
             now + self._replica.seconds_until_expiry(snapshot, entry)
             for entry in entries
@@ -399,9 +424,13 @@ def matches(condition: Condition, answer: Answer) -> bool:
     return condition is not None and answer.status == HTTPStatus.OK and names(condition, answer.etag)
 
 
+def etag_of(body: bytes) -> str:
+    """A strong entity tag: a digest of the body, so replicas agree on it, and it is right whatever happened to the store."""
+    return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+
+
 def _content(source: object, body: bytes) -> Content:
-    """The entity tag is a digest of the body: replicas agree on it, and it is right whatever happened to the store."""
-    return Content(source, body, f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"')
+    return Content(source, body, etag_of(body))
 
 
 def _unchanged_since(entries: Sequence[Entry], services: Sequence[str]) -> dict[str, int]:

@@ -70,6 +70,7 @@ async def delete(state: State, request: web.Request) -> web.StreamResponse:
     await state.store.delete_api_key(name)
     audit.deleted(key.id, name, request[PRINCIPAL].name, client_address(state, request))
     await _know(state)
+    state.replica.without_api_key(name)
     return json(orjson.dumps({"id": key.id, "name": name}))
 
 
@@ -118,5 +119,4 @@ def parse_new_key(body: bytes, now: int) -> tuple[str, Role, int | None]:
 async def _know(state: State) -> None:
     """Lets this process know what was just written, if the store still answers: the write stands all the same."""
     with contextlib.suppress(StoreUnavailable):
-        await state.replica.refresh()  # This reading may have been under way before the write; the next begins now.
-        await state.replica.refresh()
+        await state.replica.read_anew()

@@ -4,7 +4,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
@@ -117,6 +117,8 @@ async def authorise(state: State, request: web.Request, route: Route) -> Princip
         raise state.refusals.refused(
             error, client_address(state, request), route.path, sent=bool(fields)
         ) from error.__cause__
+    if _from_elsewhere(state, request):
+        principal = replace(principal, role=min(principal.role, Role.READ))
     if principal.role < route.role:
         state.refusals.denied(principal, route.role.label, client_address(state, request), route.path)
         raise InsufficientPermissions(route.role.label, principal.role.label)
@@ -132,6 +134,15 @@ async def authenticate(state: State, fields: Sequence[str]) -> Principal:
     if state.replica.current() is None and authorization is not None and state.authenticator.is_api_key(authorization):
         snapshot = (await state.replica.read()).snapshot
     return await state.authenticator.admit(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
+
+
+def _from_elsewhere(state: State, request: web.Request) -> bool:
+    """Whether a page of another site sends this to a service that asks for no credential: it may not write in our name."""
+    if not state.authenticator.open_to_all or hdrs.ORIGIN not in request.headers:
+        return False
+    own = f"{request.scheme}://{request.host}"
+    allowed = state.cors is not None and state.cors.fields(request)
+    return request.headers[hdrs.ORIGIN] != own and not allowed
 
 
 def client_address(state: State, request: web.Request) -> str:

@@ -10,7 +10,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from service.api import listing
-from service.api.answers import AUTH, CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.answers import AUTH, CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, ETAG, etag_of
 from service.api.endpoint import PRINCIPAL
 from service.api.replies import Streaming, answer, condition_of, send
 from service.api.state import State
@@ -91,10 +91,9 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
         await read_body(request, body_limit(len(state.settings.services))), state.settings.service_names
     )
     appended = await state.replica.append(services, event_id)
-    headers = {CONTENT_TYPE: "application/json", CACHE_CONTROL: "no-cache", **dict(COMMON_HEADERS)}
-    return web.Response(
-        status=201 if appended.created else 200, body=appended.event.to_bytes(Selector.ALL), headers=headers
-    )
+    body = appended.event.to_bytes(Selector.ALL)
+    headers = {CONTENT_TYPE: "application/json", CACHE_CONTROL: "no-cache", ETAG: etag_of(body), **dict(COMMON_HEADERS)}
+    return web.Response(status=201 if appended.created else 200, body=body, headers=headers)
 
 
 def body_limit(services: int) -> int:

@@ -29,10 +29,10 @@ from service.api.sendfile import Files
 from service.api.state import State
 from service.api.stream import Watcher
 from service.auth import Principal
-from service.errors import ApiError
 
 log = logging.getLogger(__name__)
 
+_DETAILS = {"_buffer_paused", "_messages", "_reading_paused", "_request_count", "_waiter"}
 FRAMEWORK = (3, 14)
 """The minor version of aiohttp whose details were read."""
 
@@ -43,6 +43,8 @@ SEEN_ENTRIES = 65_536
 """Heads seen once: only the second sight is remembered, so heads that never come again take no room."""
 LONGEST_HEAD = 8_190
 """Bytes of a head that is looked up; longer ones go the ordinary way, which knows the limits."""
+MOST_TAGS = 8
+"""Entity tags of a head that is remembered: agents send the one that they got, and each takes more room than in the head."""
 TRACING_LINES = 8
 """The most tracing lines that are looked past."""
 
@@ -155,7 +157,7 @@ class Front:
         if answer is None or answer.snapshot is not snapshot or now >= answer.until:
             try:
                 answer = self._state.answers.ready(question)
-            except ApiError:
+            except Exception:  # The ordinary way meets it again, and knows how to tell it.
                 answer = None
             if answer is None:  # Not current, not in memory, or gone: the ordinary way says what is to be said.
                 return None
@@ -207,6 +209,7 @@ class Connection(asyncio.Protocol):
         "_stuck",
         "_stuck_since",
         "_watcher",
+        "_writable",
         "paused",
         "transport",
     )
@@ -230,6 +233,7 @@ class Connection(asyncio.Protocol):
         """Whether all that the handler got so far were whole requests without bodies."""
         self._on_lost: Callable[[], None] | None = None
         self._watcher: Watcher | None = None
+        self._writable: asyncio.Future[None] | None = None
         self.paused = False
         self._active = self._head_since = front.monotonic()
         self._asked = 0
@@ -276,7 +280,7 @@ class Connection(asyncio.Protocol):
                 self._held = data
                 self._begin_head()
                 return
-            if is_one_get(data):
+            if self.idle() and is_one_get(data):  # Else it could not be told which request it becomes.
                 self._head = head
         self._hand_on(data)
 
@@ -291,9 +295,13 @@ class Connection(asyncio.Protocol):
         if self._head is None and self._boundary and not is_whole(data):
             self._boundary = False  # From here on only the framework's parser knows where a request ends.
         self._begin_head()
+        if self._head is None:
+            handler.data_received(data)
+            return
+        self._head_number = handler._request_count + 1  # noqa: SLF001  # See the module's docstring.
         handler.data_received(data)
-        if self._head is not None:
-            self._head_number = handler._request_count  # noqa: SLF001  # See the module's docstring.
+        if handler._request_count != self._head_number:  # noqa: SLF001  # It was not parsed, or not as one request.
+            self._head = None
 
     def eof_received(self) -> bool | None:
         """The client will send no more."""
@@ -307,6 +315,8 @@ class Connection(asyncio.Protocol):
         self._front.connections.discard(self)
         if self._on_lost is not None:
             self._on_lost()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_exception(ConnectionResetError("the client has gone"))
         if self._handler is not None:
             self._handler.connection_lost(exc)
 
@@ -321,8 +331,13 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.paused = False
-        if not self.transport.is_closing():
+        handler = self._handler
+        # The framework has reasons of its own not to hear a client: bodies that nobody reads, requests queued up.
+        held_back = handler is not None and (handler._reading_paused or handler._buffer_paused)  # noqa: SLF001
+        if not held_back and not self.transport.is_closing():
             self.transport.resume_reading()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
         if self._handler is not None:
             self._handler.resume_writing()
         if self._watcher is not None:
@@ -358,6 +373,8 @@ class Connection(asyncio.Protocol):
     def remember(self, question: Question, principal: Principal, condition: Condition, *, close: bool) -> None:
         """Called by a handler that answers a question: the head it deals with may be answered from the memo next time."""
         head = self._head
+        if condition is not None and len(condition) > MOST_TAGS:
+            return
         if head is not None and self._head_number == self._under_way():
             self._head = None
             expires = self._front.authenticator.valid_until(principal)
@@ -375,9 +392,15 @@ class Connection(asyncio.Protocol):
             handler.transport = None  # It must not close what is no longer its own.
             asyncio.get_running_loop().call_soon(handler.connection_lost, None)
 
-    def write_reply(self, reply: bytes) -> None:
-        """Sends a ready reply, without a copy of its own if it is long."""
-        files = self._front.files
+    async def writable(self) -> None:
+        """Returns when the client takes more. Raises `ConnectionResetError` when it has gone."""
+        while self.paused:
+            self._writable = asyncio.get_running_loop().create_future()
+            await self._writable
+
+    def write_reply(self, reply: bytes, *, shared: bool = True) -> None:
+        """Sends a ready reply, without a copy of its own if it is long and others get the same bytes (`shared`)."""
+        files = self._front.files if shared else None
         if files is None or len(reply) < SENDFILE_SMALLEST:
             self.transport.write(reply)
         else:
@@ -462,7 +485,8 @@ def is_partial_head(data: bytes) -> bool:
 def fits_framework() -> bool:
     """Whether this is the framework that was read; says so loudly if not."""
     version = tuple(int(part) for part in aiohttp.__version__.split(".")[:2])
-    fits = version == FRAMEWORK and {"_messages", "_request_count", "_waiter"} <= set(web.RequestHandler.__slots__)
+    slots = {slot for kind in web.RequestHandler.__mro__ for slot in getattr(kind, "__slots__", ())}
+    fits = version == FRAMEWORK and slots >= _DETAILS
     if not fits:
         log.error("the poll path is off: it does not know this aiohttp", extra={"aiohttp": aiohttp.__version__})
     return fits

@@ -44,14 +44,18 @@ async def readyz(state: State, _request: web.Request) -> web.StreamResponse:
 
 async def metrics(state: State, _request: web.Request) -> web.StreamResponse:
     """Prometheus' text format."""
+    headers = {CONTENT_TYPE: CONTENT_TYPE_LATEST, CACHE_CONTROL: "no-store", **dict(COMMON_HEADERS)}
+    own = metrics_of(state)
+    return web.Response(body=await state.siblings.gather(own) if state.siblings else own, headers=headers)
+
+
+def metrics_of(state: State) -> bytes:
+    """This process' metrics as they are now."""
     state.answers.count_all_hits()
     snapshot = state.replica.snapshot
     if snapshot is not None:
         set_gauges(state, snapshot)
-    headers = {CONTENT_TYPE: CONTENT_TYPE_LATEST, CACHE_CONTROL: "no-store", **dict(COMMON_HEADERS)}
-    registry = state.metrics.registry
-    body = await state.siblings.gather(registry) if state.siblings else generate_latest(registry)
-    return web.Response(body=body, headers=headers)
+    return generate_latest(state.metrics.registry)
 
 
 def set_gauges(state: State, snapshot: Snapshot) -> None:

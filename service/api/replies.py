@@ -32,7 +32,7 @@ async def answer(state: State, request: web.Request, question: Question) -> web.
         seconds = wait_of(headers.getall(PREFER))
         if seconds is not None:
             return await wait(state, request, question, condition, seconds)
-    if ready is question.answer and not (state.cors is not None and hdrs.ORIGIN in headers):
+    if ready is question.answer and question.kept and not (state.cors is not None and hdrs.ORIGIN in headers):
         close = not request.keep_alive
         connection_of(request).remember(question, request[PRINCIPAL], condition, close=close)
     return send(request, ready, condition)
@@ -100,11 +100,12 @@ class ReadyResponse(web.StreamResponse):
         connection = self._connection
         if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
+        await connection.writable()
         wire = self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive)
         if self.headers:  # What only this request is told, such as that its origin may read.
             top, end, body = wire.partition(b"\r\n\r\n")
             wire = b"".join([top, rendered(self.headers), end, body])
-        connection.write_reply(wire + data)
+        connection.write_reply(wire + data, shared=self._answer.shared and not self.headers)
         if self._keep_alive:
             connection.answered()
 

@@ -22,13 +22,15 @@ class MemoryFile:
 
     def __init__(self, data: bytes) -> None:
         self.data = data
+        self.descriptor = -1
         self.descriptor = os.memfd_create("reply")
         view = memoryview(data)
         while view:
             view = view[os.write(self.descriptor, view) :]
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 class Files:

@@ -6,7 +6,7 @@ its own series only, which is what `rate` expects of a counter.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+_END = "\n"
 TIMEOUT_S = 1.0
 """For one worker's answer; a worker that is being restarted is left out."""
 
@@ -28,11 +29,11 @@ class Siblings:
         self._count = count
 
     @asynccontextmanager
-    async def telling(self, registry: CollectorRegistry) -> AsyncIterator[None]:
-        """Tells this worker's metrics to its siblings while it is entered."""
+    async def telling(self, metrics: Callable[[], bytes]) -> AsyncIterator[None]:
+        """Tells this worker's metrics, as they are when they are asked for, to its siblings while it is entered."""
 
         async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(generate_latest(registry))
+            writer.write(metrics())
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
             writer.close()
@@ -45,9 +46,9 @@ class Siblings:
         finally:
             server.close()
 
-    async def gather(self, registry: CollectorRegistry) -> bytes:
-        """The metrics of all workers in Prometheus' text format; `registry` has this worker's."""
-        texts = {self._index: generate_latest(registry).decode()}
+    async def gather(self, own: bytes) -> bytes:
+        """The metrics of all workers in Prometheus' text format; `own` are this worker's."""
+        texts = {self._index: own.decode()}
         others = [index for index in range(self._count) if index != self._index]
         told = await asyncio.gather(*map(self._ask, others))
         texts |= {index: text for index, text in zip(others, told, strict=True) if text}
@@ -60,7 +61,8 @@ class Siblings:
             async with asyncio.timeout(TIMEOUT_S):
                 reader, writer = await asyncio.open_unix_connection(self._path(index))
                 try:
-                    return (await reader.read()).decode()
+                    text = (await reader.read()).decode()
+                    return text if text.endswith(_END) else ""  # One that died while it told is left out.
                 finally:
                     writer.close()
         return ""

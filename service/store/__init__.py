@@ -2,9 +2,21 @@
 
 from service.settings import Settings
 from service.store.connect import connect
-from service.store.store import Appended, Changes, Entry, Fenced, Lease, Rows, Store, StoredKey, count_append
+from service.store.store import (
+    CLOCK_TOLERANCE_US,
+    Appended,
+    Changes,
+    Entry,
+    Fenced,
+    Lease,
+    Rows,
+    Store,
+    StoredKey,
+    count_append,
+)
 
 __all__ = [
+    "CLOCK_TOLERANCE_US",
     "Appended",
     "Changes",
     "Entry",

@@ -85,7 +85,8 @@ class StoredKey:
         """The inverse of `to_bytes`; fields of newer versions are ignored."""
         fields = orjson.loads(data)
         key = cls(**{name: fields.get(name) for name in cls.__slots__})
-        if not all(isinstance(text, str) for text in (key.id, key.role, key.sha256)):
+        texts, times = (key.id, key.role, key.sha256), (key.created_at, key.expires_at or 0)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, int) for time in times):
             raise ValueError("not an API key")
         return key
 
@@ -244,7 +245,7 @@ class Store:
         leads, `StoreUnavailable` if it is not known that the event is recorded (it may be; the same id and content can be
         sent again).
         """
-        async with self._appending:  # Writers of one process need not race each other.
+        async with self._turn():  # Writers of one process need not race each other.
             for attempt in range(_BUILD_ATTEMPTS):
                 event, seen_latest = await self._build(services, event_id)
                 full = event.to_bytes(Selector.ALL)
@@ -328,6 +329,19 @@ class Store:
     async def aclose(self) -> None:
         """Closes the connections."""
         await self._client.aclose(close_connection_pool=True)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """This process' turn to write. Raises `StoreUnavailable` if those before it take too long: a store that is away."""
+        try:
+            async with asyncio.timeout(2 * self.timeout):
+                await self._appending.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("others wait to write as well") from None
+        try:
+            yield
+        finally:
+            self._appending.release()
 
     async def _build(self, services: Mapping[str, Observation], event_id: str | None) -> tuple[Event, str]:
         """An event of now, and the latest id after which it was made."""
