@@ -174,7 +174,7 @@ def test_unfit_networks_are_named(wrong: str) -> None:
 
 def token(key: str = JWT_SECRET, **claims: Any) -> str:
     """A token with a subject."""
-    return jwt.encode({"sub": "agent\n7", "exp": int(time.time()) + 60} | claims, key)
+    return jwt.encode({"sub": "agent\n7", "exp": int(time.time()) + 3_600} | claims, key)
 
 
 REASONS: dict[str, tuple[str | None, str, str | None]] = {
@@ -182,7 +182,7 @@ REASONS: dict[str, tuple[str | None, str, str | None]] = {
     "not bearer": ("Basic dXNlcjpwYXNzd29yZA", "not a bearer token", None),
     "malformed": ("Bearer a.b.c", "malformed token", None),
     "expired": ("Bearer " + token(exp=1), "expired", "agent\n7"),
-    "not yet valid": ("Bearer " + token(nbf=int(time.time()) + 50), "not yet valid", "agent\n7"),
+    "not yet valid": ("Bearer " + token(nbf=int(time.time()) + 3_000), "not yet valid", "agent\n7"),
     "too long": ("Bearer " + token(exp=int(time.time()) + 10**6), "valid for too long", None),
     "another secret": ("Bearer " + token("x" * 64), "bad signature", None),
     "another secret, expired": ("Bearer " + token("x" * 64, exp=1), "bad signature", None),
