@@ -74,7 +74,10 @@ def test_workers_share_a_port_and_its_metrics(valkey: str) -> None:
         for _ in range(3):
             counts = re.findall(r'http_requests_total\{code="401".*worker="(\d)"\} ([\d.]+)', metrics(url))
             assert sum(float(count) for _, count in counts) == 30
-        assert len(re.findall(r"build_info\{", metrics(url))) == WORKERS
+        page = metrics(url)
+        assert len(re.findall(r"build_info\{", page)) == WORKERS
+        ages = re.findall(r"snapshot_age_seconds\{worker=.*\} ([\d.e-]+)", page)
+        assert len([age for age in ages if 0 < float(age) < 2]) == WORKERS  # As they are now, whoever is asked.
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")

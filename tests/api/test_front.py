@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -403,3 +404,72 @@ async def test_long_replies_without_files_in_memory(both: tuple[Api, Api], monke
     assert masked(await exchange(fast, ask)) == expected
     monkeypatch.delattr(os, "memfd_create")
     assert sendfile.Files.where_supported() is None
+
+
+async def test_no_head_gets_the_grant_of_another(make_api: Callable[..., Any]) -> None:
+    """A head that comes behind many others, on a connection that was held back meanwhile, is not remembered as one of them:
+    not even `/readyz`, which needs no credential, ever answers with an event."""
+    api: Api = await make_api()
+    for _ in range(400):
+        await api.store.append(ONE_BAD)
+    await api.settle()
+    plain_list = head("/v0/cluster/events", "Accept-Encoding: identity")
+    etag = (await api.get("/v0/cluster/events/latest")).headers["ETag"]
+    hold = head("/v0/cluster/events/latest", f"If-None-Match: {etag}", "Prefer: wait=1")
+    tail = b"".join(head("/v0/cluster/events/latest", f"X-N: {number}") for number in range(60))
+    victim = b"GET /readyz HTTP/1.1\r\nHost: probe\r\nUser-Agent: kube-probe\r\n\r\n"
+    for _ in range(2):
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        small.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(small, (api.host, api.port))
+        reader, writer = await asyncio.open_connection(sock=small)
+        writer.write(plain_list * 30 + hold + tail)  # More than its buffer takes, and than the framework queues.
+        await asyncio.sleep(0.1)
+        reading = asyncio.create_task(reader.read(50_000_000))
+        await asyncio.sleep(0.3)
+        writer.write(victim)
+        await asyncio.sleep(1.2)
+        reading.cancel()
+        writer.close()
+    assert victim not in api.front.memo
+    for _ in range(3):
+        assert (await exchange(api, victim)).endswith(b'{"status":"ready"}')
+
+
+async def test_who_does_not_read_is_not_heard(make_api: Callable[..., Any]) -> None:
+    """Many requests for long replies in one go, and none of the replies read: a few replies wait, not all of them."""
+    api: Api = await make_api()
+    big = {name: type(seen)(seen.status, "x" * 8_000, "y" * 8_000) for name, seen in ALL_GOOD.items()}
+    for _ in range(60):
+        await api.store.append(big)
+    await api.settle()
+    _, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
+    writer.write(head("/v0/cluster/events?selector=all", "Accept-Encoding: identity") * 30)
+    await asyncio.sleep(1)
+    (connection,) = api.front.connections
+    assert connection.transport.get_write_buffer_size() < 10_000_000  # Of 30 replies of 2.9 MB.
+    writer.close()
+
+
+async def test_many_entity_tags_are_answered_but_not_remembered(both: tuple[Api, Api]) -> None:
+    """A condition that is larger in memory than in the head is no reason to keep it."""
+    fast, _ = both
+    tags = ", ".join(f'"{number}"' for number in range(100))
+    await warm(fast, head("/v0/cluster/events/latest", f"If-None-Match: {tags}"))
+    assert not fast.front.memo
+
+
+async def test_a_bug_on_the_poll_path_is_told_the_ordinary_way(
+    both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in making a ready answer, the client gets the one error body, not a broken connection."""
+    fast, _ = both
+    await warm(fast, head())
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(fast.state.answers, "ready", broken)
+    await fast.state.replica.append(ALL_GOOD)
+    assert b'"error_code":"InternalError"' in await exchange(fast, head())

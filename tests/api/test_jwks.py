@@ -117,6 +117,28 @@ async def test_withdrawn_key_ends_with_the_schedule(make_api: MakeApi, issuer: I
     await becomes(401, api, token)
 
 
+async def test_waiting_reply_survives_a_rotation(make_api: MakeApi, issuer: Issuer) -> None:
+    """Who waits with a token that is still good after a rotation is answered; whose key was withdrawn meanwhile is not."""
+    api = await trusting(make_api, issuer)
+    token = issuer.token()
+    for kept, expected in ((True, 200), (False, 401)):
+        etag = (await api.request("GET", PATH, bearer(token))).headers["ETag"]
+        fields = bearer(token) | {"If-None-Match": etag, "Prefer": "wait=30"}
+        waiting = asyncio.create_task(api.request("GET", PATH, fields))
+        await asyncio.sleep(0.1)
+        if kept:
+            issuer.keys["second"] = ("ES256", private_key("ES256", 1))
+        else:
+            issuer.rotate("second")
+        fetches = issuer.fetches
+        for key_set in api.state.authenticator._key_sets.values():
+            await key_set._fly()
+        assert issuer.fetches == fetches + 1
+        await api.store.append(ALL_GOOD)
+        async with asyncio.timeout(3):
+            assert (await waiting).status == expected
+
+
 async def test_same_keys_again_change_nothing(make_api: MakeApi, issuer: Issuer) -> None:
     """Fetching the keys that are known already lets remembered credentials be."""
     api = await trusting(make_api, issuer, jwt_jwks_refresh="50ms")
