@@ -8,12 +8,12 @@ from multidict import istr
 
 from service.api.answers import Answer, Question, has_what, matches
 from service.api.conditional import Condition, parse_if_none_match
-from service.api.endpoint import PRINCIPAL
+from service.api.endpoint import PRINCIPAL, authenticate
 from service.api.front import Connection, RequestHandler
 from service.api.state import State
 from service.api.stream import Watchers
 from service.api.waiting import spread, wait_of
-from service.errors import AuthenticationFailed, ClusterMonitoringDisabled
+from service.errors import ClusterMonitoringDisabled
 from service.events import Selector
 
 PREFER, PREFERENCE_APPLIED = istr("Prefer"), istr("Preference-Applied")
@@ -51,8 +51,8 @@ async def wait(
         if left <= 0 or state.draining or not has_what(condition, ready):
             break
         await state.waiting.change(left, connection.when_lost)
-    if not state.holds(request[PRINCIPAL]):
-        raise AuthenticationFailed("it ended while the request waited")
+    if not state.holds(request[PRINCIPAL]):  # It has ended, or keys have changed and it is as good as before.
+        await authenticate(state, request.headers.getall(hdrs.AUTHORIZATION, ()))
     reply = send(request, ready, condition)
     reply.headers[PREFERENCE_APPLIED] = f"wait={seconds}"
     return reply
