@@ -20,7 +20,7 @@ from service.api.coding import CODINGS, SMALLEST, Accepted, negotiate
 from service.api.conditional import Condition, names
 from service.api.listing import Filter
 from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
-from service.events import Event, Observation, Selector, rfc3339, rfc3339_seconds
+from service.events import Event, Selector, Status, rfc3339, rfc3339_seconds
 from service.settings import Auth, Settings
 from service.snapshot import Reading, Replica, Snapshot
 from service.store import Entry
@@ -435,19 +435,16 @@ def _content(source: object, body: bytes) -> Content:
 
 def _unchanged_since(entries: Sequence[Entry], services: Sequence[str]) -> dict[str, int]:
     """For each service, the recorded_at of the oldest event in the unbroken run, from the latest backwards, of the same
-    healthy-or-not."""
+    healthy-or-not. The `status` projection holds no text of anybody's: in its bytes a field cannot be mistaken."""
     since: dict[str, int] = {}
-    open_runs: dict[str, Observation | None] = {}
-    for entry in entries:
-        seen = Event.from_bytes(entry.status).services
-        if not open_runs:
-            open_runs = {name: seen.get(name) for name in services if name in seen}
-        for name, newest in list(open_runs.items()):
-            here = seen.get(name)
-            if here is None or newest is None or here.healthy != newest.healthy:
-                del open_runs[name]
-            else:
-                since[name] = entry.recorded_at
-        if not open_runs:
-            break
+    for name in services:
+        known = f'"{name}_status":"'.encode()
+        healthy = known + Status.HEALTHY.encode()
+        newest: bool | None = None
+        for entry in entries:
+            here = healthy in entry.status
+            if known not in entry.status or (newest is not None and here != newest):
+                break
+            newest = here
+            since[name] = entry.recorded_at
     return since
