@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.auth import Role, key_sets, mint
 from service.auth.signers import MOST_KEYS
@@ -405,6 +406,17 @@ async def test_keys_that_are_not_for_us_are_passed_over(
     issuer.keys["rsa"] = ("RS256", private_key("RS256"))
     api = await trusting(make_api, issuer)
     assert [await status(api, issuer.token(kid)) for kid in ("first", "rsa")] == [401, 200]
+
+
+async def test_weak_keys_are_passed_over(make_api: MakeApi, issuer: Issuer) -> None:
+    """An RSA key of 1,024 bits signs nothing that is accepted, whoever publishes it (RFC 7518, section 3.3)."""
+    weak = rsa.generate_private_key(65_537, 1_024)
+    issuer.body = json.dumps(
+        {"keys": [jwk("weak", "RS256", weak), jwk("first", "ES256", private_key("ES256"))]}
+    ).encode()
+    api = await trusting(make_api, issuer)
+    assert await status(api, issuer.signed(weak, "RS256", {"kid": "weak"})) == 401
+    assert await status(api, issuer.token()) == 200
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any]]] = {

@@ -14,7 +14,7 @@ from service.auth import Refusals, mint, refusals
 from service.auth.principal import Role
 from service.auth.refusals import Allowance, site
 from service.errors import AuthenticationFailed, SettingsError, TooManyRequests
-from tests.conftest import JWT_SECRET, READ, Api, bearer, make_settings, make_token
+from tests.conftest import ALL_GOOD, JWT_SECRET, READ, Api, bearer, make_settings, make_token
 
 MakeApi = Callable[..., Any]
 BAD = bearer("not.a.token")
@@ -266,3 +266,7 @@ async def test_open_service_says_so(make_api: MakeApi, poll_path: str) -> None:
     stream = {"Accept": "text/event-stream"}
     async with api.client.get(api.url + "/v0/cluster/events", headers=stream) as answer:
         assert answer.headers.getall("Cluster-Auth") == ["none"]
+        await api.store.append(ALL_GOOD)
+        async with asyncio.timeout(2):
+            while b"data:" not in await answer.content.readline():
+                pass
