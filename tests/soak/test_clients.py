@@ -56,7 +56,7 @@ async def test_curl_prints_events_as_they_come(api: Api) -> None:
         for _ in range(3):
             (event_id,) = await record(api, 1)
             assert await next_id(output) == event_id
-        await api.state.watchers.close()
+        api.state.watchers.end_all()
         with pytest.raises(EOFError):
             await next_id(output)
 
@@ -85,7 +85,7 @@ async def test_a_library_resumes(api: Api) -> None:
                 async for event in source.aiter_sse():
                     seen.append(event)
                     if event.id == ids[-1]:
-                        await api.state.watchers.close()
+                        api.state.watchers.end_all()
     assert [event.id for event in seen] == ids[1:]
     assert {event.event for event in seen} == {"message"}
     assert all(event.json()["id"] == event.id for event in seen)

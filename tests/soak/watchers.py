@@ -235,8 +235,8 @@ class Outcome:
 
     @property
     def marks(self) -> list[Mark]:
-        """What was promised."""
-        watching, waiting, lines = self.watching, self.waiting, self.lines
+        """What was promised. Of waiting reads nothing was: they are in the report."""
+        watching, lines = self.watching, self.lines
         count = f"{watching.count:,}"
         per_request = lines.gzip_us / lines.plain_us if lines.plain_us else None
         return [
@@ -249,10 +249,6 @@ class Outcome:
             ),
             Mark(f"one change reaches {count} watchers, p99", 500, watching.heard_p99_ms, unit="ms", digits=0),
             Mark("polls meanwhile / at rest, p99", 2, watching.poll_p99_ms / watching.poll_p99_idle_ms),
-            Mark(f"memory per waiting read (of {waiting.count:,})", 8, waiting.each_kib, unit="KiB"),
-            Mark(
-                f"one change ends {waiting.count:,} waiting reads, p99", 500, waiting.heard_p99_ms, unit="ms", digits=0
-            ),
             Mark("the list with gzip, of its size", 12, lines.gzip_percent, unit="%", digits=1),
             Mark("the list with gzip / without, CPU per request", 1, per_request),
             Mark("a page of 50 with filters, in the server", 1, lines.page_us / 1_000 or None, unit="ms"),
