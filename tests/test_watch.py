@@ -67,7 +67,7 @@ async def test_watch_comes_back_and_misses_nothing(make_api: Callable[..., Any])
             async with asyncio.timeout(5):
                 while not len(api.state.watchers):
                     await asyncio.sleep(0.01)
-            await api.state.watchers.close()
+            api.state.watchers.end_all()
             ids.append((await api.state.replica.append(ALL_GOOD)).event.id)
             assert json.loads(await line(process))["id"] == ids[-1]
     process.terminate()

@@ -345,13 +345,7 @@ class Answers:
             headers[CONTENT_ENCODING] = content.coding
         headers[ETAG] = content.etag
         headers[VARY] = f"Accept, {self._vary}" if (question.plain or question) is self.list else self._vary
-        if snapshot.checked_at is not None:
-            headers[CHECKED_AT] = rfc3339_seconds(snapshot.checked_at)
-        if reading.age is not None:
-            headers[AGE] = str(reading.age)
-            headers[STALE] = STORE_UNREACHABLE
-        elif silent:
-            headers[STALE] = MONITOR_SILENT
+        headers.extend(self.freshness(reading))
         headers.extend(COMMON_HEADERS)
         if self._settings.auth is Auth.NONE:
             headers[AUTH] = Auth.NONE
@@ -369,6 +363,17 @@ class Answers:
         question.answer = answer = Answer(content, headers, snapshot, min(moments))
         answer.shared = question.kept
         return answer
+
+    def freshness(self, reading: Reading) -> Mapping[str, str]:
+        """The header fields that say how far an answer can be taken for the current state (DESIGN, section 6)."""
+        fields: dict[str, str] = {}
+        if reading.snapshot.checked_at is not None:
+            fields[CHECKED_AT] = rfc3339_seconds(reading.snapshot.checked_at)
+        if reading.age is not None:
+            fields |= {AGE: str(reading.age), STALE: STORE_UNREACHABLE}
+        elif self._replica.monitor_silent(reading.snapshot):
+            fields[STALE] = MONITOR_SILENT
+        return fields
 
     def count_hits(self, question: Question) -> None:
         """Adds the replies that the poll path gave to the metrics."""

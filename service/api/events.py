@@ -57,10 +57,11 @@ async def stream_events(state: State, request: web.Request) -> web.StreamRespons
     if not state.settings.monitoring:
         raise ClusterMonitoringDisabled
     selector = listing.one_selector(request.query)
-    await state.replica.read()  # A stream begins where the state is known.
+    reading = await state.replica.read()  # A stream begins where the state is known.
     last = request.headers.get("Last-Event-ID")
     place = (canonical_uuid(last) or "unknown") if last else None
     stream = Streaming(state.watchers, selector, place, partial(state.holds, request[PRINCIPAL]))
+    stream.headers.update(state.answers.freshness(reading))
     if state.authenticator.open_to_all:
         stream.headers[AUTH] = Auth.NONE
     return stream

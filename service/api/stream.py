@@ -166,6 +166,7 @@ class Watchers:
         self._all: dict[Watcher, None] = {}
         """In the order in which they came: who is told of two changes is told of the first one first."""
         self._keep_alive: asyncio.Task[None] | None = None
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._all)
@@ -187,6 +188,9 @@ class Watchers:
         watcher = Watcher(self._replica, client, selector, place, holds)
         self._all[watcher] = None
         client.write(head(self._replica.wall(), more))
+        if self._closed:  # The process is about to stop: the client comes back to another.
+            watcher.close()
+            return watcher
         watcher.go_on()
         if self._keep_alive is None:
             self._keep_alive = background(self._comment(), "stream-keep-alive")
@@ -213,10 +217,15 @@ class Watchers:
 
         self._for_all(tell)
 
-    async def close(self) -> None:
-        """Ends all streams."""
+    def end_all(self) -> None:
+        """Ends the streams that there are; their clients come back."""
         for watcher in list(self._all):
             watcher.close()
+
+    async def close(self) -> None:
+        """Ends all streams, those that are yet to begin as well."""
+        self._closed = True
+        self.end_all()
         if self._keep_alive is not None:
             keep_alive, self._keep_alive = self._keep_alive, None
             await end(keep_alive)

@@ -220,3 +220,25 @@ def test_what_is_newer() -> None:
     assert [entry.id for entry in newer_than(entries, "a")] == ["b", "c"]
     assert [entry.id for entry in newer_than(entries, "c")] == []
     assert [entry.id for entry in newer_than(entries, "")] == ["a", "b", "c"]
+
+
+async def test_the_head_says_how_fresh_the_state_is(make_api: Callable[..., Any]) -> None:
+    """A stream begins with when the monitor last checked, and with a warning if that is too long ago."""
+    api: Api = await make_api(stale_after="1s")
+    await record(api, 1)
+    await api.settle()
+    async with listening(api) as listener:
+        assert "Cluster-Checked-At" in listener.answer.headers
+        assert "Cluster-Stale" not in listener.answer.headers
+    await asyncio.sleep(1.1)
+    async with listening(api) as listener:
+        assert listener.answer.headers["Cluster-Stale"] == "monitor-silent"
+
+
+async def test_a_stream_that_comes_while_draining_is_sent_away(api: Api) -> None:
+    """Whoever begins to watch a process that is to stop is told at once when to come back."""
+    await api.state.drain()
+    async with listening(api) as listener:
+        with pytest.raises(EOFError):
+            await listener.next()
+        assert listener.retries

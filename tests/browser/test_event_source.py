@@ -72,7 +72,7 @@ async def test_event_source_gets_events_as_they_are_recorded(
     ids = await record(api, 3)
     assert await seen(page, 3) == ids
     for round_ in (1, 2):
-        await api.state.watchers.close()
+        api.state.watchers.end_all()
         ids += await record(api, 2)
         assert await seen(page, len(ids)) == ids
         assert await page.evaluate("opened") == 1 + round_
@@ -92,7 +92,7 @@ async def test_event_source_hears_of_a_lost_place(
     await watch(page, api)
     first = await record(api, 1)
     assert await seen(page, 1) == first
-    await api.state.watchers.close()
+    api.state.watchers.end_all()
     ids = await record(api, 5)
     assert await seen(page, 5) == [*first, "reset", *ids[-3:]]
 
