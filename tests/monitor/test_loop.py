@@ -533,12 +533,12 @@ async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
     async with world.running():
         await until(lambda: good.asked >= 1)
         started = time.monotonic()
-        await until(lambda: good.asked >= 51, 2.0)
+        await until(lambda: good.asked >= 51, 3.0)
         second = time.monotonic() - started
         await until(lambda: good.asked >= 76, 2.0)
         fourth = time.monotonic() - started
-    assert 1.5 <= second <= 1.9
-    assert 2.3 <= fourth <= 2.7
+    assert 1.4 <= second <= 2.2  # Two intervals.
+    assert 2.2 <= fourth <= 3.0  # Three.
     assert world.counted("missed_checks_total") == 0
 
 
