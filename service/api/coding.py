@@ -26,7 +26,9 @@ def _codings() -> Mapping[str, Callable[[bytes], bytes]]:
     else:  # pragma: no cover
         codings["zstd"] = zstd.compress
     # Without a time in it, replicas make the same bytes of the same body.
-    codings["gzip"] = lambda body: gzip.compress(body, 6, mtime=0)
+    codings["gzip"] = lambda body: gzip.compress(
+        body, 8, mtime=0
+    )  # Once a change: 3 ms for a list of a thousand events
     return codings
 
 
