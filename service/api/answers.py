@@ -60,6 +60,7 @@ class Answer:
 
     __slots__ = (
         "body",
+        "conditional_tag",
         "etag",
         "headers",
         "headers_not_modified",
@@ -77,6 +78,8 @@ class Answer:
         self.status = content.status
         self.body = content.body
         self.etag = content.etag
+        # A condition holds for successes only (RFC 9110, section 13.2.1), and compares weak tags as strong ones.
+        self.conditional_tag = content.etag.removeprefix("W/") if content.status == HTTPStatus.OK else None
         self.snapshot = snapshot
         self.until = until
         self.headers = headers
@@ -425,8 +428,9 @@ def has_what(condition: Condition, answer: Answer) -> bool:
 
 
 def matches(condition: Condition, answer: Answer) -> bool:
-    """Whether 304 is the reply. A condition holds for successes only (RFC 9110, section 13.2.1)."""
-    return condition is not None and answer.status == HTTPStatus.OK and names(condition, answer.etag)
+    """Whether 304 is the reply."""
+    tag = answer.conditional_tag
+    return condition is not None and tag is not None and (tag in condition or "*" in condition)
 
 
 def etag_of(body: bytes) -> str:

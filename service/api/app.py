@@ -15,6 +15,7 @@ from service.api.openapi import document
 from service.api.state import STATE, State
 from service.auth import Authenticator, Refusals, Role
 from service.errors import MethodNotAllowed, UnknownEndpoint
+from service.events import LATEST
 from service.observability import Metrics
 from service.settings import Auth, Settings
 from service.snapshot import Replica
@@ -44,15 +45,17 @@ def make_app(state: State) -> web.Application:
     app = web.Application()
     app[STATE] = state
     for route in ROUTES:
-        resource = app.router.add_resource(_pattern(route.path))
-        resource.add_route(route.method, endpoint(state, route), expect_handler=expect)
-        if route.method == "GET":  # HEAD is GET without the body (RFC 9110, section 9.3.2).
-            resource.add_route("HEAD", endpoint(state, route), expect_handler=expect)
+        for pattern in _patterns(route.path):
+            resource = app.router.add_resource(pattern)
+            resource.add_route(route.method, endpoint(state, route), expect_handler=expect)
+            if route.method == "GET":  # HEAD is GET without the body (RFC 9110, section 9.3.2).
+                resource.add_route("HEAD", endpoint(state, route), expect_handler=expect)
     if state.cors is not None:
         for path in {route.path for route in ROUTES}:
             methods = sorted({"OPTIONS", *(route.method for route in ROUTES if route.path == path)})
             preflight = endpoint(state, Route("OPTIONS", path, None, partial(_preflight, methods)))
-            app.router.add_route("OPTIONS", _pattern(path), preflight)
+            for pattern in _patterns(path):
+                app.router.add_route("OPTIONS", pattern, preflight)
     # Whatever matches nothing else: behind a credential under /v0, so that the API tells strangers nothing of itself.
     for path, role in (("/v0{tail:(?:/.*)?}", Role.READ), ("/{tail:.*}", None)):
         fallback = endpoint(state, Route("*", "unknown", role, _unknown))
@@ -92,9 +95,11 @@ def make_state(settings: Settings, store: Store | None = None) -> State:
     )
 
 
-def _pattern(path: str) -> str:
-    """The router's pattern: its own would not match braces, which belong to one spelling of a UUID."""
-    return re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)
+def _patterns(path: str) -> list[str]:
+    """A route's path as the framework's router takes it: what is asked most is found without a pattern, and the framework's own
+    pattern would not match braces, which belong to one spelling of a UUID."""
+    most_asked = [path.replace("{event_id}", LATEST)] if "{event_id}" in path else []
+    return [*most_asked, re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)]
 
 
 async def _replica_running(app: web.Application) -> AsyncIterator[None]:

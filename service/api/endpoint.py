@@ -11,6 +11,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
 from service.api.state import State
 from service.auth import Principal, Role
+from service.auth.jwt import SignerMissing
 from service.errors import (
     ApiError,
     AuthenticationFailed,
@@ -91,7 +92,7 @@ def log_access(method: str, path: str, status: int, remote: str | None) -> None:
 
 def check_message(request: web.Request, route: Route) -> None:
     """What the parser lets through and this API does not take. Raises an `ApiError`."""
-    if request.version not in (HttpVersion11, HttpVersion10):
+    if request.version is not HttpVersion11 and request.version not in (HttpVersion11, HttpVersion10):
         request._cache["version"] = HttpVersion11  # noqa: SLF001  # The reply is in ours (RFC 9110, section 2.5).
         raise VersionNotSupported
     fields = request.raw_headers
@@ -99,7 +100,7 @@ def check_message(request: web.Request, route: Route) -> None:
         total = sum(len(name) + len(value) + 4 for name, value in fields)
         if total > HEADERS_LIMIT:
             raise HeadersTooLarge(HEADERS_LIMIT)
-    if not route.takes_body and (request.content_length or 0) > IGNORED_BODY_LIMIT:
+    if not route.takes_body and request.body_exists and (request.content_length or 0) > IGNORED_BODY_LIMIT:
         raise PayloadTooLarge(IGNORED_BODY_LIMIT)
 
 
@@ -112,7 +113,7 @@ async def authorise(state: State, request: web.Request, route: Route) -> Princip
     assert route.role is not None  # noqa: S101  # Else nobody asks.
     fields = request.headers.getall(hdrs.AUTHORIZATION, ())
     try:
-        principal = await authenticate(state, fields)
+        principal = authenticate_at_once(state, fields) or await authenticate(state, fields)
     except AuthenticationFailed as error:
         raise state.refusals.refused(
             error, client_address(state, request), route.path, sent=bool(fields)
@@ -123,6 +124,20 @@ async def authorise(state: State, request: web.Request, route: Route) -> Princip
         state.refusals.denied(principal, route.role.label, client_address(state, request), route.path)
         raise InsufficientPermissions(route.role.label, principal.role.label)
     return principal
+
+
+def authenticate_at_once(state: State, fields: Sequence[str]) -> Principal | None:
+    """The same as `authenticate`, or `None` if the store or an issuer must be asked for it: hardly ever."""
+    if len(fields) > 1:
+        return None
+    authorization = fields[0] if fields else None
+    if state.replica.current() is None and authorization is not None and state.authenticator.is_api_key(authorization):
+        return None
+    snapshot = state.replica.snapshot
+    try:
+        return state.authenticator.authenticate(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
+    except SignerMissing:
+        return None
 
 
 async def authenticate(state: State, fields: Sequence[str]) -> Principal:

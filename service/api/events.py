@@ -75,7 +75,7 @@ def _wants_stream(request: web.Request) -> bool:
 async def get_event(state: State, request: web.Request) -> web.StreamResponse:
     """One event, or the latest."""
     selector = listing.one_selector(request.query) if request.query_string else Selector.STATUS
-    text = request.match_info["event_id"]
+    text = request.match_info.get("event_id", LATEST)
     if text == LATEST:
         return await answer(state, request, state.answers.latest(selector))
     event_id = canonical_uuid(text)

@@ -1,7 +1,7 @@
 """How a question becomes a reply: conditional, coded, waiting, streaming, in ready bytes."""
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any
 
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import istr
@@ -9,7 +9,7 @@ from multidict import istr
 from service.api.answers import Answer, Question, has_what, matches
 from service.api.conditional import Condition, parse_if_none_match
 from service.api.endpoint import PRINCIPAL, authenticate
-from service.api.front import Connection, RequestHandler
+from service.api.front import Connection
 from service.api.state import State
 from service.api.stream import Watchers
 from service.api.waiting import spread, wait_of
@@ -77,7 +77,9 @@ def condition_of(request: web.Request) -> Condition:
 
 def connection_of(request: web.BaseRequest) -> Connection:
     """What stands in front of the framework's handler of this request."""
-    return cast("RequestHandler", request.protocol).connection
+    handler: Any = request.protocol
+    connection: Connection = handler.connection
+    return connection
 
 
 class ReadyResponse(web.StreamResponse):
