@@ -191,13 +191,14 @@ def _settings(**overrides: Any) -> "Settings":
 
 def asks(command: Callable[..., None]) -> Callable[..., None]:
     """Options of the commands that ask a running service; `ClientError` exits with 1."""
-    from service.client import Client, ClientError
 
     @click.option("--url", envvar="CLUSTER_EVENTS_URL", default="http://127.0.0.1:8080", show_default=True)
     @click.option("--token", envvar="CLUSTER_EVENTS_TOKEN", help="A JWT or an API key; better in CLUSTER_EVENTS_TOKEN.")
     @click.option("--json", "as_json", is_flag=True, help="Print the service's JSON.")
     @wraps(command)
     def wrapped(*args: Any, url: str, token: str | None, **kwargs: Any) -> None:
+        from service.client import Client, ClientError
+
         try:
             command(Client(url, token), *args, **kwargs)
         except ClientError as error:

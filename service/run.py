@@ -15,7 +15,6 @@ from service.api.health import metrics_of
 from service.api.server import SHUTDOWN_S, bind, serving
 from service.api.siblings import Siblings
 from service.api.state import State
-from service.monitor.process import monitoring
 from service.settings import Settings
 from service.workers import Supervisor
 
@@ -85,6 +84,8 @@ async def monitor(settings: Settings) -> None:
 
     With a services file, SIGHUP reads it again instead of ending the process.
     """
+    from service.monitor.process import monitoring  # noqa: PLC0415  # The API starts sooner without it.
+
     stop = stop_signal()
     async with monitoring(settings) as reload:
         if settings.services_file is not None:

@@ -61,7 +61,7 @@ async def wait(
 def send(request: web.Request, ready: Answer, condition: Condition) -> web.StreamResponse:
     """An answer, or 304 if the client has it."""
     not_modified = matches(condition, ready)
-    if request.version == HttpVersion11 and request.method == hdrs.METH_GET:
+    if request.version is HttpVersion11 and request.method == hdrs.METH_GET:
         return ReadyResponse(ready, not_modified=not_modified)
     if not_modified:
         return web.Response(status=304, headers=ready.headers_not_modified)
@@ -102,7 +102,8 @@ class ReadyResponse(web.StreamResponse):
         connection = self._connection
         if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
-        await connection.writable()
+        if connection.paused:
+            await connection.writable()
         wire = self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive)
         if self.headers:  # What only this request is told, such as that its origin may read.
             top, end, body = wire.partition(b"\r\n\r\n")

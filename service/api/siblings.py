@@ -12,7 +12,6 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 _END = "\n"
@@ -78,6 +77,8 @@ class _Told(Collector):
         self._texts = texts
 
     def collect(self) -> Iterator[Metric]:
+        from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415  # For several workers only.
+
         families: dict[str, Metric] = {}
         for index, text in sorted(self._texts.items()):
             for family in text_string_to_metric_families(text):
