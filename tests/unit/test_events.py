@@ -241,7 +241,8 @@ def test_spellings_of_a_uuid(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["00000000-0000-0000-0000-000000000000", str(uuid.UUID(int=2**128 - 1)), "cab57113-6f45-4c51-9d1e-32828de398bc"]
+    "text",
+    ["00000000-0000-0000-0000-000000000000", str(uuid.UUID(int=2**128 - 1)), "cab57113-6f45-4c51-9d1e-32828de398bc"],
 )
 def test_uuids_of_any_version(text: str) -> None:
     """A UUID need not be of version 7."""
