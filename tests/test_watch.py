@@ -20,8 +20,13 @@ async def command(url: str, *arguments: str, token: str = TOKEN) -> Process:
     """A client command as a process."""
     environ = {**os.environ, "CLUSTER_EVENTS_URL": url, "CLUSTER_EVENTS_TOKEN": token, "PYTHONUNBUFFERED": "1"}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", *arguments, env=environ, stdout=PIPE, stderr=PIPE
+        sys.executable, "-m", "service", *arguments, env=environ, stdout=PIPE, stderr=PIPE, preexec_fn=hear_ctrl_c
     )
+
+
+def hear_ctrl_c() -> None:
+    """Whoever runs the tests in the background has them ignore it, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def line(process: Process) -> str:
