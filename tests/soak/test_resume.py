@@ -19,9 +19,12 @@ async def test_nothing_is_missed_and_nothing_comes_twice() -> None:
 
 async def test_a_reset_where_retention_cut() -> None:
     """A watcher that stays away for longer than its place is retained is told so, and gets all that is."""
-    outcome = await run(2.5, 250, retention=20, watchers=12, writers=1, pause=0.2, away=0.8)
-    assert not outcome.problems
-    assert outcome.resets > 0
+    for _ in range(3):  # Chance decides who is cut off, and for how long.
+        outcome = await run(2.5, 250, retention=10, watchers=12, writers=1, pause=0.2, away=0.8)
+        assert not outcome.problems
+        if outcome.resets:
+            return
+    pytest.fail("nobody was away for long enough")
 
 
 @pytest.mark.parametrize(
