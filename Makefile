@@ -59,6 +59,7 @@ $(BENCH_VENV)/.complete: $(BENCH_LOCK)
 
 bench: setup $(BENCH_VENV)/.complete ## Measure speed, side by side with others (needs nginx and wrk)
 	$(BIN)/python -m tests.load.bench $(ARGS)
+	$(BIN)/python -m tests.soak --only watchers
 
 load: setup ## Soak it: agents, changes and faults at once, held against a model
 	$(BIN)/python -m tests.soak $(ARGS)
