@@ -25,7 +25,7 @@ RETRY_MS = (1_000, 5_000)
 """After how long clients come back from a stream that ended: spread, so that they do not all come at once."""
 BATCH = 64
 """Full events that are asked for at a time by a client that catches up."""
-AT_A_TURN = 32
+AT_A_TURN = 16
 """Watchers that are written to at one turn of the loop, some 10 µs each: polls are answered in between."""
 PAUSE_S = 0.5
 """Before full events are asked for again, where the store does not answer."""
