@@ -58,8 +58,10 @@ $(BENCH_VENV)/.complete: $(BENCH_LOCK)
 	@touch $@
 
 bench: setup $(BENCH_VENV)/.complete ## Measure speed, side by side with others (needs nginx and wrk)
-	$(BIN)/python -m tests.load.bench $(ARGS)
-	$(BIN)/python -m tests.soak --only watchers
+	@missed=0; \
+	$(BIN)/python -m tests.load.bench $(ARGS) || missed=1; \
+	$(BIN)/python -m tests.soak --only watchers || missed=1; \
+	exit $$missed
 
 load: setup ## Soak it: agents, changes and faults at once, held against a model
 	$(BIN)/python -m tests.soak $(ARGS)
