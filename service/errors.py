@@ -3,18 +3,19 @@
     ClusterEventsError
     ├── SettingsError                          wrong settings; the commands exit with 2
     └── ApiError                               an HTTP status, an `error_code`, a message, details
-        ├── BadMessage, UnsupportedMediaType, HeadersTooLarge, VersionNotSupported, RequestTimeout, UnmetExpectation
+        ├── BadMessage, UriTooLong, HeadersTooLarge, MisdirectedRequest, NotImplemented, VersionNotSupported
+        ├── RequestTimeout, UnmetExpectation, UnsupportedMediaType
         ├── InvalidUuidParam, InvalidQueryParam, InvalidEvent, NotAcceptable
         ├── AuthenticationFailed, SigningKeysUnavailable, InsufficientPermissions, TooManyRequests
         ├── UnknownClusterMonitorEvent, NoClusterMonitorEventsAvailable, UnknownEndpoint, MethodNotAllowed
         ├── InvalidApiKey, UnknownApiKey, DuplicateName, EventConflict, PayloadTooLarge
-        └── InternalError, ClusterMonitoringDisabled, StoreUnavailable
+        └── InternalError, ClusterMonitoringDisabled, StoreUnavailable, ServerBusy
 
 The names of the `ApiError` classes *are* the `error_code`s of the contract (DESIGN, section 3).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import orjson
 
@@ -85,14 +86,56 @@ class VersionNotSupported(ApiError):
         super().__init__("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
 
 
+class UriTooLong(ApiError):
+    """A request target longer than any path of this API (RFC 9110, section 15.5.15)."""
+
+    status = 414
+    close = True
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The request target exceeds {limit_bytes:,} bytes.", {"limit_bytes": limit_bytes})
+
+
 class HeadersTooLarge(ApiError):
-    """All header fields together are larger than any agent needs (RFC 6585, section 5)."""
+    """A header field, all header fields together, or their number exceed a limit (RFC 6585, section 5)."""
 
     status = 431
     close = True
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The header fields exceed {limit_bytes} bytes together.", {"limit_bytes": limit_bytes})
+    @classmethod
+    def together(cls, limit_bytes: int) -> Self:
+        """All header fields together are larger than any agent needs."""
+        return cls(f"The header fields exceed {limit_bytes:,} bytes together.", {"limit_bytes": limit_bytes})
+
+    @classmethod
+    def one_field(cls, limit_bytes: int) -> Self:
+        """One header field is too large."""
+        return cls(f"A header field exceeds {limit_bytes:,} bytes.", {"limit_bytes": limit_bytes})
+
+    @classmethod
+    def too_many(cls, limit_fields: int) -> Self:
+        """There are too many header fields."""
+        return cls(f"The request has more than {limit_fields} header fields.", {"limit_fields": limit_fields})
+
+
+class MisdirectedRequest(ApiError):
+    """With `AUTH=none`: a `Host` that is not one of ours (RFC 9110, section 15.5.20); keeps DNS rebinding out."""
+
+    status = 421
+
+    def __init__(self, host: str) -> None:
+        message = f"This service does not answer for the host '{cut(host)}': see CLUSTER_EVENTS_ALLOWED_HOSTS."
+        super().__init__(message, {"host": cut(host)})
+
+
+class NotImplemented(ApiError):  # noqa: A001  # The name is the contract's error code; nothing here uses the builtin.
+    """A transfer coding other than `chunked` (RFC 9112, section 6.1)."""
+
+    status = 501
+    close = True
+
+    def __init__(self) -> None:
+        super().__init__("Of all transfer codings only `chunked` is implemented.")
 
 
 class RequestTimeout(ApiError):
@@ -322,3 +365,13 @@ class StoreUnavailable(ApiError):
     def __init__(self, reason: str, retry_after_s: int = 1) -> None:
         message = f"The store is unavailable: {reason}."
         super().__init__(message, {"reason": reason}, headers={"Retry-After": str(retry_after_s)})
+
+
+class ServerBusy(ApiError):
+    """A limit of this process is reached; `limit` names the setting."""
+
+    status = 503
+
+    def __init__(self, limit: str, retry_after_s: int = 1) -> None:
+        message = f"This process has reached a limit ({limit}): try again later."
+        super().__init__(message, {"limit": limit}, headers={"Retry-After": str(retry_after_s)})

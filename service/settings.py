@@ -176,6 +176,9 @@ class Settings(BaseModel):
     """The address to listen on. Loopback by default: listening to the world is a decision."""
     port: int = Field(8080, ge=0, le=65_535)
     """The TCP port to listen on; 0 takes a free one."""
+    metrics_port: int | None = Field(None, ge=0, le=65_535)
+    """A TCP port of its own for `/metrics`, on the same host. By default `/metrics` is on the API's port, where every client
+    can read it."""
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Where the store is: `redis://`, `rediss://` or `unix://`. A secret, since it may carry a password."""
@@ -196,6 +199,14 @@ class Settings(BaseModel):
     """Seconds without a completed check after which the verdict is 503. Default: three check intervals."""
     drain: DurationOrZero = 5.0
     """Seconds between SIGTERM and the end of service: time for load balancers to notice `/readyz`."""
+    idle_timeout: Duration = 75.0
+    """Seconds after which an idle keep-alive connection is closed. It must be longer than the load balancer in front keeps its
+    idle connections (nginx 60 s; Traefik 90 s, Azure 120 s, Google 600 s), or requests meet a connection that was just closed."""
+    reply_timeout: Duration = 60.0
+    """The most seconds that a client may take to receive one whole response."""
+    reply_memory: int = Field(32 * 1024 * 1024, ge=1024 * 1024)
+    """The most bytes of responses that only one client gets (pages of the list) and that wait to be sent. Beyond it, such a
+    request is answered 503 `ServerBusy`."""
     events_memory: int = Field(16 * 1024 * 1024, ge=0)
     """The most bytes of full events, beyond the latest, that a replica keeps in memory."""
     poll_path: Switch = True
@@ -209,6 +220,9 @@ class Settings(BaseModel):
     """`none` lets everyone do everything, and then listens on loopback only unless forced."""
     auth_none_anywhere: Switch = False
     """Allows `AUTH=none` on addresses other than loopback."""
+    allowed_hosts: Names = ()
+    """With `AUTH=none`: names besides loopback ones that a request's `Host` may have; any other name is answered 421. A web page
+    whose own name resolves to this service (DNS rebinding) is kept out by that."""
     jwt_secret: SecretStr | None = None
     """The shared secret of HS256 tokens, at least as many bytes as the hash (RFC 7518, section 3.2). Of several, one a line,
     all are accepted and the first one signs: so one can take over from another."""
@@ -228,6 +242,9 @@ class Settings(BaseModel):
     """The only `aud` accepted, when set. Required with published keys: an issuer signs for other services too."""
     jwt_max_lifetime: Duration = 86_400.0
     """The most seconds from a token's `iat` to its `exp`: nobody can revoke a token, so it must end by itself."""
+    jwt_leeway: Annotated[float, BeforeValidator(_duration), Field(ge=0, le=60)] = 5.0
+    """Seconds by which the clocks of issuer and service may differ: a token is accepted that long before its `nbf` and after its
+    `exp`. At most 60."""
     jwt_role_claim: str = "role"
     """The claim that carries `read` or `write`; a token without it may read."""
     secrets_dir: Path | None = None
@@ -290,6 +307,9 @@ class Settings(BaseModel):
     """The most events retained, newest first."""
     retention_hours: Annotated[float, BeforeValidator(_retention_hours), Field(gt=0)] = 72.0
     """Hours for which an event is retained (or a duration with a unit); the latest stays however old it is."""
+    retention_bytes: int = Field(64 * 1024 * 1024, ge=64 * 1024)
+    """The most bytes of retained events, as stored; the latest stays whatever its size. It keeps one writer of large events from
+    filling the store."""
 
     monitoring: Switch = True
     """`off` answers 501 on the event routes: a deployment without a monitor says so."""

@@ -99,7 +99,7 @@ def check_message(request: web.Request, route: Route) -> None:
     if len(fields) * FIELD_LIMIT > HEADERS_LIMIT:  # Few fields cannot exceed it: spare the sum.
         total = sum(len(name) + len(value) + 4 for name, value in fields)
         if total > HEADERS_LIMIT:
-            raise HeadersTooLarge(HEADERS_LIMIT)
+            raise HeadersTooLarge.together(HEADERS_LIMIT)
     if not route.takes_body and request.body_exists and (request.content_length or 0) > IGNORED_BODY_LIMIT:
         raise PayloadTooLarge(IGNORED_BODY_LIMIT)
 

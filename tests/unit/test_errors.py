@@ -11,7 +11,10 @@ from service.errors import ApiError, SettingsError, cut
 CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
     errors.BadMessage: ((), 400, {}),
     errors.VersionNotSupported: ((), 505, {}),
-    errors.HeadersTooLarge: ((32_768,), 431, {"limit_bytes": 32_768}),
+    errors.UriTooLong: ((4_096,), 414, {"limit_bytes": 4_096}),
+    errors.HeadersTooLarge: (("There are too many.", {"limit_fields": 64}), 431, {"limit_fields": 64}),
+    errors.MisdirectedRequest: (("evil.example",), 421, {"host": "evil.example"}),
+    errors.NotImplemented: ((), 501, {}),
     errors.RequestTimeout: ((5.0,), 408, {}),
     errors.UnmetExpectation: ((), 417, {}),
     errors.UnsupportedMediaType: ((), 415, {}),
@@ -43,6 +46,7 @@ CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
     errors.InternalError: (("f00",), 500, {"request_id": "f00"}),
     errors.ClusterMonitoringDisabled: ((), 501, {}),
     errors.StoreUnavailable: (("it is away",), 503, {"reason": "it is away"}),
+    errors.ServerBusy: (("REPLY_MEMORY",), 503, {"limit": "REPLY_MEMORY"}),
 }
 """Error → how it is made, its status, its details."""
 
@@ -51,6 +55,7 @@ HEADERS = {
     errors.MethodNotAllowed: {"Allow": "GET, HEAD"},
     errors.SigningKeysUnavailable: {"Retry-After": "5"},
     errors.StoreUnavailable: {"Retry-After": "1"},
+    errors.ServerBusy: {"Retry-After": "1"},
     errors.TooManyRequests: {"Retry-After": "7"},
 }
 
