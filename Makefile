@@ -87,5 +87,5 @@ load: setup ## Soak it: agents, changes and faults at once, held against a model
 	$(BIN)/python -m tests.soak $(ARGS)
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) $(BENCH_VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
+	rm -rf $(VENV) .venv-* build .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.* *.egg-info
 	find service tests -name __pycache__ -type d -prune -exec rm -rf {} +
