@@ -17,6 +17,7 @@ import click
 
 from service import __version__
 from service.errors import ApiError, SettingsError
+from service.text import stripped
 
 if TYPE_CHECKING:
     from service.client import Client, Reply
@@ -138,15 +139,48 @@ def config() -> None:
 @config.command("check")
 @with_settings
 def config_check() -> None:
-    """Tell what is wrong with the settings and the services file, all at once; exits with 2 if anything is."""
+    """Tell what is wrong with the settings, the keys and the services file, all at once; exits with 2 if anything is."""
+    from service.auth import JwtVerifier
     from service.monitor.services import services
+    from service.settings_report import warnings
 
     settings = _settings()
-    if settings.services_file is None and not any(settings.services.values()):
+    without_urls = settings.services_file is None and not any(settings.services.values())
+    problems: list[str] = []
+    for check in (JwtVerifier, *(() if without_urls else (services,))):
+        try:
+            check(settings)
+        except SettingsError as error:
+            problems += error.problems
+    if problems:
+        raise SettingsError(problems)
+    for warning in warnings(os.environ):
+        click.echo(f"Warning: {warning}.")
+    if without_urls:
         click.echo("The settings are right. No service has a URL: enough for the API, not for the monitor.")
-        return
-    found = services(settings)
-    click.echo(f"The settings are right. Services: {', '.join(found)}.")
+    else:
+        click.echo(f"The settings are right. Services: {', '.join(settings.services)}.")
+
+
+@config.command("show")
+@click.option("--host", help="As for `serve`: the address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="As for `serve`: the port to listen on.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@with_settings
+def config_show(host: str | None, port: int | None, *, as_json: bool) -> None:
+    """Show every setting as it is in effect, and where it comes from; secrets are masked, durations are in seconds."""
+    from service import tables
+    from service.settings_report import effective
+
+    rows = {
+        one.variable: {
+            "value": one.value,
+            "from": one.origin.kind.value,
+            "file": str(one.origin.file) if one.origin.file is not None else None,
+        }
+        for one in effective(_settings(host=host, port=port))
+    }
+    _print(rows, as_json=as_json, table=tables.settings)
 
 
 @cli.command()
@@ -178,11 +212,21 @@ def _bound(bind: Callable[[], Any], host: str, port: int) -> Any:
 
 
 def _settings(**overrides: Any) -> "Settings":
+    """The settings of the environment; variables that are none of them are logged."""
+    import logging
+
     from service.observability import configure_logging
     from service.settings import load
+    from service.settings_report import warnings
 
-    settings = load(os.environ, **overrides)
+    unused = warnings(os.environ)
+    try:
+        settings = load(os.environ, **overrides)
+    except SettingsError as error:  # One that is misspelt may be the reason.
+        raise SettingsError([*error.problems, *unused]) from error
     configure_logging(settings.log_format)
+    for warning in unused:
+        logging.getLogger("service.settings").warning("%s", warning)
     return settings
 
 
@@ -200,7 +244,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         from service.client import Client, ClientError
 
         try:
-            command(Client(url, token), *args, **kwargs)
+            command(Client(stripped(url), stripped(token or "") or None), *args, **kwargs)
         except ClientError as error:
             raise click.ClickException(str(error)) from error
 

@@ -16,8 +16,9 @@ from service.api.state import State
 from service.auth import Role, issue
 from service.monitor.process import monitoring
 from service.run import stop_signal
-from service.settings import PREFIX, Settings, load
+from service.settings import PREFIX, Settings, load, read_text
 from service.store.embedded import embedded
+from service.text import stripped
 
 SAMPLES = ("api", "compiler", "runner")
 CHECK_INTERVAL = "2s"
@@ -104,7 +105,7 @@ def _secret(data_dir: Path | None) -> str:
     with contextlib.suppress(FileExistsError):
         file.touch(mode=0o600, exist_ok=False)
         file.write_text(secret, encoding="ascii")
-    return file.read_text(encoding="ascii")
+    return stripped(read_text(file))
 
 
 @asynccontextmanager

@@ -8,7 +8,9 @@ import base64
 import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
@@ -24,13 +26,18 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from service.errors import SettingsError
+from service.text import decoded, stripped
 
 PREFIX = "CLUSTER_EVENTS_"
+CLIENT_VARIABLES = ("CLUSTER_EVENTS_URL", "CLUSTER_EVENTS_TOKEN")
+"""What the client commands read besides: no settings of the service."""
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3_600), "d": Decimal(86_400)}
+"""Exact, so that the same duration in two units is the same number."""
 _LONGEST_S = 36_500 * 86_400.0
 """A hundred years: beyond, Redis takes no expiry, and nobody means it."""
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
@@ -39,9 +46,12 @@ _RESERVED_SERVICE_NAMES = frozenset({"all_healthy", "stale", "stale_after_second
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
 _SYMMETRIC = ("HS256", "HS384", "HS512")
-_ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-_KEY_SET = ("RS256", "PS256", "ES256", "EdDSA")
+_ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
+_KEY_SET = ("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
 """What issuers sign with in earnest; fewer is safer."""
+_CHECK_TIMEOUT_S = 5.0
+"""By default: a service that has not answered by then does not answer its clients in time either."""
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?", re.ASCII)
 _MOST_SECRETS = 4
 """Two while one takes over from the other; more is a mistake in the file."""
 
@@ -54,7 +64,7 @@ def seconds(value: str, bare_unit: str = "s") -> float:
     match = _DURATION.fullmatch(value.strip())
     if not match:
         raise ValueError("expected a duration such as 500ms, 30s, 10m or 72h")
-    duration = float(match[1]) * _UNITS[match[2] or bare_unit]
+    duration = float(Decimal(match[1]) * _UNITS[match[2] or bare_unit])
     if duration > _LONGEST_S:
         raise ValueError("expected at most 36500d")
     return duration
@@ -123,16 +133,23 @@ def can_be_checked(url: str) -> bool:
     return known and bool(parts.hostname)
 
 
+def read_text(path: Path) -> str:
+    """The text of a file. Raises `OSError`, or `ValueError` with what the file is instead of UTF-8."""
+    return decoded(path.read_bytes())
+
+
 def read_toml(path: Path) -> Mapping[str, Any]:
     """The tables of a services file. Raises `ValueError`, with a reason for people."""
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path)
     except OSError as error:
         raise ValueError(f"cannot read the file it names: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError("the file is not UTF-8 text") from error
+    except ValueError as error:
+        raise ValueError(f"the file {path} is {error}") from error
+    try:
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"the file is not TOML: {error}") from error
+        raise ValueError(f"the file {path} is not TOML: {error}") from error
     if wrong := [name for name, table in tables.items() if not isinstance(table, dict)]:
         raise ValueError(f"'{wrong[0]}' is not a table: expected a [name] for each service, and its settings below it")
     return tables
@@ -165,12 +182,35 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class Kind(StrEnum):
+    """The kinds of places from which a setting can come."""
+
+    ENVIRONMENT = "environment variable"
+    FILE = "file"
+    SECRETS_DIR = "SECRETS_DIR"
+    SERVICES_FILE = "services file"
+    COMMAND_LINE = "command line"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a setting comes from; `file` where that is one."""
+
+    kind: Kind
+    file: Path | None = None
+
+
+_FROM_DEFAULT = Origin(Kind.DEFAULT)
+_SECRET_FILES = frozenset({Kind.FILE, Kind.SECRETS_DIR})
+
+
 class Settings(BaseModel):
     """All settings of all commands; each command uses those that concern it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    _secret_files: Mapping[str, Path] = PrivateAttr(default_factory=dict)
+    _origins: Mapping[str, Origin] = PrivateAttr(default_factory=dict)
 
     host: str = "127.0.0.1"
     """The address to listen on. Loopback by default: listening to the world is a decision."""
@@ -221,8 +261,8 @@ class Settings(BaseModel):
     auth_none_anywhere: Switch = False
     """Allows `AUTH=none` on addresses other than loopback."""
     allowed_hosts: Names = ()
-    """With `AUTH=none`: names besides loopback ones that a request's `Host` may have; any other name is answered 421. A web page
-    whose own name resolves to this service (DNS rebinding) is kept out by that."""
+    """With `AUTH=none`: names besides loopback ones and the address of the connection that a request's `Host` may have, without
+    ports; any other is answered 421. That keeps out web pages whose own name resolves to this service (DNS rebinding)."""
     jwt_secret: SecretStr | None = None
     """The shared secret of HS256 tokens, at least as many bytes as the hash (RFC 7518, section 3.2). Of several, one a line,
     all are accepted and the first one signs: so one can take over from another."""
@@ -235,7 +275,7 @@ class Settings(BaseModel):
     """Seconds between two looks at the published keys; a token with a key that is not known is a reason to look sooner."""
     jwt_algorithms: Names = ()
     """The signature algorithms accepted. Default: HS256 for a secret, else the one that fits the public key, or with published
-    keys RS256, PS256, ES256 and EdDSA."""
+    keys RS256, PS256, ES256 and EdDSA. `Ed25519` is another name of `EdDSA` (RFC 9864): either allows both."""
     jwt_issuer: Names = ()
     """The only `iss` accepted, when set; several are separated by commas. Required with published keys."""
     jwt_audience: str | None = None
@@ -266,8 +306,10 @@ class Settings(BaseModel):
     `SERVICES` is not set, the file also says which services there are, in its order."""
     check_interval: Duration = 10.0
     """Seconds between the starts of two checks."""
-    check_timeout: Duration = 5.0
-    """The most seconds that one service's answer may take."""
+    check_timeout: Duration = Field(
+        default_factory=lambda known: min(_CHECK_TIMEOUT_S, known.get("check_interval", 10.0))
+    )
+    """The most seconds that one service's answer may take. Default: 5, or `CHECK_INTERVAL` where that is less."""
     record_interval: Duration = 600.0
     """Seconds between two events while all stays healthy."""
 
@@ -348,7 +390,7 @@ class Settings(BaseModel):
     def jwt_secrets(self) -> tuple[str, ...]:
         """The shared secrets, the one that signs first."""
         text = self.jwt_secret.get_secret_value() if self.jwt_secret else ""
-        return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return tuple(line for line in map(stripped, text.splitlines()) if line)
 
     @property
     def key_sets(self) -> Mapping[str, str | None]:
@@ -362,14 +404,19 @@ class Settings(BaseModel):
         """The algorithms accepted with published keys."""
         return self.jwt_algorithms or _KEY_SET
 
+    def origin(self, name: str) -> Origin:
+        """Where the setting of that (field) name comes from."""
+        return self._origins.get(name, _FROM_DEFAULT)
+
     @property
     def jwt_secret_files(self) -> Mapping[str, Path]:
         """The files of JWT secrets and public keys, by setting."""
-        return {name: file for name, file in self._secret_files.items() if name in {"jwt_secret", "jwt_public_key"}}
+        origins = {name: self.origin(name) for name in ("jwt_secret", "jwt_public_key")}
+        return {name: one.file for name, one in origins.items() if one.kind in _SECRET_FILES and one.file is not None}
 
     def reread(self) -> "Settings":
         """The same settings with what the files of secrets say now. Blocks. Raises `SettingsError`."""
-        values = {name: getattr(self, name) for name in type(self).model_fields}
+        values = {name: getattr(self, name) for name in self.model_fields_set}
         problems: list[str] = []
         for name, file in self.jwt_secret_files.items():
             if secret := _read(f"{PREFIX}{name}".upper(), file, problems):
@@ -377,13 +424,19 @@ class Settings(BaseModel):
         if problems:
             raise SettingsError(problems)
         settings = _validated(values)
-        settings._secret_files = self._secret_files  # noqa: SLF001  # Its own class.
+        settings._origins = self._origins  # noqa: SLF001  # Its own class.
         return settings
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """What no single field can tell. Every problem names its variables; all are told at once."""
-        problems = [*self._redis_problems(), *self._jwt_problems(), *self._bound_problems(), *self._lease_problems()]
+        problems = [
+            *self._redis_problems(),
+            *self._jwt_problems(),
+            *self._bound_problems(),
+            *self._port_problems(),
+            *self._lease_problems(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -460,12 +513,31 @@ class Settings(BaseModel):
             except ValueError:
                 problems.append(f"{PREFIX}TRUSTED_PROXIES: expected networks such as 10.0.0.0/8, separated by commas")
                 break
+        if wrong := [host for host in self.allowed_hosts if not _is_host(host)]:
+            problems.append(
+                f"{PREFIX}ALLOWED_HOSTS: '{wrong[0][:40]}' is not a host name or an IP address: expected those, without "
+                "scheme and port, separated by commas"
+            )
         if self.max_staleness <= self.heartbeat:
             problems.append(f"{PREFIX}MAX_STALENESS: expected more than {PREFIX}HEARTBEAT ({self.heartbeat:g} s)")
         if self.check_timeout > self.check_interval:
             problems.append(
                 f"{PREFIX}CHECK_TIMEOUT: expected at most {PREFIX}CHECK_INTERVAL ({self.check_interval:g} s)"
             )
+        return problems
+
+    def _port_problems(self) -> list[str]:
+        """No two listeners share a port. The default `PORT` does not count for a monitor, which usually runs apart."""
+        problems = []
+        if self.metrics_port and self.metrics_port == self.port:
+            problems.append(f"{PREFIX}METRICS_PORT: expected another port than {PREFIX}PORT ({self.port})")
+        taken = {"METRICS_PORT": self.metrics_port, "PORT": self.port if "port" in self.model_fields_set else None}
+        if self.monitor_port and self.monitor_host == self.host:
+            problems += [
+                f"{PREFIX}MONITOR_PORT: expected another port than {PREFIX}{name} ({port})"
+                for name, port in taken.items()
+                if port == self.monitor_port
+            ]
         return problems
 
     def _lease_problems(self) -> list[str]:
@@ -505,6 +577,15 @@ def _is_http(url: str) -> bool:
         return False
 
 
+def _is_host(text: str) -> bool:
+    """Whether it is a host name in ASCII, or an IP address (that of IPv6 with or without brackets)."""
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]") if ":" in text else text)
+    except ValueError:
+        return _HOST_NAME.fullmatch(text) is not None
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can be reached there."""
     try:
@@ -530,42 +611,103 @@ def is_secret(name: str) -> bool:
     return annotation is SecretStr or SecretStr in get_args(annotation)
 
 
+_SERVICE_LINK = re.compile(
+    r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)", re.ASCII
+)
+_LINKED_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://.*", re.ASCII | re.IGNORECASE)
+
+
+def is_service_link(name: str, text: str) -> bool:
+    """Whether Kubernetes sets such a variable for a Service whose name begins with ours. `name` is without our prefix.
+
+    Kubernetes documents them as "Environment variables" of Services: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT[_PORTNAME]`,
+    `NAME_PORT` with an address, and `NAME_PORT_80_TCP[_PROTO|_PORT|_ADDR]`. The Service `cluster-events-monitor` thus sets
+    `CLUSTER_EVENTS_MONITOR_PORT`, which only the value distinguishes from the setting.
+    """
+    if name.lower() in Settings.model_fields:
+        return name.endswith("PORT") and _LINKED_ADDRESS.fullmatch(text) is not None
+    is_address = (name == "PORT" or name.endswith("_PORT")) and _LINKED_ADDRESS.fullmatch(text) is not None
+    return is_address or _SERVICE_LINK.fullmatch(name) is not None
+
+
+def variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Our variables and what they say, without white space around it; not those that are empty, nor service links."""
+    for variable, raw in environ.items():
+        if variable.startswith(PREFIX) and raw:
+            text = stripped(raw)
+            if not is_service_link(variable.removeprefix(PREFIX), text):
+                yield variable, text
+
+
+def secret_of_file(variable: str) -> str | None:
+    """The secret whose file the variable `CLUSTER_EVENTS_<NAME>_FILE` names, as the name of a field; `None` if it names none."""
+    name = variable.removeprefix(PREFIX).lower()
+    if name in Settings.model_fields or not name.endswith("_file"):
+        return None
+    secret = name.removesuffix("_file")
+    return secret if secret in Settings.model_fields and is_secret(secret) else None
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was found for each field, where, and what is wrong with it."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def take(self, name: str, value: Any, kind: Kind, file: Path | None = None) -> None:
+        """Takes a value, in place of any that was there."""
+        self.values[name], self.origins[name] = value, Origin(kind, file)
+
+
 def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
     """The settings of `environ`: `CLUSTER_EVENTS_<NAME>`, or for secrets `CLUSTER_EVENTS_<NAME>_FILE` naming a file, or
-    else a file in `CLUSTER_EVENTS_SECRETS_DIR`.
+    else a file in `CLUSTER_EVENTS_SECRETS_DIR`. White space and byte order marks around them do not count.
 
     `overrides` come from the command line and win; those that are `None` are left out. An empty value counts as
     not set. Raises `SettingsError` with every problem, each with its variable; no value of a secret is repeated.
     """
-    values: dict[str, Any] = {}
-    files: dict[str, Path] = {}
-    problems: list[str] = []
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or not text:
-            continue
+    found = _Found()
+    for variable, text in variables(environ):
         name = variable.removeprefix(PREFIX).lower()
         if name in Settings.model_fields:
-            values[name] = text
-        elif name.removesuffix("_file") in Settings.model_fields and is_secret(name.removesuffix("_file")):
-            _read_secret(variable, text, environ, values, files, problems)
-    _read_folder(values, files, problems)
-    _read_services(values, problems)
-    values |= {name: value for name, value in overrides.items() if value is not None}
-    settings = _validated(values, problems)
-    settings._secret_files = files  # noqa: SLF001  # Not a setting: where some of them came from.
+            _take_text(found, variable, name, text)
+        elif secret := secret_of_file(variable):
+            _read_secret(found, variable, secret, text, environ)
+    _read_folder(found)
+    _read_services(found)
+    for name, value in overrides.items():
+        if value is not None:
+            found.take(name, stripped(value) if isinstance(value, str) else value, Kind.COMMAND_LINE)
+    settings = _validated(found.values, found.problems)
+    settings._origins = found.origins  # noqa: SLF001  # Not a setting: where they come from.
     return settings
 
 
-def _read_services(values: dict[str, Any], problems: list[str]) -> None:
-    """Without SERVICES, the services are those of the file."""
-    if "services_file" not in values or "services" in values:
-        return
+def _take_text(found: _Found, variable: str, name: str, text: str) -> None:
     try:
-        tables = read_toml(Path(values["services_file"]))
+        text.encode()
+    except UnicodeEncodeError:  # Bytes of the environment that are not UTF-8 (PEP 383).
+        found.problems.append(f"{variable}: not UTF-8 text")
+        return
+    if text:
+        found.take(name, text, Kind.ENVIRONMENT)
+    elif is_secret(name):  # As for an empty file: a secret that somebody provided is meant.
+        found.problems.append(f"{variable}: it is only white space")
+
+
+def _read_services(found: _Found) -> None:
+    """Without SERVICES, the services are those of the file."""
+    if "services_file" not in found.values or "services" in found.values:
+        return
+    file = Path(found.values["services_file"])
+    try:
+        tables = read_toml(file)
     except ValueError as error:
-        problems.append(f"{PREFIX}SERVICES_FILE: {error}")
+        found.problems.append(f"{PREFIX}SERVICES_FILE: {error}")
     else:
-        values["services"] = {name: table.get("url") for name, table in tables.items()}
+        found.take("services", {name: table.get("url") for name, table in tables.items()}, Kind.SERVICES_FILE, file)
 
 
 def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings:
@@ -575,7 +717,7 @@ def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings
         settings = Settings.model_validate(values)
     except ValidationError as error:
         problems += _explain(error)
-        wrong = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+        wrong = {problem["loc"][0] for problem in _errors(error) if problem["loc"]}
         if wrong:  # What the other fields have wrong among themselves would go untold until these are right.
             try:
                 Settings.model_validate({name: value for name, value in values.items() if name not in wrong})
@@ -587,58 +729,65 @@ def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings
     return settings
 
 
-def _read_secret(  # noqa: PLR0917  # One call, above.
-    variable: str,
-    path: str,
-    environ: Mapping[str, str],
-    values: dict[str, Any],
-    files: dict[str, Path],
-    problems: list[str],
-) -> None:
+def _read_secret(found: _Found, variable: str, name: str, path: str, environ: Mapping[str, str]) -> None:
     direct = variable.removesuffix("_FILE")
     if environ.get(direct):
-        problems.append(f"{variable}: {direct} is set too; set one of them")
-        return
-    name = direct.removeprefix(PREFIX).lower()
-    if secret := _read(variable, Path(path), problems):
-        values[name], files[name] = secret, Path(path)
+        found.problems.append(f"{variable}: {direct} is set too; set one of them")
+    elif path and (secret := _read(variable, Path(path), found.problems)):
+        found.take(name, secret, Kind.FILE, Path(path))
 
 
-def _read_folder(values: dict[str, Any], files: dict[str, Path], problems: list[str]) -> None:
+def _read_folder(found: _Found) -> None:
     """The secrets of `SECRETS_DIR` that are not set otherwise."""
-    folder = values.get("secrets_dir")
+    folder = found.values.get("secrets_dir")
     if not folder:
         return
     try:
-        found = sorted(Path(folder).iterdir())
+        files = sorted(Path(folder).iterdir())
     except OSError as error:
-        problems.append(f"{PREFIX}SECRETS_DIR: cannot read the folder it names: {error.strerror}")
+        found.problems.append(f"{PREFIX}SECRETS_DIR: cannot read the folder it names: {error.strerror}")
         return
-    for file in found:
-        name = file.name.lower().replace("-", "_")
-        if name not in Settings.model_fields or not is_secret(name) or name in values:
+    for file in files:
+        name = secret_named(file)
+        if name not in Settings.model_fields or not is_secret(name) or name in found.values:
             continue
-        if secret := _read(f"{PREFIX}SECRETS_DIR ({file.name[:64]})", file, problems):
-            values[name], files[name] = secret, file
+        if secret := _read(f"{PREFIX}SECRETS_DIR ({file.name[:64]})", file, found.problems):
+            found.take(name, secret, Kind.SECRETS_DIR, file)
+
+
+def secret_named(file: Path) -> str:
+    """The name of the field that a file in `SECRETS_DIR` is for, if there is one."""
+    return file.name.lower().replace("-", "_")
 
 
 def _read(variable: str, file: Path, problems: list[str]) -> str:
-    """The secret in a file, or nothing if there is a problem."""
+    """The secret in a file, or nothing if there is a problem.
+
+    A file that cannot be read is not named: its name may be the secret itself, in the wrong variable.
+    """
     try:
-        secret = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        problems.append(f"{variable}: cannot read the file it names: {reason}")
+        secret = stripped(read_text(file))
+    except OSError as error:
+        problems.append(f"{variable}: cannot read the file it names: {error.strerror}")
+        return ""
+    except ValueError as error:
+        problems.append(f"{variable}: the file {file} is {error}")
         return ""
     if not secret:  # It would count as not set, which for a secret that somebody provided is never meant.
-        problems.append(f"{variable}: the file it names is empty")
+        problems.append(f"{variable}: the file {file} is empty")
     return secret
 
 
 def _explain(error: ValidationError) -> list[str]:
     lines: list[str] = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False):
+    for problem in _errors(error):
         message = problem["msg"].removeprefix("Value error, ")
         where = f"{PREFIX}{problem['loc'][0]}".upper() + ": " if problem["loc"] else ""
         lines += [where + line for line in message.splitlines()]
     return lines
+
+
+def _errors(error: ValidationError) -> list[ErrorDetails]:
+    """The mistakes, without those defaults that could only not be computed because of them."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return [one for one in found if one["type"] != "default_factory_not_called"]

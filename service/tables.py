@@ -12,6 +12,8 @@ from rich.text import Text
 COLOURS = {"Healthy": "green", "Unhealthy": "red", "InitialUnhealthy": "yellow", "yes": "green", "no": "red"}
 _PLAIN_WIDTH = 200
 """Columns where there is no terminal to ask: enough that nothing is wrapped."""
+_LONGEST_LINE = 100_000
+"""Columns for what has any length, such as the URLs of many services."""
 
 
 def events(found: Sequence[dict[str, Any]]) -> None:
@@ -91,9 +93,34 @@ def keys(found: Sequence[dict[str, Any]]) -> None:
     _console().print(table)
 
 
-def _console() -> Console:
+def settings(found: dict[str, dict[str, Any]]) -> None:
+    """A line per setting, however long: its variable, where its value comes from, the value."""
+    table = _table("setting", "from", "value")
+    for variable, one in found.items():
+        _add(table, variable, f"{one['from']} {one['file'] or ''}".rstrip(), _value(one["value"]))
+    _console(plain_width=_LONGEST_LINE).print(table)
+
+
+def _value(value: Any) -> str:
+    """A setting's value as one writes it in a variable."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "on" if value else "off"
+        case float():
+            return f"{value:.15g}"
+        case list():
+            return ",".join(value)
+        case dict():
+            return ",".join(f"{name}={text}" if text else name for name, text in value.items())
+        case _:
+            return str(value)
+
+
+def _console(plain_width: int = _PLAIN_WIDTH) -> Console:
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH, color_system=None)
+    return console if console.is_terminal else Console(highlight=False, width=plain_width, color_system=None)
 
 
 def _table(*columns: str) -> Table:

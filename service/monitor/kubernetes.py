@@ -19,6 +19,8 @@ import orjson
 from service.events import clean_info
 from service.monitor.services import Workload
 from service.monitor.workloads import SHOWN_PODS, Look, Object, judge, name_of, seen_at, selector_of, trouble
+from service.settings import read_text
+from service.text import stripped
 
 BODY_LIMIT = 8 * 1024 * 1024
 """Bytes of one answer: a pod is 5 to 20 kB, and `PODS` of them are asked for."""
@@ -112,10 +114,13 @@ class Kubernetes:
 
     def _read(self, name: str) -> str:
         """A file of the service account: read at each use, since Kubernetes replaces them while the pod runs."""
+        file = self._credentials / name
         try:
-            return (self._credentials / name).read_text(encoding="ascii").strip()
+            return stripped(read_text(file))
         except OSError as error:
-            raise _CannotKnow(f"there is no service account: {self._credentials / name}: {error.strerror}") from error
+            raise _CannotKnow(f"there is no service account: {file}: {error.strerror}") from error
+        except ValueError as error:
+            raise _CannotKnow(f"{file} is {error}") from error
 
     def _trust(self) -> ssl.SSLContext | bool:
         """The cluster's own authority; read again when the file is replaced."""

@@ -15,7 +15,7 @@ resources = "deployment/api-server"         # as in RESOURCES
 
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from service.errors import SettingsError
 from service.settings import PREFIX, Duration, Settings, can_be_checked, read_toml
+from service.text import other_encoding
 
 _EXPECTED = re.compile(r"[1-5](?:xx|[0-9][0-9])", re.ASCII)
 _RESOURCES = re.compile(
@@ -189,10 +190,19 @@ def _tls(table: _Table, problems: list[str]) -> ssl.SSLContext | None:
         if table.client_cert:
             context.load_cert_chain(table.client_cert, table.client_key, password=_no_password)
     except ssl.SSLError:
-        problems.append(f"{name}: not what is expected, in PEM format and without a password")
+        files = [table.ca_file] if name == "ca_file" else [table.client_cert, table.client_key]
+        problems.append(f"{name}: {_why_no_pem(file for file in files if file is not None)}")
     except OSError as error:
         problems.append(f"{name}: cannot be read: {error.strerror}")
     return context
+
+
+def _why_no_pem(files: Iterable[Path]) -> str:
+    """Why OpenSSL cannot read the files. It skips byte order marks itself."""
+    for file in files:
+        if (encoding := other_encoding(file.read_bytes())) is not None:
+            return f"the file {file} is {encoding}: save it as UTF-8"
+    return "not what is expected, in PEM format and without a password"
 
 
 def _no_password() -> str:

@@ -448,6 +448,19 @@ async def test_rotated_token_is_read_again(cluster: Cluster, tmp_path: Path) -> 
         assert (await made.look(API, 2.0)).healthy
 
 
+@pytest.mark.parametrize("name", ["token", "namespace"])
+async def test_byte_order_mark_of_a_credential(cluster: Cluster, tmp_path: Path, name: str) -> None:
+    """A byte order mark and a line break in a file of the service account are no part of what it says; UTF-16 is named."""
+    account = credentials(tmp_path / "account")
+    file = account / name
+    text = file.read_text()
+    async with kubernetes(cluster.url, account) as made:
+        file.write_text(f" {text}\r\n", encoding="utf-8-sig")
+        assert (await made.look(API, 2.0)).healthy
+        file.write_text(text, encoding="utf-16")
+        assert f"{file} is UTF-16: save it as UTF-8" in (await made.look(API, 2.0)).info
+
+
 async def test_the_clusters_own_authority(tmp_path: Path) -> None:
     """The API is trusted by `ca.crt` of the service account, which is read again when it is replaced."""
     folders = [tmp_path / name for name in ("one", "other")]
@@ -458,7 +471,8 @@ async def test_the_clusters_own_authority(tmp_path: Path) -> None:
     cluster = Cluster([workload()])
     looks = []
     async with cluster.serving(tls), kubernetes(cluster.url.replace("127.0.0.1", "localhost"), account) as made:
-        for content in (cert.read_bytes(), other.read_bytes(), b"nothing", cert.read_bytes()):
+        marked = b"\xef\xbb\xbf" + cert.read_bytes()
+        for content in (cert.read_bytes(), other.read_bytes(), b"nothing", marked):
             replace(account / "ca.crt", content)
             looks.append(await made.look(API, 2.0))
     assert [look.healthy for look in looks] == [True, None, None, True]

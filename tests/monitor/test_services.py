@@ -98,7 +98,7 @@ def test_resources_by_variable() -> None:
 
 
 PROBLEMS = {
-    "no TOML": ("[api", "SERVICES_FILE: the file is not TOML: "),
+    "no TOML": ("[api", "services.toml is not TOML: "),
     "no table": ("api = 1", "SERVICES_FILE: 'api' is not a table"),
     "bad name": ("[Api]\nurl = 'http://a/'", "SERVICES: 'Api' cannot be a service's name"),
     "no url": ("[api]", "SERVICES: no URL to check for api"),
@@ -300,6 +300,27 @@ async def test_authorities_and_certificate_of_its_own(tmp_path: Path) -> None:
     assert infos[0] == "Reachable: HTTP 200 OK."
     assert infos[1].startswith(("TLS failed: ", "Cannot connect: the other side hung up"))
     assert infos[2].startswith("TLS failed: the certificate is not accepted: self-signed certificate")
+
+
+async def test_byte_order_marks_of_certificates(tmp_path: Path) -> None:
+    """Byte order marks before certificates and keys do not hide them; UTF-16 is named."""
+    server, server_cert = authorities(tmp_path, "server")
+    _, client_cert = authorities(tmp_path, "client")
+    server.load_verify_locations(client_cert)
+    server.verify_mode = ssl.CERT_REQUIRED
+    files = {"ca_file": server_cert, "client_cert": client_cert, "client_key": client_cert.parent / "key.pem"}
+    texts = {name: path.read_text() for name, path in files.items()}
+    table = "".join(f"{name} = '{path}'\n" for name, path in files.items())
+    async with service(says(http("200 OK")), server) as port, session() as client:
+        settings = make_settings(services_file=file(tmp_path, f"[api]\nurl = 'https://localhost:{port}/'\n{table}"))
+        for name, path in files.items():
+            path.write_text(texts[name], encoding="utf-8-sig")
+        assert (await check_service(client, services(settings)["api"])).info == "Reachable: HTTP 200 OK."
+    for name, path in files.items():
+        path.write_text(texts[name], encoding="utf-16")
+        with pytest.raises(SettingsError, match=f"{path} is UTF-16: save it as UTF-8"):
+            services(settings)
+        path.write_text(texts[name])
 
 
 async def test_redis_behind_tls(tmp_path: Path) -> None:

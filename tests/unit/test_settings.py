@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from service.errors import SettingsError
-from service.settings import PREFIX, Auth, LogFormat, Settings, is_secret, load, seconds
+from service.settings import PREFIX, Auth, Kind, LogFormat, Settings, is_secret, load, seconds
+from service.settings_report import warnings
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-"
 PEM = "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----"
@@ -54,6 +55,46 @@ def test_other_variables_are_ignored() -> None:
 def test_an_empty_value_is_not_set(name: str) -> None:
     """A variable that is empty counts as not set, as in a manifest whose value was left out."""
     assert load(environ(**{name: ""})) == load({})
+
+
+SERVICE_LINKS = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "80",
+    "SERVICE_PORT_HTTP": "80",
+    "PORT": "tcp://10.0.0.1:80",
+    "PORT_80_TCP": "tcp://10.0.0.1:80",
+    "PORT_80_TCP_PROTO": "tcp",
+    "PORT_80_TCP_PORT": "80",
+    "PORT_80_TCP_ADDR": "10.0.0.1",
+    "PORT_53_UDP_ADDR": "10.0.0.1",
+    "PORT_9_SCTP": "sctp://[fd00::1]:9",
+}
+"""What Kubernetes sets for a Service, after its name and `_`."""
+
+
+@pytest.mark.parametrize(
+    "service", ["", "MONITOR_", "METRICS_", "REDIS_", "API_", "SERVICES_", "A_PORT_", "JWT_SECRET_"]
+)
+@pytest.mark.parametrize("link", SERVICE_LINKS)
+def test_service_links_are_no_settings(service: str, link: str) -> None:
+    """What Kubernetes sets for a Service whose name begins with `cluster-events` is neither used nor warned of."""
+    linked = {f"{PREFIX}{service}{link}": SERVICE_LINKS[link]}
+    assert load(linked) == load({})
+    assert warnings(linked) == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("PORT", "8081"), ("MONITOR_PORT", "8081"), ("METRICS_PORT", "8081")])
+def test_ports_beside_service_links_are_settings(name: str, value: str) -> None:
+    """A port is a setting also where service links are set."""
+    linked = {f"{PREFIX}{link}": text for link, text in SERVICE_LINKS.items()}
+    assert getattr(load(linked | {PREFIX + name: value}), name.lower()) == 8081
+
+
+@pytest.mark.parametrize("value", ["http://10.0.0.1:80", "10.0.0.1:80", "tcp:80", "tcp"])
+def test_other_values_of_a_port_are_mistakes(value: str) -> None:
+    """A port that is no port, and no address as Kubernetes sets it, is told."""
+    (problem,) = problems(port=value)
+    assert problem.startswith(f"{PREFIX}PORT: ")
 
 
 def test_the_command_line_wins() -> None:
@@ -132,6 +173,14 @@ def test_texts_that_are_no_duration(text: str) -> None:
     assert problem.startswith(f"{PREFIX}DRAIN: expected")
 
 
+@pytest.mark.parametrize(
+    ("text", "other"), [("29ms", "0.029"), ("1.3ms", "0.0013"), ("0.7m", "42s"), ("1.1h", "66m"), ("0.1d", "2.4h")]
+)
+def test_the_same_duration_in_two_units(text: str, other: str) -> None:
+    """The same duration in two units is the same number: settings are compared with each other."""
+    assert seconds(text) == seconds(other)
+
+
 @given(st.text(max_size=12))
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
     """No text gives a duration that is negative or endless."""
@@ -160,6 +209,12 @@ def test_stale_after_follows_the_checks() -> None:
     """By default the monitor counts as silent after three check intervals."""
     assert load(environ(check_interval="20s")).stale_after_s == 60
     assert load(environ(check_interval="20s", stale_after="7s")).stale_after_s == 7
+
+
+@pytest.mark.parametrize(("interval", "timeout"), [("300ms", 0.3), ("4s", 4.0), ("5s", 5.0), ("60s", 5.0)])
+def test_check_timeout_follows_the_interval(interval: str, timeout: float) -> None:
+    """By default a check has 5 s, or the interval where that is less."""
+    assert load(environ(check_interval=interval)).check_timeout == timeout
 
 
 # -- mistakes ---------------------------------------------------------------------------------------------------------
@@ -253,6 +308,169 @@ def test_several_things_that_do_not_fit_are_told_at_once() -> None:
     assert any(f"{PREFIX}JWT_SECRET" in problem and f"{PREFIX}JWT_PUBLIC_KEY" in problem for problem in told)
 
 
+@pytest.mark.parametrize(
+    ("values", "variable"),
+    [
+        ({"metrics_port": "8080"}, "METRICS_PORT"),
+        ({"metrics_port": "9000", "port": "9000"}, "METRICS_PORT"),
+        ({"monitor_port": "9000", "port": "9000"}, "MONITOR_PORT"),
+        ({"monitor_port": "9000", "metrics_port": "9000"}, "MONITOR_PORT"),
+    ],
+)
+def test_a_port_is_listened_on_once(values: dict[str, str], variable: str) -> None:
+    """Two listeners cannot share a port."""
+    (problem,) = problems(**values)
+    assert problem.startswith(f"{PREFIX}{variable}: expected another port than {PREFIX}")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"metrics_port": "0", "port": "0", "monitor_port": "0"},
+        {"monitor_port": "8080"},
+        {"monitor_port": "9000", "port": "9000", "monitor_host": "127.0.0.2"},
+        {"metrics_port": "9000", "monitor_port": "9001"},
+    ],
+)
+def test_ports_that_are_not_in_each_others_way(values: dict[str, str]) -> None:
+    """Free ports, other addresses and a monitor beside an API of the default port, which another machine runs, are right."""
+    settings = load(environ(**values))
+    assert {name: str(getattr(settings, name)) for name in values} == values
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    ["a", "example.com", "Example.COM.", "a_b.c-d", "10.0.0.1", "fd00::1", "[fd00::1]", "x.example, y.example", "1.2"],
+)
+def test_allowed_hosts(hosts: str) -> None:
+    """Host names and IP addresses are taken."""
+    assert load(environ(allowed_hosts=hosts)).allowed_hosts
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        "*",
+        "*.example.com",
+        "http://a",
+        "a:80",
+        "[::1]:80",
+        "a/b",
+        "a b",
+        "-a",
+        "a-",
+        "a..b",
+        ".a",
+        "ü.de",
+        "[a]",
+        "x" * 64,
+    ],
+)
+def test_what_is_no_host(hosts: str) -> None:
+    """Patterns, URLs and ports are refused: they would never match, or match too much."""
+    (problem,) = problems(allowed_hosts=f"a.example,{hosts}")
+    assert problem.startswith(f"{PREFIX}ALLOWED_HOSTS: '{hosts[:40]}' is not a host name or an IP address")
+
+
+@pytest.mark.parametrize("leeway", ["61", "-1", "2m"])
+def test_leeway_is_bounded(leeway: str) -> None:
+    """Clocks differ by seconds: at most a minute is allowed for."""
+    (problem,) = problems(jwt_leeway=leeway)
+    assert problem.startswith(f"{PREFIX}JWT_LEEWAY: ")
+
+
+# -- byte order marks, white space, encodings --------------------------------------------------------------------------
+
+MARK = "\ufeff"
+
+
+@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t", MARK, f"{MARK} ", "\u00a0", "\u2028", "\u3000"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jwt_audience", "agents"),
+        ("jwt_role_claim", "may"),
+        ("jwt_issuer", "https://issuer"),
+        ("cluster_name", "one"),
+        ("host", "::1"),
+        ("port", "80"),
+        ("auth", "none"),
+        ("monitoring", "off"),
+        ("heartbeat", "1s"),
+        ("services", "api=http://a/"),
+        ("resources", "api=deployment/api"),
+        ("secrets_dir", "/"),
+        ("jwt_secret", SECRET),
+        ("redis_url", f"redis://:{SECRET}@h"),
+    ],
+)
+def test_what_is_around_a_value_does_not_count(name: str, value: str, around: str) -> None:
+    """White space and byte order marks around a variable's value are no part of it."""
+    needed = {"jwt_audience": "agents"} if name == "jwt_issuer" else {}
+    assert load(environ(**{**needed, name: around + value + around})) == load(environ(**{**needed, name: value}))
+
+
+def test_what_is_inside_a_value_counts() -> None:
+    """White space inside a value is part of it; secrets on several lines are several secrets."""
+    settings = load(environ(jwt_audience=" two words\n", jwt_secret=f"{MARK}{SECRET}\r\n{MARK}{SECRET} and more\n"))
+    assert settings.jwt_audience == "two words"
+    assert settings.jwt_secrets == (SECRET, f"{SECRET} and more")
+
+
+def test_the_command_line_is_stripped_too() -> None:
+    """An option's white space is no part of it either."""
+    assert load({}, host=" ::1\n").host == "::1"
+
+
+@pytest.mark.parametrize("name", ["jwt_audience", "port", "services_file"])
+def test_white_space_alone_is_not_set(name: str) -> None:
+    """A variable of white space counts as empty."""
+    assert load(environ(**{name: f" {MARK}\n"})) == load({})
+
+
+@pytest.mark.parametrize("name", ["jwt_secret", "redis_url"])
+def test_white_space_alone_is_no_secret(name: str) -> None:
+    """A secret of white space was meant to be one: it is a problem, as an empty file is."""
+    assert problems(**{name: " \n"}) == (f"{PREFIX}{name.upper()}: it is only white space",)
+
+
+def test_bytes_that_are_no_text_are_told() -> None:
+    """A variable whose bytes are not UTF-8 is a problem that names it."""
+    assert problems(jwt_secret="\udcff" * 40, jwt_audience="caf\udce9") == (
+        f"{PREFIX}JWT_SECRET: not UTF-8 text",
+        f"{PREFIX}JWT_AUDIENCE: not UTF-8 text",
+    )
+
+
+@pytest.mark.parametrize("place", ["FILE", "SECRETS_DIR"])
+def test_byte_order_mark_of_a_file_is_no_part_of_the_secret(tmp_path: Path, place: str) -> None:
+    """An editor's byte order mark in a secret's file does not become part of the secret."""
+    file = tmp_path / "redis-url"
+    file.write_text(f"redis://:{SECRET}@h\r\n", encoding="utf-8-sig")
+    source = {"redis_url_file": file} if place == "FILE" else {"secrets_dir": tmp_path}
+    assert load(environ(**source)).redis_url.get_secret_value() == f"redis://:{SECRET}@h"
+
+
+def test_byte_order_mark_of_a_services_file(tmp_path: Path) -> None:
+    """A services file may begin with a byte order mark and end its lines as Windows does."""
+    file = tmp_path / "services.toml"
+    file.write_text("[api]\r\nurl = 'http://a/'\r\n", encoding="utf-8-sig")
+    settings = load(environ(services_file=f" {file}\n"))
+    assert dict(settings.services) == {"api": "http://a/"}
+    assert settings.origin("services").kind is Kind.SERVICES_FILE
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("place", ["JWT_SECRET_FILE", "REDIS_URL_FILE", "SECRETS_DIR (jwt_secret)", "SERVICES_FILE"])
+def test_other_encodings_are_named(tmp_path: Path, place: str, encoding: str) -> None:
+    """A file in UTF-16 or UTF-32 is a problem that names the variable, the file, the encoding and the remedy."""
+    file = tmp_path / "jwt_secret"
+    file.write_bytes(f"[{SECRET}]".encode(encoding))
+    variable = place.partition(" ")[0]
+    told = problems(**{variable.lower(): tmp_path if variable == "SECRETS_DIR" else file})
+    assert told == (f"{PREFIX}{place}: the file {file} is {encoding[:6].upper()}: save it as UTF-8",)
+
+
 # -- secrets ----------------------------------------------------------------------------------------------------------
 
 SECRETS = {"redis_url", "jwt_secret", "jwt_public_key"}
@@ -280,13 +498,13 @@ def test_secrets_can_come_from_files(name: str, value: str, tmp_path: Path) -> N
 
 def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
     """A missing file, a folder, a file that is not text, and an empty one are problems that name the variable."""
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "binary").write_bytes(b"\xff" * 40)
     (tmp_path / "empty").write_text(" \n", encoding="utf-8")
     expected = {
         "missing": "cannot read the file it names: No such file or directory",
         ".": "cannot read the file it names: Is a directory",
-        "binary": "cannot read the file it names: not UTF-8 text",
-        "empty": "the file it names is empty",
+        "binary": f"the file {tmp_path}/binary is not UTF-8 text",
+        "empty": f"the file {tmp_path}/empty is empty",
     }
     for name, told in expected.items():
         assert problems(jwt_secret_file=tmp_path / name) == (f"{PREFIX}JWT_SECRET_FILE: {told}",)
