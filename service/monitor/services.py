@@ -13,6 +13,7 @@ healthy_after = 2                           # successes in a row; default: 1
 resources = "deployment/api-server"         # as in RESOURCES
 """
 
+import math
 import re
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
@@ -166,7 +167,7 @@ def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
         name=name,
         url=url,
         timeout=timeout,
-        every=-(-interval // settings.check_interval).__int__(),
+        every=math.ceil(round(interval / settings.check_interval, 6)),  # 3 / 0.3 is not quite 10.
         headers={field: value.get_secret_value() for field, value in table.headers.items()},
         tls=tls,
         expected=table.expected,

@@ -221,6 +221,36 @@ async def test_interval_of_its_own(make_world: MakeWorld, tmp_path: Path) -> Non
     assert world.counted("checks_total", result="healthy") == 7
 
 
+@pytest.mark.parametrize(
+    ("interval", "check_interval", "rounds"),
+    [
+        ("3s", "300ms", 10),
+        ("0.3", "0.1", 3),
+        ("0.7s", "100ms", 7),
+        ("6ms", "2ms", 3),
+        ("1.1m", "600ms", 110),
+        ("4.1ms", "0.1ms", 41),
+        ("1m", "60s", 1),
+        ("3.1s", "300ms", 11),
+        ("3001ms", "300ms", 11),
+        ("10s", "3s", 4),
+    ],
+)
+def test_interval_in_rounds(tmp_path: Path, interval: str, check_interval: str, rounds: int) -> None:
+    """A multiple of the monitor's interval is that many rounds, whatever binary fractions make of it; others are rounded up."""
+    text = f"[api]\nurl = 'http://a/'\ninterval = '{interval}'"
+    settings = make_settings(services_file=file(tmp_path, text), check_interval=check_interval)
+    assert services(settings)["api"].every == rounds
+
+
+def test_interval_in_another_unit_is_not_shorter(tmp_path: Path) -> None:
+    """The monitor's own interval, written in another unit, is neither too short for an interval nor too long for a time-out."""
+    for text, same in (("0.0013s", "1.3ms"), ("1.3ms", "0.0013s"), ("0.1d", "2.4h"), ("2.4h", "0.1d")):
+        table = f"[api]\nurl = 'http://a/'\ninterval = '{text}'\ntimeout = '{text}'"
+        settings = make_settings(services_file=file(tmp_path, table), check_interval=same, check_timeout=text)
+        assert services(settings)["api"].every == 1
+
+
 async def test_what_was_found_long_ago_is_not_recorded(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
     """A monitor whose turn it is again looks at every service, also at one that is asked rarely."""
     world = await world_of(make_world, tmp_path, "interval = '10m'")
