@@ -5,7 +5,7 @@ import base64
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
@@ -29,7 +29,7 @@ def private_key(algorithm: str, number: int = 0) -> PrivateKey:
 def _private_key(algorithm: str, _number: int) -> PrivateKey:
     if algorithm == "ES256":
         return ec.generate_private_key(ec.SECP256R1())
-    if algorithm == "EdDSA":
+    if algorithm in {"EdDSA", "Ed25519"}:
         return ed25519.Ed25519PrivateKey.generate()
     return rsa.generate_private_key(65_537, 2_048)
 
@@ -63,7 +63,8 @@ class Issuer:
     """Signs tokens, and publishes its keys at `url` + `/keys`.
 
     `keys` are by key id, each with its algorithm. `fetches` counts the requests for the key set, `discoveries` those for the
-    configuration. `hanging` keeps every answer back; `status`, `body` and `headers` replace what is right.
+    configuration. `hanging` keeps every answer back; `status`, `body` and `headers` replace what is right; `coding` is a content
+    coding and what brings a body into it.
     """
 
     def __init__(self, url: str) -> None:
@@ -74,6 +75,7 @@ class Issuer:
         self.status = 200
         self.body: bytes | None = None
         self.headers: Mapping[str, str] = {}
+        self.coding: tuple[str, Callable[[bytes], bytes]] | None = None
         self.configuration: Mapping[str, object] | None = None
 
     @property
@@ -115,7 +117,10 @@ class Issuer:
         while self.hanging:
             await asyncio.sleep(0.02)
         body = self.body if self.body is not None else json.dumps(document).encode()
-        return web.Response(status=self.status, body=body, headers=self.headers)
+        if self.coding is None:
+            return web.Response(status=self.status, body=body, headers=self.headers)
+        name, compress = self.coding
+        return web.Response(status=self.status, body=compress(body), headers={"Content-Encoding": name})
 
 
 @asynccontextmanager

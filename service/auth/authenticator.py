@@ -49,8 +49,8 @@ class Authenticator:
             )
             for issuer, url in settings.key_sets.items()
         }
-        self._jwt = JwtVerifier(settings, self._key_sets)
         self._wall = wall
+        self._jwt = JwtVerifier(settings, self._key_sets, wall)
         self._remembered: OrderedDict[bytes, Principal] = OrderedDict()
         self._keys: Mapping[str, StoredKey] = {}
         self._keys_by_id: Mapping[str, StoredKey] = {}
@@ -144,10 +144,7 @@ class Authenticator:
             raise AuthenticationFailed("not a bearer token")
         if match[1].startswith(api_keys.PREFIX):
             return replace(api_keys.verify(match[1], self._keys_by_id, now), basis=self._keys)
-        principal = self._jwt.verify(match[1])
-        if now >= principal.expires:
-            raise AuthenticationFailed("expired", principal.name)
-        return replace(principal, basis=self.generation)
+        return replace(self._jwt.verify(match[1]), basis=self.generation)
 
     def _forget_keys(self, keys: Mapping[str, StoredKey]) -> None:
         self._keys = keys
@@ -156,7 +153,7 @@ class Authenticator:
 
     def _renew(self, settings: Settings) -> None:
         """Takes the secrets of other settings. Raises `SettingsError` if they are unfit, and keeps those that it has."""
-        self._jwt = JwtVerifier(settings, self._key_sets)
+        self._jwt = JwtVerifier(settings, self._key_sets, self._wall)
         self._settings = settings
         self._signers_changed()
 

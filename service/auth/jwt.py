@@ -1,21 +1,23 @@
 """JSON Web Tokens, verified by PyJWT, behind checks that PyJWT leaves to its users (RFC 7519, RFC 8725).
 
-PyJWT takes an `exp` that is a string of digits, the last of two `exp`s, UTF-16 payloads, padded segments, any `typ`, and fails
-with errors of other kinds on bytes beyond ASCII. All of that is refused here before it is asked.
+PyJWT takes an `exp` that is a string of digits, the last of two `exp`s, UTF-16 payloads, padded segments, any `typ`, cuts the
+fraction of times off, and fails with errors of other kinds on bytes beyond ASCII. So the form of a token is checked here before
+PyJWT sees it, and its times are compared here.
 """
 
 import base64
 import json
+import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol
 
 import jwt
 
 from service.auth.principal import Principal, Role, parse_role
-from service.auth.signers import Signers, fitting, from_pem, from_secrets
+from service.auth.signers import Signers, canonical, fitting, from_pem, from_secrets, named
 from service.errors import AuthenticationFailed, SettingsError
 from service.settings import PREFIX, Settings
 
@@ -26,19 +28,19 @@ _MAX_TIME = 2**53
 """Seconds: beyond this a JSON number is no longer exact, and no date."""
 _MOST_NESTING = 128
 """Objects and lists in a token's header or claims, which are flat or nearly so."""
+_MOST_TRIED = 8
+"""Keys that are tried for one token: more than an issuer has at a time that share an algorithm and have no ids. A stranger's
+token without a key id costs as many verifications, some 0.1 ms each."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _LONGEST_NAME = 64
 
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (jwt.ExpiredSignatureError, "expired"),
-    (jwt.ImmatureSignatureError, "not yet valid"),
     (jwt.InvalidIssuerError, "wrong issuer"),
     (jwt.InvalidAudienceError, "wrong audience"),
     (jwt.MissingRequiredClaimError, "a claim is missing"),
-    (jwt.InvalidSignatureError, "bad signature"),
 )
 """What the audit log says; all others are tokens that no issuer would make."""
-_SIGNED = (jwt.ExpiredSignatureError, jwt.ImmatureSignatureError, jwt.InvalidIssuerError, jwt.InvalidAudienceError)
+_SIGNED = (jwt.InvalidIssuerError, jwt.InvalidAudienceError)
 """Raised after the signature was found to be true, so the subject is who it says it is."""
 
 
@@ -54,68 +56,81 @@ class Source(Protocol):
 
 
 class SignerMissing(AuthenticationFailed):
-    """No key is at hand that could have signed the token: its issuer may have a new one."""
+    """No key at hand has signed the token, and it names none of them: its issuer may have a new one."""
 
     error_code = "AuthenticationFailed"
 
-    def __init__(self, source: Source) -> None:
-        super().__init__("unknown key id")
+    def __init__(self, source: Source, why: str) -> None:
+        super().__init__(why)
         self.source = source
 
 
 class JwtVerifier:
-    """Verifies tokens with the keys of the settings, or with those that the issuers publish (`sources`, by issuer)."""
+    """Verifies tokens with the keys of the settings, or with those that the issuers publish (`sources`, by issuer).
 
-    def __init__(self, settings: Settings, sources: Mapping[str, Source] | None = None) -> None:
+    `wall` gives seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sources: Mapping[str, Source] | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         """Raises `SettingsError` for keys that are unfit."""
         self._signers = configured_signers(settings)
         self._sources = sources or {}
         self._algorithms = frozenset(
-            settings.key_set_algorithms if self._sources else [name for one in self._signers for name in one.algorithms]
+            canonical(settings.key_set_algorithms)
+            if self._sources
+            else [name for one in self._signers for name in one.algorithms]
         )
         self._issuers = settings.jwt_issuer
         self._audience = settings.jwt_audience
         self._role_claim = settings.jwt_role_claim
         self._max_lifetime = settings.jwt_max_lifetime
+        self._leeway = settings.jwt_leeway
+        self._wall = wall
         self._required = ["exp", *(["iss"] if self._issuers else []), *(["aud"] if self._audience else [])]
         if self._sources:  # RFC 9068, section 2.2: what every issuer of access tokens gives.
             self._required += ["iat", "sub"]
 
     def verify(self, token: str) -> Principal:
-        """The principal of a token.
+        """The principal of a token; it ends with `exp` and the leeway.
 
         Raises `AuthenticationFailed` for whatever is wrong with it, `SignerMissing` if only its key is not at hand.
         """
         header, claims = _parts(token)
-        self._check_lifetime(claims)
+        exp = self._end(claims)
         algorithm, kid, issuer = header.get("alg"), header.get("kid"), claims.get("iss")
         if not isinstance(algorithm, str) or not isinstance(kid, str | None):
             raise AuthenticationFailed("malformed token")
         if self._issuers and (not isinstance(issuer, str) or issuer not in self._issuers):
             raise AuthenticationFailed("wrong issuer")
-        if algorithm not in self._algorithms:
+        (canonical_algorithm,) = canonical([algorithm])
+        if canonical_algorithm not in self._algorithms:
             raise AuthenticationFailed("wrong algorithm")
-        for key in self._keys(issuer, kid, algorithm, claims["exp"]):
+        source = self._sources.get(issuer) if isinstance(issuer, str) else None
+        if source is None:  # A key id means something in a key set only: configured keys have none.
+            signers, keys = self._signers, fitting(self._signers, None, canonical_algorithm)
+        else:
+            signers = source.signers or ()
+            keys = fitting(signers, kid, canonical_algorithm)[:_MOST_TRIED]
+        for key in keys:
             try:
-                self._decode(token, key, algorithm)
+                self._decode(token, key.key, algorithm)
             except jwt.InvalidSignatureError:
                 continue
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
                 raise _refused(error, claims) from error
-            return Principal(_name(claims) or "token", self._role(claims), claims["exp"])
-        raise AuthenticationFailed("bad signature")
-
-    def _keys(self, issuer: object, kid: str | None, algorithm: str, exp: int) -> list[Any]:
-        """The keys to try. A kid means something in a key set only: configured keys have none."""
-        source = self._sources.get(issuer) if isinstance(issuer, str) else None
-        if source is None:
-            return [signer.key for signer in self._signers if algorithm in signer.algorithms]
-        signers = source.signers
-        if signers is None or (kid is not None and all(signer.kid != kid for signer in signers)):
-            if exp <= time.time():  # No key would make it valid: the issuer need not be asked.
-                raise AuthenticationFailed("expired")
-            raise SignerMissing(source)
-        return [signer.key for signer in fitting(signers, kid, algorithm)]
+            self._judge_times(claims, exp)
+            return Principal(_name(claims) or "token", self._role(claims), exp + self._leeway)
+        why = "bad signature" if keys else "no key fits"
+        if source is None or named(signers, kid):
+            raise AuthenticationFailed(why)
+        if self._wall() >= exp + self._leeway:  # No key would make it valid: the issuer need not be asked.
+            raise AuthenticationFailed("expired")
+        raise SignerMissing(source, why)
 
     def _decode(self, token: str, key: Any, algorithm: str) -> None:
         jwt.decode(
@@ -127,17 +142,35 @@ class JwtVerifier:
             options={
                 "require": self._required,
                 "verify_aud": self._audience is not None,
+                "verify_exp": False,  # Here, to the fraction of a second.
+                "verify_nbf": False,
                 "verify_iat": False,  # Information, not a condition (RFC 7519, section 4.1.6).
                 "enforce_minimum_key_length": True,
             },
         )
 
-    def _check_lifetime(self, claims: Mapping[str, Any]) -> None:
-        """A token that is valid for too long is as good as a key that nobody can revoke. It cannot have begun in the future."""
-        now = int(time.time())
-        issued = claims.get("iat", now)
-        if type(issued) not in {int, float} or not claims["exp"] - min(issued, now) <= self._max_lifetime:
+    def _end(self, claims: Mapping[str, Any]) -> float:
+        """When the token ends: its `exp`.
+
+        A token that is valid for too long is refused: no one can revoke it. It counts as issued by now, within the leeway,
+        whatever its `iat` says.
+        """
+        exp = _numeric_date(claims["exp"]) if "exp" in claims else 0.0
+        if not 0 < exp < _MAX_TIME:
+            raise AuthenticationFailed("malformed token")
+        latest = self._wall() + self._leeway
+        issued = min(_numeric_date(claims["iat"]), latest) if "iat" in claims else latest
+        if exp - issued > self._max_lifetime:
             raise AuthenticationFailed("valid for too long")
+        return exp
+
+    def _judge_times(self, claims: Mapping[str, Any], exp: float) -> None:
+        """Raises `AuthenticationFailed` for a token with a true signature that is not valid now (RFC 7519, section 4.1)."""
+        now = self._wall()
+        if now >= exp + self._leeway:
+            raise AuthenticationFailed("expired", _name(claims))
+        if "nbf" in claims and now + self._leeway < _numeric_date(claims["nbf"]):
+            raise AuthenticationFailed("not yet valid", _name(claims))
 
     def _role(self, claims: Mapping[str, Any]) -> Role:
         """The highest role that the claim names, which may be one name or a list; `READ` without the claim."""
@@ -155,7 +188,7 @@ def configured_signers(settings: Settings) -> Signers:
         signers = from_pem(settings.jwt_public_key.get_secret_value())
     except ValueError as error:
         raise SettingsError([f"{PREFIX}JWT_PUBLIC_KEY: {error}"]) from None
-    wanted = settings.algorithms
+    wanted = canonical(settings.algorithms)
     chosen = [tuple(name for name in signer.algorithms if name in wanted) for signer in signers]
     if not wanted:
         chosen = [signer.algorithms[:1] for signer in signers]
@@ -204,12 +237,21 @@ def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not match:
         raise AuthenticationFailed("malformed token")
     header, claims = _strict_json(match[1]), _strict_json(match[2])
-    typ, exp = header.get("typ", "JWT"), claims.get("exp")
+    typ = header.get("typ", "JWT")
     if not isinstance(typ, str) or typ.lower() not in _TYPES:
         raise AuthenticationFailed("wrong type of token")
-    if type(exp) is not int or not 0 < exp < _MAX_TIME:
-        raise AuthenticationFailed("malformed token")
     return header, claims
+
+
+def _numeric_date(value: object) -> float:
+    """A time in seconds since 1970, with or without a fraction (RFC 7519, section 2, NumericDate)."""
+    try:
+        date = float(value) if type(value) in {int, float} else math.inf  # type: ignore[arg-type]
+    except OverflowError:
+        date = math.inf
+    if not math.isfinite(date):
+        raise AuthenticationFailed("malformed token")
+    return date
 
 
 def _strict_json(segment: str) -> dict[str, Any]:

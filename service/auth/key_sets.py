@@ -19,6 +19,7 @@ import orjson
 from service.auth.signers import Signers, from_jwks
 from service.settings import is_safe_url
 from service.tasks import background, end
+from service.text import decoded
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,6 @@ class KeySet:
             connector=aiohttp.TCPConnector(limit=2, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            auto_decompress=False,
         ) as session:
             self._session = session
             task = background(self._keep_fresh(), "signing-keys")
@@ -152,7 +152,7 @@ class KeySet:
         return from_jwks(await self._get(self._url), self._algorithms)
 
     async def _discover(self) -> str:
-        document = orjson.loads(await self._get(self._issuer.rstrip("/") + DISCOVERY))
+        document = orjson.loads(decoded(await self._get(self._issuer.rstrip("/") + DISCOVERY)))
         if not isinstance(document, dict) or document.get("issuer") != self._issuer:
             raise Unusable("its configuration is another issuer's")
         url = document.get("jwks_uri")
@@ -161,6 +161,7 @@ class KeySet:
         return url
 
     async def _get(self, url: str) -> bytes:
+        """The document. Some servers compress although they were asked not to; the limit is on what that becomes."""
         assert self._session is not None  # noqa: S101  # Fetches live inside `running`.
         async with self._session.get(url, allow_redirects=False) as answer:
             if answer.status != HTTPStatus.OK:

@@ -4,7 +4,8 @@ Each key says which algorithms it is for, so a token's header can choose neither
 secret. What a key set has beyond our few kinds of keys is passed over: issuers publish keys for other purposes too.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, S
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from jwt.algorithms import OKPAlgorithm
+
+from service.text import decoded
 
 MOST_KEYS = 32
 """Keys of one issuer: two while it rotates, some more for what it signs otherwise."""
+
+_SAME = {"Ed25519": "EdDSA"}
+"""RFC 9864 names by its curve what RFC 8037 calls EdDSA; the other curve, Ed448, is not accepted here."""
+with contextlib.suppress(ValueError):  # A later PyJWT may know the name.
+    jwt.register_algorithm("Ed25519", OKPAlgorithm())
 
 _MIN_RSA_BITS, _MAX_RSA_BITS = 2_048, 8_192
 """RFC 7518, section 3.3; and beyond the other end, verifying is work that somebody else chooses for us."""
@@ -36,7 +45,7 @@ _KINDS: Mapping[tuple[object, object], tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """One verification key, the algorithms it is for, and its id in a key set."""
+    """One verification key, the algorithms it is for (their canonical names), and its id in a key set."""
 
     key: Any = field(repr=False)
     algorithms: tuple[str, ...]
@@ -46,10 +55,26 @@ class Signer:
 Signers = Sequence[Signer]
 
 
+def canonical(algorithms: Iterable[str]) -> tuple[str, ...]:
+    """The algorithms, each by one name only."""
+    return tuple(dict.fromkeys(_SAME.get(name, name) for name in algorithms))
+
+
+def named(signers: Signers, kid: str | None) -> bool:
+    """Whether the key id of a token is that of one of the keys."""
+    return kid is not None and any(signer.kid == kid for signer in signers)
+
+
 def fitting(signers: Signers, kid: str | None, algorithm: str) -> list[Signer]:
-    """Those that may have signed a token with that header, of which a kid names one unless there is but one anyway."""
-    named = [signer for signer in signers if signer.kid == kid] if kid is not None or len(signers) != 1 else signers
-    return [signer for signer in named if algorithm in signer.algorithms]
+    """Those that may have signed a token with that header, by the canonical name of its algorithm.
+
+    A key id of the token is that of a key, else the key has none; without one it may be any (RFC 7515, section 4.1.4).
+    """
+    if named(signers, kid):
+        signers = [signer for signer in signers if signer.kid == kid]
+    elif kid is not None:
+        signers = [signer for signer in signers if signer.kid is None]
+    return [signer for signer in signers if algorithm in signer.algorithms]
 
 
 def from_secrets(secrets: Sequence[str], algorithms: tuple[str, ...]) -> Signers:
@@ -70,13 +95,13 @@ def from_pem(text: str) -> Signers:
 
 def from_jwks(body: bytes, algorithms: Sequence[str]) -> Signers:
     """The usable keys of a key set, for those of `algorithms` that fit them. Raises `ValueError` if it has none."""
-    document = orjson.loads(body)
+    document, allowed = orjson.loads(decoded(body)), canonical(algorithms)
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list):
         raise ValueError("it is not a key set")  # noqa: TRY004  # It is what was fetched that is wrong, not our call.
     if len(keys) > MOST_KEYS:
         raise ValueError(f"it has more than {MOST_KEYS} keys")
-    signers = tuple(signer for signer in (_usable(key, algorithms) for key in keys) if signer is not None)
+    signers = tuple(signer for signer in (_usable(key, allowed) for key in keys) if signer is not None)
     if not signers:
         raise ValueError("it has no key that could be used here")
     return signers
@@ -114,7 +139,8 @@ def _from_jwk(jwk: object, allowed: Sequence[str]) -> Signer | None:
     if not isinstance(kid, str | None) or len(kid or "") > _LONGEST_KID or "verify" not in operations:
         return None
     reader, algorithms = _KINDS.get((jwk.get("kty"), jwk.get("crv")), ("", ()))
-    algorithms = tuple(name for name in algorithms if name in allowed and jwk.get("alg", name) == name)
+    only = canonical([jwk["alg"]]) if "alg" in jwk else algorithms
+    algorithms = tuple(name for name in algorithms if name in allowed and name in only)
     if not algorithms:
         return None
     key = jwt.get_algorithm_by_name(reader).from_jwk(jwk)

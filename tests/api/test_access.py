@@ -21,6 +21,8 @@ from tests.issuer import AUDIENCE, Issuer, issuing, private_key
 NUMBERS = count()
 UNKNOWN_ID = "01997e2b-0000-7000-8000-000000000000"
 HOUR_US = 3_600_000_000
+LEEWAY_S = 5.0
+"""By default."""
 
 REFUSED = "401 AuthenticationFailed"
 FORBIDDEN = "403 InsufficientPermissions"
@@ -148,7 +150,8 @@ async def credentials(store: Store, issuer: Issuer) -> Mapping[str, tuple[Role |
         "two fields": (None, field("Bearer " + write) * 2),
         "two fields, one bad": (None, field("Bearer " + write) + field("Bearer x")),
         "bad signature": bad(write[:-5] + "AAAAA"),
-        "expired": bad(issuer.token(exp=seconds - 1, role="write")),
+        "expired": bad(issuer.token(exp=seconds - 6, role="write")),
+        "expired, with a fraction": bad(issuer.token(exp=seconds - 5.5, role="write")),
         "not yet valid": bad(issuer.token(nbf=seconds + 60, role="write")),
         "valid for too long": bad(issuer.token(exp=seconds + 86_460, role="write")),
         "wrong issuer": bad(issuer.token(iss="https://elsewhere.example", role="write")),
@@ -257,9 +260,9 @@ async def test_key_is_refused_once_it_is_revoked(healthy: Api) -> None:
 
 
 async def test_token_is_refused_once_it_has_expired(healthy: Api) -> None:
-    """A token that has just been used, and is remembered, is refused in the second in which it ends."""
-    end = int(time.time()) + 2
-    credential = bearer(jwt.encode({"exp": end}, JWT_SECRET))
+    """A token that has just been used, and is remembered, is refused at the moment when it ends: `JWT_LEEWAY` after `exp`."""
+    end = int(time.time()) + 2.5
+    credential = bearer(jwt.encode({"exp": end - LEEWAY_S}, JWT_SECRET))
     while (answer := await healthy.request("GET", "/v0/cluster/events/latest", credential)).status == 200:
         assert time.time() < end + 0.5
         await asyncio.sleep(0.05)

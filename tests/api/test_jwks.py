@@ -1,18 +1,21 @@
 """Keys that issuers publish: they rotate, hang, break, lie and are asked for too often, and every fetch is counted."""
 
 import asyncio
+import gzip
 import json
 import logging
 import time
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from service.auth import Role, key_sets, mint
+from service.auth import JwtVerifier, Role, key_sets, mint
 from service.auth.signers import MOST_KEYS
-from service.errors import SettingsError
+from service.errors import AuthenticationFailed, SettingsError
 from tests.conftest import ALL_GOOD, Api, bearer, make_settings
 from tests.issuer import Issuer, issuing, jwk, private_key
 
@@ -48,7 +51,7 @@ async def becomes(expected: int, api: Api, token: str) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA"])
+@pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA", "Ed25519"])
 async def test_published_keys_verify_tokens(make_api: MakeApi, issuer: Issuer, algorithm: str) -> None:
     """A token signed by a published key is accepted, whatever its kind, and one fetch is enough for all of them."""
     issuer.rotate("one", algorithm)
@@ -343,7 +346,6 @@ async def test_one_issuer_away_does_not_stop_the_other(make_api: MakeApi, issuer
 
 
 REFUSED: dict[str, Callable[[Issuer], str]] = {
-    "no kid among several keys": lambda issuer: issuer.token(kid=None),
     "kid number": lambda issuer: issuer.token(headers={"kid": 7}),
     "no sub": lambda issuer: issuer.token(sub=None),
     "no iat": lambda issuer: issuer.token(iat=None),
@@ -382,6 +384,166 @@ async def test_one_key_needs_no_id(make_api: MakeApi, issuer: Issuer) -> None:
     """Where an issuer publishes one key only, a token need not name it."""
     api = await trusting(make_api, issuer)
     assert await status(api, issuer.token(kid=None)) == 200
+
+
+# -- key ids ----------------------------------------------------------------------------------------------------------
+
+
+def publish(issuer: Issuer, *keys: tuple[str | None, str, int], **members: object) -> None:
+    """Publishes keys: each an id or none, an algorithm, and which of the tests' keys it is."""
+    made = [jwk(kid, algorithm, private_key(algorithm, number), **members) for kid, algorithm, number in keys]
+    issuer.body = json.dumps({"keys": made}).encode()
+
+
+def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Why requests were refused, as the audit log tells it."""
+    return [vars(record)["why"] for record in caplog.records if record.name == "service.audit"]
+
+
+def signed(issuer: Issuer, kid: str | None, algorithm: str = "ES256", number: int = 0) -> str:
+    """A token with that key id or none, signed with one of the tests' keys."""
+    return issuer.signed(private_key(algorithm, number), algorithm, {"kid": kid})
+
+
+@pytest.mark.parametrize(("published", "named"), [("EdDSA", "Ed25519"), ("Ed25519", "EdDSA"), (None, "Ed25519")])
+async def test_ed25519_has_two_names(make_api: MakeApi, issuer: Issuer, published: str | None, named: str) -> None:
+    """A key for `EdDSA` verifies tokens of `Ed25519` (RFC 9864), and the other way round: it is the same algorithm."""
+    issuer.body = json.dumps({"keys": [jwk("first", "EdDSA", private_key("EdDSA"), alg=published)]}).encode()
+    api = await trusting(make_api, issuer)
+    assert await status(api, issuer.signed(private_key("EdDSA"), named, {"kid": "first"})) == 200
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+async def test_token_without_a_key_id_among_several_keys(make_api: MakeApi, issuer: Issuer, number: int) -> None:
+    """A token that names no key is verified with each that fits, whether the keys have ids or not."""
+    publish(issuer, ("a", "ES256", 0), ("b", "RS256", 0), (None, "ES256", 1), ("c", "ES256", 2))
+    api = await trusting(make_api, issuer)
+    assert await status(api, signed(issuer, None, number=number)) == 200
+    assert await status(api, signed(issuer, None, "RS256")) == 200
+    assert issuer.fetches == 1
+
+
+async def test_key_without_an_id_fits_any(make_api: MakeApi, issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
+    """A token whose key id no key has is verified with the keys that have none, and with no others."""
+    publish(issuer, (None, "ES256", 0), ("a", "ES256", 1))
+    api = await trusting(make_api, issuer)
+    assert await status(api, signed(issuer, "whatever")) == 200
+    assert issuer.fetches == 1
+    assert await status(api, signed(issuer, "whatever", number=1)) == 401
+    assert await status(api, signed(issuer, "a")) == 401
+    assert reasons(caplog) == ["bad signature"] * 2
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (0, 0)])
+async def test_key_id_of_two_keys(make_api: MakeApi, issuer: Issuer, numbers: tuple[int, int]) -> None:
+    """Where two keys have the same id, either verifies, also if they are of different kinds."""
+    publish(issuer, *(("same", "ES256", number) for number in numbers), ("same", "RS256", 0))
+    api = await trusting(make_api, issuer)
+    for number in numbers:
+        assert await status(api, signed(issuer, "same", number=number)) == 200
+    assert await status(api, signed(issuer, "same", "RS256")) == 200
+    assert await status(api, signed(issuer, "same", number=2)) == 401
+
+
+async def test_few_keys_are_tried_for_one_token(
+    make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's token without a key id costs no more verifications than an issuer reasonably has keys."""
+    publish(issuer, *(("same", "ES256", 0) for _ in range(MOST_KEYS)))
+    api = await trusting(make_api, issuer)
+    tried, decode = [], JwtVerifier._decode
+
+    def counted(verifier: JwtVerifier, *arguments: Any) -> None:
+        tried.append(arguments)
+        decode(verifier, *arguments)
+
+    monkeypatch.setattr(JwtVerifier, "_decode", counted)
+    for kid in (None, "same"):
+        tried.clear()
+        with pytest.raises(AuthenticationFailed):
+            api.state.authenticator.authenticate(f"Bearer {signed(issuer, kid, number=1)}", {})
+        assert 2 <= len(tried) <= 8
+
+
+@pytest.mark.parametrize("kid", ["new", None])
+async def test_keys_without_ids_are_fetched_again_when_none_fits(
+    make_api: MakeApi, issuer: Issuer, kid: str | None
+) -> None:
+    """A token that no key at hand has signed, and that names none of them, may be signed with a new one: the issuer is asked."""
+    publish(issuer, (None, "ES256", 0))
+    api = await trusting(make_api, issuer)
+    assert await status(api, signed(issuer, kid)) == 200
+    publish(issuer, (None, "ES256", 1))
+    assert await status(api, signed(issuer, kid, number=1)) == 200
+    assert issuer.fetches == 2
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        (("unknown", "ES256"), "no key fits"),
+        ((None, "RS256"), "no key fits"),
+        (("a", "RS256"), "no key fits"),
+        (("a", "ES256"), "bad signature"),
+        ((None, "ES256"), "bad signature"),
+    ],
+)
+async def test_log_tells_what_was_not_verified(
+    make_api: MakeApi, issuer: Issuer, caplog: pytest.LogCaptureFixture, token: tuple[str | None, str], why: str
+) -> None:
+    """Only a signature that was verified is called bad; where no key fits, that is said."""
+    publish(issuer, ("a", "ES256", 0))
+    api = await trusting(make_api, issuer)
+    assert await status(api, signed(issuer, *token, number=1)) == 401
+    assert reasons(caplog) == [why]
+
+
+# -- documents --------------------------------------------------------------------------------------------------------
+
+
+def raw_deflate(data: bytes) -> bytes:
+    """Deflate without the envelope that the coding should have (RFC 9110, section 8.4.1.2); some servers send that."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "compress"),
+    [("gzip", gzip.compress), ("GZip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
+)
+@pytest.mark.parametrize("discovered", [False, True])
+async def test_compressed_documents_are_read(
+    make_api: MakeApi, issuer: Issuer, coding: str, compress: Callable[[bytes], bytes], discovered: bool
+) -> None:
+    """Documents that come compressed although that was not asked for are read all the same."""
+    issuer.coding = coding, compress
+    api = await trusting(make_api, issuer, **({"jwt_jwks_url": None} if discovered else {}))
+    assert await status(api, issuer.token()) == 200
+
+
+async def test_compressed_document_is_bounded(issuer: Issuer) -> None:
+    """What a document becomes is limited, not what is sent: 256 MiB in 256 KiB are read no further than the limit."""
+    packer, zeros = zlib.compressobj(9, wbits=31), bytes(1024 * 1024)
+    issuer.body = b"".join(packer.compress(zeros) for _ in range(256)) + packer.flush()
+    assert len(issuer.body) < 300_000
+    issuer.headers = {"Content-Encoding": "gzip"}
+    key_set = key_sets.KeySet(issuer.url, issuer.jwks_url, ("ES256",), lambda: None)
+    tracemalloc.start()
+    try:
+        async with key_set.running():
+            with pytest.raises(key_sets.Unusable, match="more than 262,144 bytes"):
+                await key_set._signers()
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+async def test_documents_may_begin_with_a_byte_order_mark(make_api: MakeApi, issuer: Issuer) -> None:
+    """A byte order mark before the JSON of a key set does not count (RFC 8259, section 8.1)."""
+    publish(issuer, ("first", "ES256", 0))
+    issuer.body = b"\xef\xbb\xbf" + (issuer.body or b"")
+    api = await trusting(make_api, issuer)
+    assert await status(api, issuer.token()) == 200
 
 
 PASSED_OVER: dict[str, dict[str, object]] = {

@@ -23,6 +23,8 @@ from tests.conftest import JWT_SECRET, make_settings, make_token
 
 NOW = int(time.time())
 LATER = NOW + 600
+LEEWAY_S = 5
+"""By default."""
 
 
 def segment(value: object) -> str:
@@ -48,7 +50,9 @@ def verify(token: str, **settings: Any) -> Principal:
 
 def test_valid_token_gives_its_principal() -> None:
     """A token's subject, role and end are those of its claims."""
-    assert verify(signed({"exp": LATER, "sub": "agent-7", "role": "write"})) == Principal("agent-7", Role.WRITE, LATER)
+    assert verify(signed({"exp": LATER, "sub": "agent-7", "role": "write"})) == Principal(
+        "agent-7", Role.WRITE, LATER + LEEWAY_S
+    )
 
 
 REFUSED_CLAIMS = {
@@ -56,9 +60,15 @@ REFUSED_CLAIMS = {
     "exp null": b'{"exp": null}',
     "exp true": b'{"exp": true}',
     "exp text": b'{"exp": "%d"}' % LATER,
-    "exp float": b'{"exp": %d.5}' % LATER,
-    "exp whole float": b'{"exp": %d.0}' % LATER,
-    "exp exponent": b'{"exp": 1e400}',
+    "exp false": b'{"exp": false}',
+    "exp text with a fraction": b'{"exp": "%d.5"}' % LATER,
+    "exp infinite": b'{"exp": 1e400}',
+    "exp infinite negative": b'{"exp": -1e400}',
+    "exp far away": b'{"exp": 1e300}',
+    "exp beyond exact numbers": b'{"exp": 9007199254740992}',
+    "exp zero with a fraction": b'{"exp": 0.0}',
+    "exp past with a fraction": b'{"exp": 1.5}',
+    "exp past with an exponent": b'{"exp": 1.0e9}',
     "exp list": b'{"exp": [%d]}' % LATER,
     "exp NaN": b'{"exp": NaN}',
     "exp Infinity": b'{"exp": Infinity}',
@@ -66,15 +76,25 @@ REFUSED_CLAIMS = {
     "exp of 5,000 digits": b'{"exp": ' + b"9" * 5_000 + b"}",
     "exp zero": b'{"exp": 0}',
     "exp negative": b'{"exp": -1}',
-    "exp past": b'{"exp": %d}' % (NOW - 1),
-    "exp now": b'{"exp": %d}' % NOW,
+    "exp past": b'{"exp": %d}' % (NOW - LEEWAY_S - 1),
+    "exp past by the leeway": b'{"exp": %d}' % (NOW - LEEWAY_S),
     "exp twice": b'{"exp": 1, "exp": %d}' % LATER,
     "role twice": b'{"exp": %d, "role": "read", "role": "write"}' % LATER,
     "NaN elsewhere": b'{"exp": %d, "x": NaN}' % LATER,
     "member twice deep inside": b'{"exp": %d, "x": {"a": 1, "a": 2}}' % LATER,
     "nbf future": b'{"exp": %d, "nbf": %d}' % (LATER, LATER - 1),
     "nbf text": b'{"exp": %d, "nbf": "soon"}' % LATER,
+    "nbf digits": b'{"exp": %d, "nbf": "1"}' % LATER,
+    "nbf true": b'{"exp": %d, "nbf": true}' % LATER,
+    "nbf null": b'{"exp": %d, "nbf": null}' % LATER,
+    "nbf list": b'{"exp": %d, "nbf": [1]}' % LATER,
     "nbf infinite": b'{"exp": %d, "nbf": 1e400}' % LATER,
+    "nbf infinitely long ago": b'{"exp": %d, "nbf": -1e400}' % LATER,
+    "nbf of 400 digits": b'{"exp": %d, "nbf": -' % LATER + b"9" * 400 + b"}",
+    "iat text": b'{"exp": %d, "iat": "%d"}' % (LATER, NOW),
+    "iat null": b'{"exp": %d, "iat": null}' % LATER,
+    "iat infinite": b'{"exp": %d, "iat": 1e400}' % LATER,
+    "iat of 400 digits": b'{"exp": %d, "iat": ' % LATER + b"9" * 400 + b"}",
     "sub number": b'{"exp": %d, "sub": 7}' % LATER,
     "UTF-16": json.dumps({"exp": LATER}).encode("utf-16"),
     "UTF-16 without a mark": json.dumps({"exp": LATER}).encode("utf-16-le"),
@@ -95,6 +115,25 @@ def test_claims_that_are_not_exactly_right_are_refused(claims: bytes) -> None:
     """A true signature does not save claims that two readers could understand differently."""
     with pytest.raises(AuthenticationFailed):
         verify(signed(claims))
+
+
+ACCEPTED_TIMES = {
+    "exp with a fraction": (b'{"exp": %d.5}' % LATER, LATER + 0.5),
+    "exp with no fraction to speak of": (b'{"exp": %d.0}' % LATER, LATER),
+    "exp with an exponent": (b'{"exp": %d.25e2}' % (LATER // 100), LATER // 100 * 100 + 25),
+    "exp with a capital exponent": (b'{"exp": %dE2}' % (LATER // 100), LATER // 100 * 100),
+    "nbf with a fraction": (b'{"exp": %d, "nbf": %d.75}' % (LATER, NOW - 1), LATER),
+    "nbf long ago": (b'{"exp": %d, "nbf": -1e300}' % LATER, LATER),
+    "iat with a fraction": (b'{"exp": %d, "iat": %d.75}' % (LATER, NOW - 1), LATER),
+    "iat tomorrow": (b'{"exp": %d, "iat": %d}' % (LATER, NOW + 86_400), LATER),
+    "all of them": (b'{"exp": %d.5, "nbf": 1.5e9, "iat": %d.25}' % (LATER, NOW), LATER + 0.5),
+}
+
+
+@pytest.mark.parametrize(("claims", "end"), ACCEPTED_TIMES.values(), ids=ACCEPTED_TIMES)
+def test_times_may_have_fractions(claims: bytes, end: float) -> None:
+    """The times of a token are JSON numbers, with or without a fraction (RFC 7519, section 2, NumericDate)."""
+    assert verify(signed(claims)).expires == end + LEEWAY_S
 
 
 REFUSED_HEADERS: dict[str, object] = {
@@ -333,6 +372,33 @@ def test_public_keys_verify_their_algorithm(kind: str, algorithm: str, configure
     """A token signed with the private half is accepted for the algorithm that fits the key or is configured."""
     token = jwt.encode({"exp": LATER, "role": "write"}, private_key(kind), algorithm)
     assert with_public_key(kind, jwt_algorithms=configured).verify(token).role is Role.WRITE
+
+
+@pytest.mark.parametrize("configured", [None, "EdDSA", "Ed25519", "Ed25519,EdDSA"])
+@pytest.mark.parametrize("named", ["EdDSA", "Ed25519"])
+def test_ed25519_has_two_names(named: str, configured: str | None) -> None:
+    """`Ed25519` (RFC 9864) and `EdDSA` (RFC 8037) are one algorithm, in tokens as in settings."""
+    token = jwt.encode({"exp": LATER}, private_key("Ed25519"), named)
+    assert jwt.get_unverified_header(token)["alg"] == named
+    assert with_public_key("Ed25519", jwt_algorithms=configured).verify(token).role is Role.READ
+    with pytest.raises(AuthenticationFailed):
+        with_public_key("EC-256").verify(token)
+
+
+def test_key_of_the_other_curve_is_not_ed25519() -> None:
+    """A token that says Ed25519 or EdDSA is not verified with Ed448."""
+    for name in ("EdDSA", "Ed25519"):
+        token = jwt.encode({"exp": LATER}, private_key("Ed448"), name)
+        with pytest.raises(AuthenticationFailed):
+            with_public_key("Ed25519").verify(token)
+
+
+def test_byte_order_marks_in_pem_texts() -> None:
+    """PEM texts that were put together from files with byte order marks are read."""
+    text = "\ufeff" + public_pem("EC-256") + "\ufeff" + public_pem("Ed25519") + "\ufeff\r\n"
+    verifier = JwtVerifier(make_settings(jwt_secret=None, jwt_public_key=text))
+    for kind, algorithm in (("EC-256", "ES256"), ("Ed25519", "EdDSA")):
+        assert verifier.verify(jwt.encode({"exp": LATER}, private_key(kind), algorithm)).role is Role.READ
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "EC-256", "Ed25519"])
@@ -581,19 +647,55 @@ def test_other_fields_are_refused(field: str | None) -> None:
             checked.authenticate(sent, {})
 
 
-@pytest.mark.parametrize("kind", ["JWT", "API key"])
-def test_remembered_credential_ends_to_the_second(kind: str) -> None:
-    """A credential that was verified before is refused from the second of its end on."""
-    clock = Clock()
+@pytest.mark.parametrize(
+    ("kind", "leeway", "after"),
+    [
+        ("JWT", "5s", 5),
+        ("JWT", "0", 0),
+        ("JWT", "60s", 60),
+        ("JWT with a fraction", "5s", 5.5),
+        ("API key", "5s", 0),
+    ],
+)
+def test_remembered_credential_ends_on_time(kind: str, leeway: str, after: float) -> None:
+    """A credential that was verified before is refused from its end on; that of a token is its `exp` and the leeway."""
+    clock, end = Clock(), LATER + after
     keys: dict[str, StoredKey] = {}
-    if kind == "JWT":
-        credential = signed({"exp": LATER})
-    else:
+    if kind == "API key":
         credential, keys = minted(lifetime_s=LATER - NOW)
-    checked = Authenticator(make_settings(), clock)
-    for after, valid in ((-30, True), (-0.001, True), (0, False), (1, False), (-1, True)):
-        clock.now = LATER + after
+    else:
+        credential = signed({"exp": LATER + (0.5 if "fraction" in kind else 0)})
+    checked = Authenticator(make_settings(jwt_leeway=leeway), clock)
+    for moment, valid in ((-30, True), (-0.001, True), (0, False), (1, False), (-1, True)):
+        clock.now = end + moment
         assert remembers(checked, credential, keys) is valid
+        assert remembers(Authenticator(make_settings(jwt_leeway=leeway), clock), credential, keys) is valid
+    clock.now = end - 1
+    principal = checked.authenticate(f"Bearer {credential}", keys)
+    assert checked.valid_until(principal) <= end
+    for moment, valid in ((-0.001, True), (0, False)):
+        clock.now = end + moment
+        assert checked.holds(principal, keys) is valid
+
+
+@pytest.mark.parametrize(("leeway", "earlier"), [("5s", 5), ("0", 0), ("60s", 60)])
+@pytest.mark.parametrize("fraction", [0, 0.5])
+def test_token_begins_on_time(leeway: str, earlier: float, fraction: float) -> None:
+    """A token is refused until the leeway before its `nbf`, and that it was refused is not remembered."""
+    clock, nbf = Clock(), LATER + fraction
+    checked, token = Authenticator(make_settings(jwt_leeway=leeway), clock), signed({"exp": LATER + 60, "nbf": nbf})
+    for after, valid in ((-30, False), (-0.001, False), (0, True), (1, True)):
+        clock.now = nbf - earlier + after
+        assert remembers(checked, token, {}) is valid
+
+
+@pytest.mark.parametrize(("ahead", "valid"), [(0.0, True), (1.0, True), (5.0, True), (6.0, False), (3_600.0, False)])
+def test_issuer_whose_clock_is_ahead(ahead: float, valid: bool) -> None:
+    """An issuer whose clock is ahead by no more than the leeway may use all of its time: `nbf`, `iat` and the longest life."""
+    clock = Clock()
+    issued = clock.now + ahead
+    token = signed({"iat": issued, "nbf": issued, "exp": issued + 86_400})
+    assert remembers(Authenticator(make_settings(), clock), token, {}) is valid
 
 
 def remembers(checked: Authenticator, credential: str, keys: Mapping[str, StoredKey]) -> bool:
@@ -609,7 +711,7 @@ def remembers(checked: Authenticator, credential: str, keys: Mapping[str, Stored
 def test_expired_credential_is_refused_at_first_sight(kind: str) -> None:
     """The clock that was given decides, also where the library looks at its own."""
     clock = Clock()
-    clock.now = LATER + 1
+    clock.now = LATER + LEEWAY_S
     keys: dict[str, StoredKey] = {}
     if kind == "JWT":
         credential = signed({"exp": LATER})

@@ -10,6 +10,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from service import dev
 from service.auth import Authenticator, JwtVerifier, Role, issue, secret_files
 from service.errors import AuthenticationFailed, SettingsError
 from service.settings import PREFIX, Settings, load
@@ -258,6 +259,13 @@ def test_secrets_come_from_a_folder(tmp_path: Path, name: str) -> None:
     assert settings.jwt_secrets == (OLD,)
     assert settings.port == 8080
     assert OLD not in repr(settings)
+
+
+@pytest.mark.parametrize("text", [f"{OLD}\r\n", f"\ufeff{OLD}", f" \ufeff{OLD}\ufeff "])
+def test_secret_that_dev_keeps_is_what_it_says(tmp_path: Path, text: str) -> None:
+    """What an editor leaves around the secret that `dev` keeps with its data is no part of it."""
+    (tmp_path / "jwt_secret").write_text(text, encoding="utf-8", newline="")
+    assert dev._secret(tmp_path) == OLD
 
 
 def test_what_is_set_directly_wins_over_the_folder(tmp_path: Path) -> None:
