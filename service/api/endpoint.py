@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.hosts import Hosts
 from service.api.state import State
 from service.auth import Principal, Role
 from service.auth.jwt import SignerMissing
@@ -45,24 +46,33 @@ PRINCIPAL = web.RequestKey("principal", Principal)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A row of the table of routes. Without a `role` the route is open to all."""
+    """A row of the table of routes. Without a `role` the route is open to all.
+
+    With `AUTH=none`, a route of `any_host` is for probes, which name the service as they like, and one that `makes_credentials`
+    is closed.
+    """
 
     method: str
     path: str
     role: Role | None
     handler: Handler
     takes_body: bool = False
+    any_host: bool = False
+    makes_credentials: bool = False
 
 
 def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The route's handler inside the layer."""
     stats = state.metrics.requests.route(route.path)
     logging_requests = state.settings.access_log
+    hosts = Hosts(state.settings.allowed_hosts) if state.authenticator.open_to_all and not route.any_host else None
 
     async def handle(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         try:
             check_message(request, route)
+            if hosts is not None:
+                hosts.check(request)
             if route.role is not None:
                 request[PRINCIPAL] = await authorise(state, request, route)
             response = await route.handler(state, request)
@@ -118,8 +128,8 @@ async def authorise(state: State, request: web.Request, route: Route) -> Princip
         raise state.refusals.refused(
             error, client_address(state, request), route.path, sent=bool(fields)
         ) from error.__cause__
-    if _from_elsewhere(state, request):
-        principal = replace(principal, role=min(principal.role, Role.READ))
+    if state.authenticator.open_to_all and (role := _role_without_credential(state, request, route)) < principal.role:
+        principal = replace(principal, role=role)
     if principal.role < route.role:
         state.refusals.denied(principal, route.role.label, client_address(state, request), route.path)
         raise InsufficientPermissions(route.role.label, principal.role.label)
@@ -151,13 +161,18 @@ async def authenticate(state: State, fields: Sequence[str]) -> Principal:
     return await state.authenticator.admit(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
 
 
-def _from_elsewhere(state: State, request: web.Request) -> bool:
-    """Whether a page of another site sends this to a service that asks for no credential: it may not write in our name."""
-    if not state.authenticator.open_to_all or hdrs.ORIGIN not in request.headers:
-        return False
+def _role_without_credential(state: State, request: web.Request, route: Route) -> Role:
+    """What a request may do where no credential is asked for: all, but for making credentials, which would outlast that.
+
+    A page of another site (by its `Origin`) may not write in our name.
+    """
+    if route.makes_credentials:
+        return Role.NONE
+    if hdrs.ORIGIN not in request.headers:
+        return Role.WRITE
     own = f"{request.scheme}://{request.host}"
     allowed = state.cors is not None and state.cors.fields(request)
-    return request.headers[hdrs.ORIGIN] != own and not allowed
+    return Role.WRITE if request.headers[hdrs.ORIGIN] == own or allowed else Role.READ
 
 
 def client_address(state: State, request: web.Request) -> str:

@@ -13,7 +13,11 @@ _ERRORS = {
         "A bad parameter, id or body (`InvalidQueryParam`, `InvalidUuidParam`, `InvalidEvent`, `InvalidApiKey`).",
     ),
     "Unauthorized": (401, "No credential, or one that is bad, expired or revoked (`AuthenticationFailed`)."),
-    "Forbidden": (403, "The credential's role does not allow it (`InsufficientPermissions`)."),
+    "Forbidden": (
+        403,
+        "The role does not allow it (`InsufficientPermissions`). With `AUTH=none`: making or deleting an API key.",
+    ),
+    "Misdirected": (421, "With `AUTH=none`: the `Host` is none that is answered for (`MisdirectedRequest`)."),
     "NotFound": (404, "No such event (`UnknownClusterMonitorEvent`), or none yet (`NoClusterMonitorEventsAvailable`)."),
     "Conflict": (409, "The id exists with other content (`EventConflict`)."),
     "NoSuchKey": (404, "No API key of that name (`UnknownApiKey`)."),
@@ -68,8 +72,8 @@ def document(services: Sequence[str]) -> Json:
 
 
 def _paths() -> Json:
-    event_errors = _refs("Unauthorized", "Forbidden", "TooMany", "Disabled", "Unavailable")
-    key_errors = _refs("Unauthorized", "Forbidden", "TooMany", "Unavailable")
+    event_errors = _refs("Unauthorized", "Forbidden", "Misdirected", "TooMany", "Disabled", "Unavailable")
+    key_errors = _refs("Unauthorized", "Forbidden", "Misdirected", "TooMany", "Unavailable")
     return {
         "/v0/cluster/events": {
             "get": {
@@ -138,7 +142,7 @@ def _paths() -> Json:
                         "content": _json({"anyOf": [_ref("schemas", "Verdict"), _ref("schemas", "Error")]}),
                     },
                 }
-                | _refs("Unauthorized", "Forbidden", "NotFound", "TooMany", "Disabled"),
+                | _refs("Unauthorized", "Forbidden", "NotFound", "Misdirected", "TooMany", "Disabled"),
             }
         },
         "/v0/config": {
@@ -191,15 +195,23 @@ def _paths() -> Json:
                 | _refs("NoSuchKey"),
             },
         },
-        "/healthz": _open("Liveness", "getHealthz", "The process serves requests.", _json(_ref("schemas", "Liveness"))),
+        "/healthz": _open(
+            "Liveness", "getHealthz", "The process serves requests.", _json(_ref("schemas", "Liveness")), any_host=True
+        ),
         "/readyz": _open(
-            "Readiness", "getReadyz", "Events can be answered.", _json(_ref("schemas", "Liveness")), unready=True
+            "Readiness",
+            "getReadyz",
+            "Events can be answered.",
+            _json(_ref("schemas", "Liveness")),
+            any_host=True,
+            unready=True,
         ),
         "/metrics": _open(
             "Metrics in Prometheus' text format",
             "getMetrics",
             "The metrics.",
             {"text/plain": {"schema": {"type": "string"}}},
+            any_host=True,
         ),
         "/docs": _open("A page to explore this API with", "getDocs", "The page.", _HTML),
         "/docs/{file}": _open("What that page is made of", "getDocsFile", "The file.", _HTML, "File"),
@@ -207,9 +219,19 @@ def _paths() -> Json:
     }
 
 
-def _open(summary: str, operation: str, text: str, content: Json, *parameters: str, unready: bool = False) -> Json:
+def _open(
+    summary: str,
+    operation: str,
+    text: str,
+    content: Json,
+    *parameters: str,
+    any_host: bool = False,
+    unready: bool = False,
+) -> Json:
     """A GET that needs no credential."""
     responses: Json = {"200": {"description": text, "content": content}}
+    if not any_host:
+        responses |= _refs("Misdirected")
     if unready:
         responses["503"] = {
             "description": "Not now: draining, or the store was not read recently enough.",
