@@ -189,7 +189,7 @@ async def make_api(valkey: str) -> AsyncIterator[Callable[..., Any]]:
             settings = make_settings(**({"redis_url": valkey} | values))
             state = make_state(settings)
             sock = bind("127.0.0.1", 0)
-            front = await stack.enter_async_context(serving(state, sock, deadlines or Deadlines()))
+            front = await stack.enter_async_context(serving(state, sock, deadlines))
             store = open_store(make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values)))
             stack.push_async_callback(store.aclose)
             client = await stack.enter_async_context(aiohttp.ClientSession())

@@ -1,6 +1,7 @@
 """The one layer around every handler: limits, credential, role, errors, counts. One coroutine a request, not one a concern."""
 
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
+from service import errors
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
 from service.api.hosts import Hosts
 from service.api.state import State
@@ -22,6 +24,7 @@ from service.errors import (
     InternalError,
     PayloadTooLarge,
     UnmetExpectation,
+    UriTooLong,
     VersionNotSupported,
 )
 from service.store import StoredKey
@@ -33,6 +36,15 @@ HEADERS_LIMIT = 32_768
 """Bytes of all header fields together; each alone is limited by the parser."""
 FIELD_LIMIT = 8_190
 """Bytes of one header field: room for a token."""
+TARGET_LIMIT = 4_096
+"""Bytes of a request target: the longest path of this API has 60."""
+FIELDS = 64
+"""Header fields of one request, as they are received."""
+_HOST = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+(?:%25[0-9A-Za-z._~-]+)?\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?",
+    re.ASCII,
+)
+"""A host, or none, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2)."""
 NO_KEYS: Mapping[str, StoredKey] = {}
 """The API keys while none can be known. One object: the authenticator forgets what it remembers when the keys change."""
 IGNORED_BODY_LIMIT = 1_024
@@ -105,13 +117,31 @@ def check_message(request: web.Request, route: Route) -> None:
     if request.version is not HttpVersion11 and request.version not in (HttpVersion11, HttpVersion10):
         request._cache["version"] = HttpVersion11  # noqa: SLF001  # The reply is in ours (RFC 9110, section 2.5).
         raise VersionNotSupported
-    fields = request.raw_headers
-    if len(fields) * FIELD_LIMIT > HEADERS_LIMIT:  # Few fields cannot exceed it: spare the sum.
-        total = sum(len(name) + len(value) + 4 for name, value in fields)
-        if total > HEADERS_LIMIT:
-            raise HeadersTooLarge.together(HEADERS_LIMIT)
+    check_sizes(request)
+    headers = request.headers
+    if hdrs.TRANSFER_ENCODING in headers:
+        codings = ",".join(headers.getall(hdrs.TRANSFER_ENCODING))
+        if codings.strip(" \t").lower() != "chunked":
+            raise errors.NotImplemented
+    host = headers.get(hdrs.HOST)
+    if host is not None and _HOST.fullmatch(host) is None:
+        raise BadMessage
     if not route.takes_body and request.body_exists and (request.content_length or 0) > IGNORED_BODY_LIMIT:
         raise PayloadTooLarge(IGNORED_BODY_LIMIT)
+
+
+def check_sizes(request: web.Request) -> None:
+    """Raises `UriTooLong` or `HeadersTooLarge`. Both parsers let a little more through than these limits."""
+    if len(request.raw_path) > TARGET_LIMIT:
+        raise UriTooLong(TARGET_LIMIT)
+    fields = request.raw_headers
+    if len(fields) > FIELDS:
+        raise HeadersTooLarge.too_many(FIELDS)
+    sizes = [len(name) + len(value) for name, value in fields]
+    if max(sizes, default=0) > FIELD_LIMIT:
+        raise HeadersTooLarge.one_field(FIELD_LIMIT)
+    if sum(sizes) + 4 * len(sizes) > HEADERS_LIMIT:
+        raise HeadersTooLarge.together(HEADERS_LIMIT)
 
 
 async def authorise(state: State, request: web.Request, route: Route) -> Principal:

@@ -20,15 +20,17 @@ from typing import cast
 
 import aiohttp
 from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
 
 from service.api.answers import Question, matches
 from service.api.conditional import Condition
-from service.api.endpoint import log_access
+from service.api.endpoint import FIELDS, TARGET_LIMIT, log_access
 from service.api.sendfile import SMALLEST as SENDFILE_SMALLEST
 from service.api.sendfile import Files
 from service.api.state import State
 from service.api.stream import Watcher
 from service.auth import Principal
+from service.errors import ApiError
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,17 @@ _TRACING = re.compile(
     re.IGNORECASE,
 )
 _UNFIT = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade|content-encoding)[ \t]*:", re.IGNORECASE)
+_BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|content-encoding)[ \t]*:", re.IGNORECASE)
+_SECOND_SIGN_S = 0.5
+"""Seconds for the answer to the first sign of life on a half-closed stream: more than a round trip takes."""
+_LINE_ENDS = FIELDS + 2
+"""In the longest head: of the request line, of each field, and of the empty line."""
+_TARGET = re.compile(rb"GET /[!-~]*")
+_VERSION = b" HTTP/1.1\r\n"
+_FIELD_LINES = re.compile(
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*+"  # Whole fields (RFC 9112, section 5), ...
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]*+(?::[\t -~\x80-\xff]*+)?)?\r?"  # ... and the beginning of another.
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +76,11 @@ class Deadlines:
     head: float = 10.0
     """For a request head, from the connection's or the head's beginning."""
     idle: float = 75.0
-    """Between two requests: longer than the usual proxy keeps its own end (60 s), else it meets a closed one."""
+    """Between two requests (the setting `IDLE_TIMEOUT`)."""
     stuck: float = 15.0
     """For a client to take any byte of what waits for it."""
+    reply: float = 60.0
+    """For a client to take all that waits for it, from its last request on (the setting `REPLY_TIMEOUT`). Streams are exempt."""
     sweep: float = 2.0
 
 
@@ -90,6 +105,17 @@ class RequestHandler(web.RequestHandler):
 
     connection: "Connection"
 
+    def finish(self) -> None:
+        """The client sends no more: what it has sent is answered, then the connection ends."""
+        raise NotImplementedError
+
+
+def end_after(handler: RequestHandler, index: int) -> None:
+    """Ends the connection after the reply to a request that the handler has not begun; `index` is its place in the queue."""
+    message, payload = handler._messages[index]  # noqa: SLF001  # See the module's docstring.
+    if isinstance(message, RawRequestMessage):
+        handler._messages[index] = message._replace(should_close=True), payload  # noqa: SLF001
+
 
 class Front:
     """Everything that the connections of one process share: the memo, and the sweep for deadlines."""
@@ -113,6 +139,8 @@ class Front:
         self.replica = state.replica
         self.monotonic = state.replica.monotonic
         self._state = state
+        self.rejected = state.metrics.requests.route("unparsed")
+        """The counters of what could not be parsed, and so has no route."""
         self.authenticator = state.authenticator
         self._wall = state.replica.wall
         self.memo: dict[bytes, Grant] = {}
@@ -199,17 +227,21 @@ class Connection(asyncio.Protocol):
         "_answered",
         "_asked",
         "_boundary",
+        "_busy_at",
         "_front",
         "_handler",
         "_head",
         "_head_number",
         "_head_since",
         "_held",
+        "_on_eof",
         "_on_lost",
         "_stuck",
         "_stuck_since",
+        "_taken_at",
         "_watcher",
         "_writable",
+        "half_closed",
         "paused",
         "transport",
     )
@@ -232,10 +264,14 @@ class Connection(asyncio.Protocol):
         self._boundary = True
         """Whether all that the handler got so far were whole requests without bodies."""
         self._on_lost: Callable[[], None] | None = None
+        self._on_eof: Callable[[], None] | None = None
         self._watcher: Watcher | None = None
         self._writable: asyncio.Future[None] | None = None
         self.paused = False
-        self._active = self._head_since = front.monotonic()
+        self.half_closed = False
+        """Whether the client sends no more, and waits for replies."""
+        # When the client last sent something, when a request was last under way, and when nothing waited for the client.
+        self._active = self._busy_at = self._taken_at = self._head_since = front.monotonic()
         self._asked = 0
         self._stuck = 0
         self._stuck_since = 0.0
@@ -292,23 +328,34 @@ class Connection(asyncio.Protocol):
             handler.connection_made(self.transport)
             if self.paused:
                 handler.pause_writing()
-        if self._head is None and self._boundary and not is_whole(data):
-            self._boundary = False  # From here on only the framework's parser knows where a request ends.
         self._begin_head()
-        if self._head is None:
-            handler.data_received(data)
-            return
-        self._head_number = handler._request_count + 1  # noqa: SLF001  # See the module's docstring.
+        parsed = handler._request_count  # noqa: SLF001  # See the module's docstring.
+        self._head_number = parsed + 1
         handler.data_received(data)
-        if handler._request_count != self._head_number:  # noqa: SLF001  # It was not parsed, or not as one request.
+        parsed = handler._request_count - parsed  # noqa: SLF001
+        if parsed != 1:  # It was not parsed, or not as one request.
             self._head = None
+        if self._head is None and self._boundary and not is_whole(data, parsed):
+            self._boundary = False  # From here on only the framework's parser knows where a request ends.
 
-    def eof_received(self) -> bool | None:
-        """The client will send no more."""
-        if self._handler is not None:
-            self._flush()
-            self._handler.eof_received()
-        return None
+    def eof_received(self) -> bool:
+        """The client sends no more, but may read (RFC 9112, section 9.6). True while there is something to send.
+
+        Requests are answered first, a waiting one at once. A stream goes on; two signs of life find out whether the client has
+        gone: the first is answered with a reset, which the second meets.
+        """
+        self._flush()
+        if self._watcher is not None:
+            self._watcher.comment()
+            asyncio.get_running_loop().call_later(_SECOND_SIGN_S, self._watcher.comment)
+            return True
+        if self._handler is None or self.idle():
+            return False
+        self.half_closed = True
+        self._handler.finish()
+        if self._on_eof is not None:
+            self._on_eof()
+        return True
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended."""
@@ -380,14 +427,14 @@ class Connection(asyncio.Protocol):
             expires = self._front.authenticator.valid_until(principal)
             self._front.remember(head, Grant(question, expires, principal.basis, condition, close))
 
-    def when_lost(self, what: Callable[[], None] | None) -> None:
-        """Has something done at the end of the connection."""
-        self._on_lost = what
+    def when_lost(self, what: Callable[[], None] | None, on_eof: Callable[[], None] | None = None) -> None:
+        """Has something done at the end of the connection, and something when the client sends no more."""
+        self._on_lost, self._on_eof = what, on_eof
 
     def watch(self, watcher: "Watcher", when_lost: Callable[[], None]) -> None:
         """From here on the connection is a stream: the framework's handler, which has read the request, is let go."""
         handler, self._handler = self._handler, None
-        self._watcher, self._on_lost = watcher, when_lost
+        self._watcher, self._on_lost, self._on_eof = watcher, when_lost, None
         if handler is not None:
             handler.transport = None  # It must not close what is no longer its own.
             asyncio.get_running_loop().call_soon(handler.connection_lost, None)
@@ -424,14 +471,30 @@ class Connection(asyncio.Protocol):
         elif now - self._stuck_since >= deadlines.stuck:
             transport.abort()
             return
+        if not waiting:
+            self._taken_at = now
+        # A client that asks again has taken what it asked for before: while its connection is paused it is not heard.
+        elif self._watcher is None and now - max(self._active, self._taken_at) >= deadlines.reply:
+            transport.abort()
+            return
         if not self.idle():
-            self._active, self._head_since = now, 0.0
+            self._busy_at, self._head_since = now, 0.0
             return
         asked = self._handler._request_count if self._handler is not None else 0  # noqa: SLF001
         if asked != self._asked:  # What came since was whole.
             self._asked, self._head_since = asked, 0.0
-        if (self._head_since and now - self._head_since >= deadlines.head) or now - self._active >= deadlines.idle:
+        if (self._head_since and now - self._head_since >= deadlines.head) or self._idle_for(now) >= deadlines.idle:
             transport.close()
+
+    def _idle_for(self, now: float) -> float:
+        """Seconds since something was received or under way."""
+        return now - max(self._active, self._busy_at)
+
+    def reject(self, error: ApiError) -> None:
+        """Counts and logs a request that could not be parsed: it reaches no route, which would."""
+        self._front.rejected.add("other", error.status)
+        if self._front.access_log:
+            log_access("-", "unparsed", error.status, self._remote())
 
     def _begin_head(self) -> None:
         self._active = now = self._front.monotonic()
@@ -444,42 +507,55 @@ class Connection(asyncio.Protocol):
             self._hand_on(held)
 
     def _log(self, question: Question, reply: bytes) -> None:
+        log_access("GET", question.route, int(reply[9:12]), self._remote())
+
+    def _remote(self) -> str | None:
         remote = self.transport.get_extra_info("peername")
-        log_access("GET", question.route, int(reply[9:12]), remote[0] if isinstance(remote, tuple) and remote else None)
+        return remote[0] if isinstance(remote, tuple) and remote else None
 
 
 def without_tracing(data: bytes) -> bytes | None:
-    """The bytes without well-formed tracing lines, or `None` if there are none (or suspiciously many)."""
+    """The bytes without well-formed tracing lines, or `None` if there are none, or if there are more fields than a request may
+    have."""
     if len(data) > LONGEST_HEAD:
         return None
     plain, lines = _TRACING.subn(b"", data)
-    return plain if 0 < lines <= TRACING_LINES else None
+    return plain if 0 < lines <= TRACING_LINES and data.count(b"\r\n") <= _LINE_ENDS else None
 
 
-def is_whole(data: bytes) -> bool:
-    """Whether the bytes end where a request ends, and none has a body: what comes next begins a request."""
-    return data.endswith(b"\r\n\r\n") and _UNFIT.search(data) is None
+def is_whole(data: bytes, parsed: int) -> bool:
+    """Whether bytes that were parsed into so many requests end where a request ends, and none of these has a body.
+
+    Then what comes next begins a request.
+    """
+    return data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == parsed and _BODY.search(data) is None
 
 
 def is_one_get(data: bytes) -> bool:
     """Whether the bytes are one whole GET request in HTTP/1.1, short enough to be remembered."""
+    line = data.find(b"\r\n")
     return (
         len(data) <= LONGEST_HEAD
         and data.startswith(b"GET /")
         and data.find(b"\r\n\r\n") == len(data) - 4
-        and data.find(b" HTTP/1.1\r\n") == data.find(b"\r\n") - 9
+        and data[max(line - 9, 0) : line + 2] == _VERSION
         and _UNFIT.search(data) is None
     )
 
 
 def is_partial_head(data: bytes) -> bool:
-    """Whether the bytes are the well-formed beginning of a GET head: only such are held back from the framework's parser."""
-    if data.endswith(b"\r\n\r\n") or len(data) > LONGEST_HEAD or not data.startswith(b"GET /") or b"\r\n\r\n" in data:
+    """Whether the bytes are the well-formed beginning of a GET head, within the limits: only such are held back from the
+    framework's parser, which refuses all others at once."""
+    if data.endswith(b"\r\n\r\n") or len(data) > LONGEST_HEAD or b"\r\n\r\n" in data:
         return False
-    line, ended, _ = data.partition(b"\r\n")
-    if ended and not line.endswith(b" HTTP/1.1"):
+    target = _TARGET.match(data)
+    if target is None:
+        return b"GET /".startswith(data)
+    end = target.end()
+    if end - len(b"GET ") > TARGET_LIMIT or data.count(b"\r\n") > _LINE_ENDS:
         return False
-    return data.count(b"\n") == data.count(b"\r\n")
+    version = data[end : end + len(_VERSION)]
+    return _VERSION.startswith(version) and _FIELD_LINES.fullmatch(data, end + len(version)) is not None
 
 
 def fits_framework() -> bool:

@@ -48,7 +48,7 @@ async def wait(
     while True:
         ready = state.answers.ready(question) or await state.answers.get(question)
         left = deadline - monotonic()
-        if left <= 0 or state.draining or not has_what(condition, ready):
+        if left <= 0 or state.draining or connection.half_closed or not has_what(condition, ready):
             break
         await state.waiting.change(left, connection.when_lost)
     if not state.holds(request[PRINCIPAL]):  # It has ended, or keys have changed and it is as good as before.

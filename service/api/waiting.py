@@ -17,8 +17,9 @@ AT_A_TURN = 16
 
 _WAIT = re.compile(r"(?:^|[,;])[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:$|[,;])", re.ASCII | re.IGNORECASE)
 
-WhenLost = Callable[[Callable[[], None] | None], None]
-"""How a connection is told what to do at its end."""
+Ending = Callable[[], None] | None
+WhenLost = Callable[[Ending, Ending], None]
+"""Has a connection do something at its end, and something when its client sends no more."""
 
 
 def wait_of(fields: Iterable[str]) -> int | None:
@@ -47,17 +48,20 @@ class Waiting:
             asyncio.get_running_loop().call_soon(self._wake, futures, start + AT_A_TURN)
 
     async def change(self, seconds: float, when_lost: WhenLost) -> bool:
-        """True at the next change, false after `seconds`. Raises `ConnectionResetError` when the client has gone."""
+        """True at the next change, or when the client sends no more; false after `seconds`.
+
+        Raises `ConnectionResetError` when the client has gone.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_later(seconds, lambda: _settle(future, result=False))
-        when_lost(lambda: _lost(future))
+        when_lost(lambda: _lost(future), lambda: _settle(future, result=True))
         self._futures.add(future)
         try:
             return await future
         finally:
             self._futures.discard(future)
-            when_lost(None)
+            when_lost(None, None)
             timer.cancel()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -73,6 +74,11 @@ class Line:
                 return await self.reader.read()
             except ConnectionResetError:  # It ended with bytes of ours unread.
                 return b""
+
+    async def rest_or_reply(self) -> None:
+        """Returns at the next reply, or when the other side has ended the connection."""
+        with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+            await self.reply()
 
     async def __aenter__(self) -> Self:
         return self
