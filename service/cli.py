@@ -372,7 +372,10 @@ def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> 
     async def create(store: "Store") -> tuple[str, str]:
         now = await store.now()
         expires_at = now + round(lifetime * 1_000_000) if lifetime is not None else None
-        key, stored = mint(name, parse_role(role), now, expires_at)
+        try:
+            key, stored = mint(name, parse_role(role), now, expires_at)
+        except ValueError as error:
+            raise click.UsageError(f"--expires: {error}") from error
         await store.create_api_key(stored)
         return key, stored.id
 

@@ -9,7 +9,7 @@ import secrets
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Self
 
@@ -21,11 +21,20 @@ INFO_LIMIT = 8_192
 LATEST = "latest"
 """The event id that stands for the newest event."""
 
+LAST_US = 253_402_300_799_999_999
+"""The last microsecond of the year 9999: RFC 3339 has no spelling for later times."""
+
 _UUID = re.compile(
     r"(?:urn:uuid:)?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})"
     r"|\{([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\}",
     re.ASCII | re.IGNORECASE,
 )
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:)([0-9]{2})(?:\.([0-9]+))?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))",
+    re.ASCII,
+)
+"""`date-time` of RFC 3339, section 5.6: date, hours and minutes, seconds, fraction, and the offset in three parts."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -116,23 +125,47 @@ def service_names(fields: Iterable[str]) -> list[str]:
 
 
 def rfc3339(us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 in UTC, with microseconds and `Z`."""
-    whole, fraction = divmod(us, 1_000_000)
-    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
+    """Microseconds since 1970 as RFC 3339 in UTC, with microseconds and `Z`.
+
+    Raises `ValueError` outside the years 1 to 9999, for which RFC 3339 has no spelling.
+    """
+    return _datetime(us).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def rfc3339_seconds(us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds."""
-    return f"{datetime.fromtimestamp(us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    """Microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds. Raises `ValueError` as `rfc3339` does."""
+    return _datetime(us).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def microseconds(time: str) -> int:
-    """The inverse of `rfc3339`, for any offset. Raises `ValueError` for what is not a time with an offset."""
-    moment = datetime.fromisoformat(time)
-    if moment.tzinfo is None:
-        raise ValueError("a time needs an offset, such as Z")
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    """A time of RFC 3339 (section 5.6) in microseconds since 1970: the inverse of `rfc3339`, for any offset.
+
+    A fraction has any number of digits, and is cut to microseconds. Second 60 is the next minute's first: leap seconds are
+    not counted here. Raises `ValueError` for a text that is no such time, or a time outside the years 1 to 9999 in UTC.
+    """
+    match = _TIME.fullmatch(time)
+    if match is None:
+        raise ValueError("expected a time as in RFC 3339, such as 2026-01-31T08:00:00Z")
+    date, minutes, seconds, fraction, sign, offset_hours, offset_minutes = match.groups()
+    leap = seconds == "60"
+    local = datetime.fromisoformat(f"{date}T{minutes}{'59' if leap else seconds}+00:00")
+    offset = timedelta()
+    if sign:
+        if int(offset_hours) > 23 or int(offset_minutes) > 59:  # noqa: PLR2004  # As on a clock.
+            raise ValueError("the offset is out of range")
+        offset = timedelta(hours=int(f"{sign}{offset_hours}"), minutes=int(f"{sign}{offset_minutes}"))
+    us = (local - _EPOCH - offset) // timedelta(microseconds=1)
+    us += leap * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
+    _datetime(us)
+    return us
+
+
+def _datetime(us: int) -> datetime:
+    """Raises `ValueError` outside the years 1 to 9999."""
+    try:
+        return _EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        raise ValueError("the time is outside the years 1 to 9999") from None
 
 
 def canonical_uuid(text: str) -> str | None:

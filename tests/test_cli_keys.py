@@ -4,10 +4,12 @@ import json
 import time
 from datetime import UTC, datetime
 
+import orjson
 import pytest
 
+from service.events import LAST_US
 from tests.conftest import JWT_SECRET, Api, bearer
-from tests.test_cli import FAILED, WRONG_SETTINGS, run, tells_one_line
+from tests.test_cli import FAILED, HEALTHY, WRONG_SETTINGS, run, tells_one_line
 
 DAY_S = 86_400
 
@@ -26,6 +28,20 @@ async def test_key_is_shown_with_its_end_and_its_last_use(api: Api, valkey: str)
     shown = await run("keys", "show", "agents", redis_url=valkey)
     assert datetime.fromtimestamp(today * DAY_S, UTC).date().isoformat() in shown.out
     assert made.out.strip().partition("_")[2] not in shown.out + json.dumps(before)
+
+
+async def test_unreadable_record_hides_no_key(api: Api, valkey: str) -> None:
+    """A record that cannot be read, of a key or of its last use, is told in the log; the other keys are listed and shown."""
+    await run("keys", "create", "agents", redis_url=valkey)
+    client, keys = api.store._client, api.store.keys
+    await client.hset(keys.api_keys, "odd", orjson.dumps({"name": "odd", "created_at": LAST_US + 1}))
+    await client.hset(keys.api_keys_used, "odd", b"\xff")
+    for command in (["list"], ["show", "agents"]):
+        ran = await run("keys", *command, redis_url=valkey)
+        assert (ran.code, "agents" in ran.out, "odd" in ran.out) == (HEALTHY, True, False), ran.err
+        assert "unreadable" in ran.err
+    assert (await run("keys", "delete", "odd", redis_url=valkey)).code == HEALTHY
+    assert "unreadable" not in (await run("keys", "show", "agents", redis_url=valkey)).err.replace("day of last", "")
 
 
 async def test_unknown_key_is_one_line(valkey: str) -> None:

@@ -15,7 +15,6 @@ from aiohttp import web
 from service.api.endpoint import PRINCIPAL, client_address
 from service.api.events import read_body
 from service.api.health import json
-from service.api.listing import time_of
 from service.api.state import State
 from service.auth import Role, audit, check_name, describe, mint, parse_role
 from service.errors import (
@@ -24,6 +23,7 @@ from service.errors import (
     StoreUnavailable,
     UnknownApiKey,
 )
+from service.events import microseconds
 
 BODY_LIMIT = 4_096
 """Bytes: a name, a role and a time."""
@@ -105,11 +105,11 @@ def parse_new_key(body: bytes, now: int) -> tuple[str, Role, int | None]:
     expires_at = None
     if end is not None:
         try:
-            expires_at = time_of(end if isinstance(end, str) else "")
+            expires_at = microseconds(end if isinstance(end, str) else "")
             if expires_at <= now:
                 errors.append(("expires_at", "expected a time to come"))
-        except ValueError:
-            errors.append(("expires_at", "expected a time as in RFC 3339, such as 2026-01-31T08:00:00Z"))
+        except ValueError as error:
+            errors.append(("expires_at", str(error)))
     errors += [(field, "there is no such field") for field in islice(fields, _MOST_UNKNOWN)]
     if errors:
         raise InvalidApiKey(errors)

@@ -37,7 +37,12 @@ def check_name(name: str) -> None:
 
 
 def mint(name: str, role: Role, now_us: int, expires_at_us: int | None = None) -> tuple[str, StoredKey]:
-    """A new key, to be shown once, and what the store keeps of it. Times are in µs since 1970."""
+    """A new key, to be shown once, and what the store keeps of it. Times are in µs since 1970.
+
+    Raises `ValueError` for an end that cannot be printed, after the year 9999.
+    """
+    if expires_at_us is not None:
+        rfc3339(expires_at_us)
     key_id = _random(8)
     body = f"{PREFIX}{key_id}_{_random(_SECRET_LENGTH)}"
     key = body + _checksum(body)

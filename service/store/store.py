@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -31,7 +31,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ClusterEventsError, DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
-from service.events import Event, Observation, Selector, uuid7
+from service.events import LAST_US, Event, Observation, Selector, rfc3339, uuid7
 from service.observability import Metrics
 from service.store.keys import Keys
 
@@ -49,6 +49,7 @@ _SEND_ATTEMPTS = 3
 _BUILD_ATTEMPTS = 64
 """How often an event is built anew because another writer was first. Some writer always gets ahead, so this bounds only
 a crowd that no deployment has."""
+_DAY_US = 86_400_000_000
 _SUBSCRIPTION_PROBE_S = 5.0
 """Silence on the subscription after which the connection is asked whether it lives: notices make a replica fast, the
 heartbeat keeps it true, so this may be leisurely."""
@@ -82,12 +83,20 @@ class StoredKey:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`; fields of newer versions are ignored."""
+        """The inverse of `to_bytes`; fields of newer versions are ignored.
+
+        An end after the year 9999, which an earlier version accepted, becomes the last moment of that year. Raises
+        `ValueError` for bytes that are not an API key, or one whose times cannot be printed.
+        """
         fields = orjson.loads(data)
         key = cls(**{name: fields.get(name) for name in cls.__slots__})
-        texts, times = (key.id, key.role, key.sha256), (key.created_at, key.expires_at or 0)
-        if not all(isinstance(text, str) for text in texts) or not all(isinstance(time, int) for time in times):
+        texts, times = (key.name, key.id, key.role, key.sha256), (key.created_at, key.expires_at or 0)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(one, int) for one in times):
             raise ValueError("not an API key")
+        if key.expires_at is not None and key.expires_at > LAST_US:
+            key = replace(key, expires_at=LAST_US)
+        for moment in (key.created_at, key.expires_at or 0):
+            rfc3339(moment)  # Raises for a time that cannot be printed.
         return key
 
 
@@ -295,11 +304,8 @@ class Store:
 
     async def api_keys_used(self) -> Mapping[str, int]:
         """The days on which API keys were last used, in days since 1970 (UTC), by public id. Raises `StoreUnavailable`."""
-
-        def meaning(reply: Mapping[bytes, bytes]) -> dict[str, int]:
-            return {id_.decode(): int(day) for id_, day in (value.split(b" ") for value in reply.values())}
-
-        return await self._call(self._client.hgetall(self.keys.api_keys_used), meaning)
+        request = self._client.hgetall(self.keys.api_keys_used)
+        return await self._call(request, lambda reply: _days_used(reply.items()))
 
     async def note_api_keys_used(self, days: Mapping[StoredKey, int]) -> None:
         """Notes the days of last use of some keys. Raises `StoreUnavailable`."""
@@ -481,16 +487,26 @@ def _body(reply: object) -> bytes | None:
 
 def _rows(reply: list[Any]) -> Rows:
     now, version, latest, checked_at, *changed = reply
-    head = int(now), int(version), latest.decode(), int(checked_at) if checked_at else None
+    head = int(now), int(version), latest.decode(), _time(checked_at) if checked_at else None
     if not changed:
         return Rows(*head)
     keys, flat = changed
     pairs = keys.items() if isinstance(keys, dict) else zip(keys[::2], keys[1::2], strict=True)
     rows = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
     # Redis expires a body by its own clock, a moment before or after the timeline is trimmed: such an event is gone.
-    entries = tuple(Entry(id_.decode(), int(score), status) for id_, score, status, _ in rows if status)
+    entries = tuple(
+        Entry(id_.decode(), recorded_at, status)
+        for id_, score, status, _ in rows
+        if status and (recorded_at := _time(score)) is not None
+    )
     latest_all = flat[3] if entries and flat[0].decode() == entries[0].id else b""
     return Rows(*head, entries, latest_all, _api_keys(pairs), newest_at=int(flat[1]) if flat else 0)
+
+
+def _time(value: bytes) -> int | None:
+    """A time in µs since 1970, or `None` for one that cannot be printed: nothing here records it."""
+    us = int(value)
+    return us if 0 <= us <= LAST_US else None
 
 
 def _api_keys(pairs: Any) -> Mapping[str, StoredKey]:
@@ -502,3 +518,16 @@ def _api_keys(pairs: Any) -> Mapping[str, StoredKey]:
         except (AttributeError, TypeError, ValueError):
             log.error("an API key in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # Told whole.
     return keys
+
+
+def _days_used(pairs: Any) -> Mapping[str, int]:
+    """The days that can be read. A day of last use is information: without it a key is listed all the same."""
+    days: dict[str, int] = {}
+    for name, value in pairs:
+        try:
+            key_id, day = value.decode().split(" ")
+            rfc3339(int(day) * _DAY_US)  # Raises for a day that cannot be printed.
+            days[key_id] = int(day)
+        except (AttributeError, ValueError):
+            log.error("a day of last use in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # Told whole.
+    return days

@@ -17,6 +17,7 @@ from service.api import app, stream
 from service.api.front import Grant
 from service.auth import Role, mint, usage
 from service.errors import StoreUnavailable
+from service.events import LAST_US
 from service.snapshot import Replica
 from tests.api.raw import Line, connected
 from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, Got, bearer
@@ -136,6 +137,8 @@ BAD_BODIES: dict[str, tuple[bytes, list[str]]] = {
     "end without an offset": (b'{"name": "a", "expires_at": "2999-01-01T00:00:00"}', ["expires_at"]),
     "end no date": (b'{"name": "a", "expires_at": "2999-02-30T00:00:00Z"}', ["expires_at"]),
     "end in year 0": (b'{"name": "a", "expires_at": "0000-01-01T00:00:00Z"}', ["expires_at"]),
+    "end after year 9999": (b'{"name": "a", "expires_at": "9999-12-31T23:59:59-23:59"}', ["expires_at"]),
+    "end with a bare space": (b'{"name": "a", "expires_at": "2999-01-01T00:00:00 02:00"}', ["expires_at"]),
     "another field": (b'{"name": "a", "scopes": ["all"]}', ["scopes"]),
     "all at once": (b'{"role": 1, "expires_at": 1, "x": 1}', ["name", "role", "expires_at", "x"]),
 }
@@ -148,6 +151,66 @@ async def test_bodies_that_describe_no_key_are_refused(api: Api, body: bytes, fi
     assert (answer.status, answer.json["error_code"]) == (400, "InvalidApiKey")
     assert [error["field"] for error in answer.json["details"]["errors"]] == fields
     assert await api.store.api_keys() == {}
+
+
+@pytest.mark.parametrize(
+    ("end", "printed"),
+    [
+        ("2999-01-01T00:00:00.123456789Z", "2999-01-01T00:00:00.123456Z"),
+        ("2998-12-31t23:59:60z", "2999-01-01T00:00:00.000000Z"),
+        ("2999-01-01T02:30:00.5+02:30", "2999-01-01T00:00:00.500000Z"),
+        ("9999-12-31T23:59:59.9999999Z", "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+async def test_end_in_any_spelling_is_kept_and_printed(api: Api, end: str, printed: str) -> None:
+    """Whatever RFC 3339 can say of a time is understood, and told in the one form."""
+    assert (await create(api, name="agents", expires_at=end)).status == 201
+    assert [key["expires_at"] for key in (await api.request("GET", KEYS, WRITE)).json] == [printed]
+
+
+UNREADABLE: dict[str, bytes] = {
+    "not JSON": b"{",
+    "not an object": b"[]",
+    "not UTF-8": b'"\xff"',
+    "no digest": b'{"name":"odd","id":"12345678","role":"read","created_at":0}',
+    "made after year 9999": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":%d}' % (LAST_US + 1),
+    "ended before year 1": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":0,"expires_at":%d}'
+    % -(2**60),
+}
+
+
+@pytest.mark.parametrize("record", UNREADABLE.values(), ids=UNREADABLE)
+async def test_unreadable_record_hides_no_other(api: Api, record: bytes) -> None:
+    """A record that cannot be read or printed opens nothing; the other keys are listed, shown, made, used and deleted."""
+    await api.store.append(ALL_GOOD)
+    key = (await create(api, name="agents")).json["api_key"]
+    client, keys = api.store._client, api.store.keys
+    await client.hset(keys.api_keys, "odd", record)
+    await client.hset(keys.api_keys_used, mapping={"agents": b"never", "odd": b"12345678 99999999999"})
+    await client.hincrby(keys.meta, "version", 1)
+    await api.settle()
+    assert [found["name"] for found in (await api.request("GET", KEYS, WRITE)).json] == ["agents"]
+    assert (await api.request("GET", f"{KEYS}/agents", WRITE)).json["last_used_on"] is None
+    assert (await api.request("GET", LATEST, bearer(key))).status == 200
+    assert (await create(api, name="more")).status == 201
+    assert (await api.request("DELETE", f"{KEYS}/agents", WRITE)).status == 200
+
+
+async def test_end_that_an_earlier_version_stored_is_read(api: Api) -> None:
+    """A key whose end lies after the year 9999 goes on working, and its end is told as the last moment that has a spelling."""
+    key, stored = mint("agents", Role.READ, 0)
+    await api.store.create_api_key(replace(stored, expires_at=LAST_US + 86_340_000_000))
+    await api.settle()
+    assert (await api.request("GET", "/v0/config", bearer(key))).status == 200
+    assert [found["expires_at"] for found in (await api.request("GET", KEYS, WRITE)).json] == [
+        "9999-12-31T23:59:59.999999Z"
+    ]
+
+
+def test_no_key_is_made_with_an_end_that_cannot_be_printed() -> None:
+    """Whoever asks for it: what cannot be printed is not stored."""
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        mint("agents", Role.READ, 0, LAST_US + 1)
 
 
 async def test_large_body_is_refused(api: Api) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from service.events import (
     INFO_LIMIT,
+    LAST_US,
     Event,
     Observation,
     Selector,
@@ -27,9 +28,8 @@ from tests.conftest import ALL_GOOD, GOOD, ONE_BAD
 ID = "0190b7c2-1d2e-7f3a-8b4c-5d6e7f8a9b0c"
 NOON_US = 1_720_008_000_123_456
 EVENT = Event(ID, NOON_US, ONE_BAD)
-FIRST_US = 0
-LAST_US = 253_402_300_799_999_999
-"""The last microsecond of the year 9999."""
+FIRST_US = -62_135_596_800_000_000
+"""The first microsecond of the year 1."""
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True).filter(
     lambda name: not name.endswith(("_status", "_info"))
@@ -179,16 +179,90 @@ def test_times_sort_as_their_texts(times: list[int]) -> None:
     assert sorted(map(rfc3339, times)) == [rfc3339(us) for us in sorted(times)]
 
 
-def test_offsets_are_understood() -> None:
-    """A time of another offset is the same moment in UTC."""
-    assert microseconds("2024-07-03T14:00:00.123456+02:00") == NOON_US
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("2024-07-03T14:00:00.123456+02:00", "2024-07-03T12:00:00.123456Z"),
+        ("2024-07-03T06:29:59.5-05:30", "2024-07-03T11:59:59.500000Z"),
+        ("2024-07-03T12:00:00-00:00", "2024-07-03T12:00:00.000000Z"),
+        ("2024-07-03t12:00:00z", "2024-07-03T12:00:00.000000Z"),
+        ("2024-07-03T12:00:00.1Z", "2024-07-03T12:00:00.100000Z"),
+        ("2024-07-03T12:00:00.1234567Z", "2024-07-03T12:00:00.123456Z"),
+        ("2024-07-03T12:00:00.123456789+00:00", "2024-07-03T12:00:00.123456Z"),
+        ("2024-07-03T12:00:00." + "9" * 4_000 + "Z", "2024-07-03T12:00:00.999999Z"),
+        ("1969-12-31T23:59:59.9999999Z", "1969-12-31T23:59:59.999999Z"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00.000000Z"),
+        ("2016-12-31T18:59:60.25-05:00", "2017-01-01T00:00:00.250000Z"),
+        ("2024-07-03T12:00:60Z", "2024-07-03T12:01:00.000000Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
+        ("0001-01-01T23:59:00+23:59", "0001-01-01T00:00:00.000000Z"),
+        ("9999-12-31T00:00:59.9999999-23:59", "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_every_spelling_of_rfc_3339_is_understood(text: str, printed: str) -> None:
+    """Any offset, case and number of fraction digits; a fraction is cut to microseconds, second 60 is the next minute's first."""
+    assert rfc3339(microseconds(text)) == printed
 
 
-@pytest.mark.parametrize("text", ["", "now", "2024-07-03", "2024-07-03T12:00:00", "2024-13-03T12:00:00Z", "5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "now",
+        "5",
+        "2024-07-03",
+        "2024-07-03T12:00:00",
+        "2024-07-03T12:00Z",
+        "2024-07-03 12:00:00Z",
+        "2024-07-03T12:00:00 02:00",
+        "20240703T120000Z",
+        "2024-W27-3T12:00:00Z",
+        "2024-07-03T12:00:00.Z",
+        "2024-07-03T12:00:00,5Z",
+        "2024-07-03T12:00:00+0200",
+        "2024-07-03T12:00:00+02",
+        "2024-07-03T12:00:00+02:00Z",
+        "2024-07-03T12:00:00Z ",
+        "2024-07-03T12:00:00Z\n",
+        "2024-07-03T12:00:0\N{ARABIC-INDIC DIGIT ONE}Z",
+        "2024-13-03T12:00:00Z",
+        "2023-02-29T12:00:00Z",
+        "2024-07-03T24:00:00Z",
+        "2024-07-03T12:60:00Z",
+        "2024-07-03T12:00:61Z",
+        "2024-07-03T12:00:00+24:00",
+        "2024-07-03T12:00:00+00:60",
+        "12024-07-03T12:00:00Z",
+    ],
+)
 def test_texts_that_are_no_time(text: str) -> None:
-    """A text that is not a time with an offset is a `ValueError`."""
-    with pytest.raises(ValueError):  # noqa: PT011  # The words are the library's.
+    """What the grammar of RFC 3339, section 5.6, does not give, or no clock shows, is a `ValueError`."""
+    with pytest.raises(ValueError):  # noqa: PT011  # The words are partly the library's.
         microseconds(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9999-12-31T23:59:59-23:59",
+        "9999-12-31T23:59:59-00:01",
+        "9999-12-31T23:59:60Z",
+        "0001-01-01T00:00:00+00:01",
+        "0000-12-31T23:59:59Z",
+    ],
+)
+def test_times_that_cannot_be_printed_are_refused(text: str) -> None:
+    """A time outside the years 1 to 9999 in UTC has no spelling, and is none."""
+    with pytest.raises(ValueError):  # noqa: PT011  # The words are partly the library's.
+        microseconds(text)
+
+
+@pytest.mark.parametrize("us", [LAST_US + 1, -62_135_596_800_000_001, 10**30, -(10**30)])
+def test_what_has_no_spelling_is_a_value_error(us: int) -> None:
+    """Numbers beyond the years 1 to 9999 are refused in one way, however far beyond."""
+    for spelling in (rfc3339, rfc3339_seconds):
+        with pytest.raises(ValueError, match="years 1 to 9999"):
+            spelling(us)
 
 
 # -- ids --------------------------------------------------------------------------------------------------------------
