@@ -11,6 +11,10 @@ from service.errors import NotAcceptable
 SMALLEST = 1_024
 """Bytes of a body below which compression saves nothing: it fits one packet anyway."""
 
+_MOST_ELEMENTS = 64
+"""Elements of `Accept-Encoding` that are looked at; there are not that many codings."""
+_LONGEST_REMEMBERED = 256
+"""Characters of a field whose meaning is remembered: longer ones, which no client sends, would take room."""
 _ELEMENT = re.compile(
     r"[ \t]*([A-Za-z0-9!#$%&'*+.^_`|~-]+)[ \t]*(?:;[ \t]*[Qq]=([01](?:\.[0-9]{0,3})?)[ \t]*)?", re.ASCII
 )
@@ -43,14 +47,19 @@ class Accepted:
     identity: bool = True
 
 
-@lru_cache(maxsize=512)
 def negotiate(accept_encoding: str) -> Accepted:
     """What to make of an `Accept-Encoding` field. Elements that are not well-formed are ignored.
 
     Raises `NotAcceptable` if the client takes nothing that there is.
     """
+    remembered = len(accept_encoding) <= _LONGEST_REMEMBERED
+    return (_negotiate if remembered else _negotiate.__wrapped__)(accept_encoding)
+
+
+@lru_cache(maxsize=512)
+def _negotiate(accept_encoding: str) -> Accepted:
     weights: dict[str, float] = {}
-    for element in accept_encoding.split(","):
+    for element in accept_encoding.split(",", _MOST_ELEMENTS)[:_MOST_ELEMENTS]:
         match = _ELEMENT.fullmatch(element)
         if match:
             weights[match[1].lower().removeprefix("x-")] = min(float(match[2] or 1), 1.0)

@@ -6,6 +6,7 @@ from the same address. All memory is bounded.
 
 import ipaddress
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,12 @@ LINES_PER_MINUTE = 300
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _V6_SITE_BITS = 64
+_MOST_HOPS = 16
+"""Elements of `X-Forwarded-For` that are looked at, from the last one: a chain of proxies has two or three."""
+_HOP = re.compile(
+    r'"?(?:\[([0-9A-Fa-f:.]+(?:%[^\]"]*)?)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}|([^\[\]",]*))"?', re.ASCII
+)
+"""One of them: `[IPv6]` with or without a port, `IPv4:port`, or an address alone, in quotes or not (RFC 7239, section 6)."""
 _ROUNDING_S = 1e-6
 """The error of adding times up is less."""
 
@@ -63,17 +70,18 @@ class Refusals:
     def address(self, peer: str | None, forwarded: Sequence[str]) -> str:
         """Where a request comes from: the peer, or if that is a trusted proxy, whom it names, as far as proxies are trusted.
 
-        `forwarded` are the values of `X-Forwarded-For`. A client on a unix socket has no address.
+        `forwarded` are the values of `X-Forwarded-For`, whose elements may have ports. The address that is returned has
+        neither port nor brackets nor zone. A client on a unix socket has no address.
         """
-        if not self._trusted or not self._is_trusted(peer):
-            return peer or "local"
-        hops = [hop.strip() for value in forwarded for hop in value.split(",")]
         client = peer or "local"
-        for hop in reversed(hops):
-            if _parsed(hop) is None:  # No address: what the proxy before it wrote ends here.
+        if not self._is_trusted(_parsed(client)):
+            return client
+        for hop in reversed(",".join(forwarded).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]):
+            address = _hop(hop)
+            if address is None:  # No address: what the proxy before it wrote ends here.
                 break
-            client = hop
-            if not self._is_trusted(hop):
+            client = str(address)
+            if not self._is_trusted(address):
                 break
         return client
 
@@ -89,8 +97,7 @@ class Refusals:
         if not self._denials.spend(site(address)):
             audit.refused(f"needs the role '{needed}'", principal.name, address, route)
 
-    def _is_trusted(self, host: str | None) -> bool:
-        address = _parsed(host or "")
+    def _is_trusted(self, address: Address | None) -> bool:
         return address is not None and any(address in network for network in self._trusted)
 
 
@@ -100,6 +107,12 @@ def site(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((parsed, _V6_SITE_BITS), strict=False))
     return str(parsed or address)
+
+
+def _hop(element: str) -> Address | None:
+    """The address in an element of `X-Forwarded-For`, or `None` if there is none."""
+    match = _HOP.fullmatch(element.strip())
+    return _parsed(next(filter(None, match.groups()), "")) if match else None
 
 
 def _parsed(host: str) -> Address | None:

@@ -103,7 +103,23 @@ async def test_proxies_are_not_believed_unless_configured(make_api: MakeApi) -> 
         ("10.0.0.1", ["192.0.2.1, nonsense, 10.0.0.2"], "10.0.0.2"),
         ("10.0.0.1", ["", ",,"], "10.0.0.1"),
         ("10.0.0.1", ["2001:db8::1"], "2001:db8::1"),
-        ("10.0.0.1", ["192.0.2.1:4711"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1:4711"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.1:4711, 10.0.0.2:443"], "192.0.2.1"),
+        ("10.0.0.1", ["[2001:db8::1]:443"], "2001:db8::1"),
+        ("10.0.0.1", ["[2001:db8::1]"], "2001:db8::1"),
+        ("10.0.0.1", ["[2001:DB8:0::1]:443, [fd00::2]:443"], "2001:db8::1"),
+        ("10.0.0.1", ['"[2001:db8::1]:443"', '"10.0.0.2"'], "2001:db8::1"),
+        ("10.0.0.1", ['"192.0.2.1:4711"'], "192.0.2.1"),
+        ("10.0.0.1", ["fe80::1%eth0"], "fe80::1"),
+        ("10.0.0.1", ["[fe80::1%25eth0]:443"], "fe80::1"),
+        ("10.0.0.1", ["::ffff:192.0.2.1"], "192.0.2.1"),
+        ("10.0.0.1", ["[::ffff:192.0.2.1]:4711, ::ffff:10.0.0.2"], "192.0.2.1"),
+        ("10.0.0.1", ["192.0.2.1:port"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1:"], "10.0.0.1"),
+        ("10.0.0.1", ["[2001:db8::1"], "10.0.0.1"),
+        ("10.0.0.1", ["[192.0.2.1:80"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1, unknown"], "10.0.0.1"),
+        ("10.0.0.1", ["192.0.2.1, _hidden:80, 10.0.0.2"], "10.0.0.2"),
         ("::ffff:10.0.0.1", ["192.0.2.1"], "192.0.2.1"),
         ("fd00::1", ["192.0.2.1"], "192.0.2.1"),
         ("192.0.2.7", ["192.0.2.1"], "192.0.2.7"),
@@ -115,6 +131,36 @@ def test_client_is_whom_trusted_proxies_name(peer: str | None, forwarded: list[s
     trusting = Refusals(make_settings(trusted_proxies="10.0.0.0/8, fd00::/8"))
     assert trusting.address(peer, forwarded) == client
     assert Refusals(make_settings()).address(peer, forwarded) == (peer or "local")
+
+
+@pytest.mark.parametrize("form", ["{}:4711", "[2001:db8:0:{}::1]:443", '"[2001:db8:0:{}::1]"', "[::ffff:{}]:80"])
+async def test_clients_whose_proxy_names_their_port_are_told_apart(
+    make_api: MakeApi, caplog: pytest.LogCaptureFixture, form: str
+) -> None:
+    """Each client has an allowance of its own and is named in the audit log, whatever port it comes from."""
+    api = await make_api(auth_failures_per_minute=2, trusted_proxies="127.0.0.0/8")
+    clients = ("192.0.2.1", "192.0.2.2") if form.startswith(("{", "[::")) else ("1", "2")
+    for client in clients:
+        sent = BAD | {"X-Forwarded-For": form.format(client)}
+        assert await statuses(api, sent, 3) == [401, 401, 429]
+    told = [vars(record)["remote"] for record in caplog.records if record.name == "service.audit"]
+    expected = clients if "." in clients[0] else ("2001:db8:0:1::1", "2001:db8:0:2::1")
+    assert told == [expected[0]] * 2 + [expected[1]] * 2
+
+
+def test_a_long_chain_of_proxies_costs_no_more_than_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many hops a field names, the last few are looked at."""
+    looked_at: list[str] = []
+    hop = refusals._hop
+
+    def counted(element: str) -> object:
+        looked_at.append(element)
+        return hop(element)
+
+    monkeypatch.setattr(refusals, "_hop", counted)
+    trusting = Refusals(make_settings(trusted_proxies="10.0.0.0/8"))
+    assert trusting.address("10.0.0.1", ["192.0.2.1", ",".join(["10.0.0.2"] * 3_000)]) == "10.0.0.2"
+    assert len(looked_at) <= 16
 
 
 def test_allowance_is_a_burst_and_a_rate() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.api import coding
 from service.api.coding import CODINGS, Accepted, negotiate
 from service.errors import NotAcceptable
 
@@ -44,7 +45,17 @@ def test_nothing_acceptable(field: str) -> None:
         negotiate(field)
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-def test_the_same_body_gives_the_same_bytes(coding: str) -> None:
+def test_what_a_field_can_cost_is_bounded() -> None:
+    """Of a long field few elements are looked at, and its meaning is not remembered."""
+    assert negotiate(", ".join(["x"] * 64 + ["gzip"])) == Accepted(None)
+    assert negotiate(", ".join(["x"] * 63 + ["gzip"])) == Accepted("gzip")
+    before = coding._negotiate.cache_info().currsize
+    for number in range(20):
+        negotiate(f"gzip, {number}" + "x" * 1_000)
+    assert coding._negotiate.cache_info().currsize == before
+
+
+@pytest.mark.parametrize("name", CODINGS)
+def test_the_same_body_gives_the_same_bytes(name: str) -> None:
     """Replicas agree on the bytes, and so on the entity tag, of a compressed body."""
-    assert CODINGS[coding](b"body" * 1_000) == CODINGS[coding](b"body" * 1_000)
+    assert CODINGS[name](b"body" * 1_000) == CODINGS[name](b"body" * 1_000)
