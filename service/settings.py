@@ -40,11 +40,12 @@ _UNITS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decima
 """Exact, so that the same duration in two units is the same number."""
 _LONGEST_S = 36_500 * 86_400.0
 """A hundred years: beyond, Redis takes no expiry, and nobody means it."""
-_SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
+SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _RESERVED_SERVICE_NAMES = frozenset({"all_healthy", "stale", "stale_after_seconds"})
 """Names of the verdict's own fields, beside which each service has a field."""
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SYMMETRIC = ("HS256", "HS384", "HS512")
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519")
 _KEY_SET = ("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
@@ -97,7 +98,7 @@ def _services(value: object) -> object:
         return value
     services: dict[str, str] = {}
     for name, url in ((name.strip(), url.strip()) for name, url in pairs):
-        if not _SERVICE_NAME.fullmatch(name) or name in _RESERVED_SERVICE_NAMES:
+        if not SERVICE_NAME.fullmatch(name) or name in _RESERVED_SERVICE_NAMES:
             shown = name.partition("://")[0][:40]  # Where the `=` is missing this is a URL, perhaps with a password.
             raise ValueError(f"'{shown}' cannot be a service's name: use lower-case identifiers, as in api=http://…")
         if name in services:
@@ -252,7 +253,8 @@ class Settings(BaseModel):
     poll_path: Switch = True
     """Whether known request heads are answered ahead of the HTTP parser (`on`/`off`)."""
     cors_origins: Names = ()
-    """The origins from which browsers may read the API, or `*` for all. None by default."""
+    """The origins from which browsers may read the API (`https://status.example`), or `*` for all. None by default. One that no
+    browser would send, such as one with a path, is refused with its right spelling."""
     access_log: Switch = False
     """Whether each request is logged (`on`/`off`); it costs more than answering a poll does."""
 
@@ -507,6 +509,7 @@ class Settings(BaseModel):
             problems.append(
                 f"{PREFIX}AUTH: none listens on loopback only; set {PREFIX}HOST=127.0.0.1 or {PREFIX}AUTH_NONE_ANYWHERE=yes"
             )
+        problems += filter(None, map(_origin_problem, self.cors_origins))
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network)
@@ -584,6 +587,36 @@ def _is_host(text: str) -> bool:
     except ValueError:
         return _HOST_NAME.fullmatch(text) is not None
     return True
+
+
+def _origin_problem(text: str) -> str | None:
+    """What is wrong with an origin of browsers: it is compared with what they send (the Fetch standard, "serializing a
+    request origin"), so only one spelling of it ever matches."""
+    variable = f"{PREFIX}CORS_ORIGINS"
+    right = _origin(text)
+    if text in {"*", right}:
+        return None
+    if right is None:
+        return f"{variable}: expected origins such as https://status.example, separated by commas, or * for all"
+    return f"{variable}: expected {right}, as browsers send it: in lower case, without a default port, path or slash at its end"
+
+
+def _origin(text: str) -> str | None:
+    """The origin of a URL, or of a host without a scheme, as browsers send it; `None` where there is none."""
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        host, port = parts.hostname or "", parts.port
+        if ":" in host:
+            host = f"[{ipaddress.IPv6Address(host)}]"
+        elif host:
+            host = host.encode("idna").decode()
+    except ValueError:
+        return None
+    # `null` is what every sandboxed page sends.
+    if not _is_host(host) or host == "null" or parts.netloc.endswith(":"):
+        return None
+    scheme = parts.scheme or ("http" if is_loopback(host.strip("[]")) else "https")
+    return f"{scheme}://{host}" + (f":{port}" if port is not None and port != _DEFAULT_PORTS.get(scheme) else "")
 
 
 def is_loopback(host: str) -> bool:

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from aiohttp import hdrs, web
 
+from service.api import tracing
 from service.api.answers import COMMON_HEADERS
 
 EXPOSED = "Age, Cluster-Checked-At, Cluster-Stale, ETag, Link, Preference-Applied, Retry-After"
 """What scripts of other origins may read of a reply's header fields."""
-ALLOWED = "Authorization, Content-Type, If-None-Match, Last-Event-ID, Prefer, traceparent, tracestate"
+ALLOWED = ", ".join(("Authorization", "Content-Type", "If-None-Match", "Last-Event-ID", "Prefer", *tracing.FIELDS))
 """What they may send."""
 PREFLIGHT_S = 600
 """Seconds for which a browser need not ask again."""

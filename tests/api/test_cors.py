@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from service.api import tracing
+from tests.api.raw import connected, head
 from tests.conftest import ALL_GOOD, READ, Api
 
 LATEST = "/v0/cluster/events/latest"
@@ -64,6 +66,25 @@ async def test_a_preflight_needs_no_credential(open_api: Api) -> None:
     assert "GET" in got.headers["Access-Control-Allow-Methods"]
     assert "Authorization" in got.headers["Access-Control-Allow-Headers"]
     assert got.headers["Access-Control-Allow-Origin"] == PAGE
+
+
+async def test_a_preflight_allows_what_clients_send(open_api: Api) -> None:
+    """Scripts may send what the API understands, and every field that the poll path looks past."""
+    got = await open_api.request("OPTIONS", LATEST, {"Origin": PAGE, "Access-Control-Request-Method": "GET"})
+    allowed = {name.strip().lower() for name in got.headers["Access-Control-Allow-Headers"].split(",")}
+    assert {"authorization", "content-type", "if-none-match", "last-event-id", "prefer"} <= allowed
+    assert {"baggage", "sentry-trace", "b3", "x-b3-traceid", "x-request-id", "traceparent"} <= allowed
+    assert set(tracing.FIELDS) <= allowed
+
+
+@pytest.mark.parametrize("name", tracing.FIELDS)
+async def test_what_a_preflight_allows_the_poll_path_looks_past(open_api: Api, name: str) -> None:
+    """The two lists are one: a request that differs in such a field only is answered by the poll path."""
+    async with await connected(open_api.port) as line:
+        for number in range(4):
+            line.send(head("GET", LATEST, f"Authorization: {READ['Authorization']}", f"{name}: {number}"))
+            assert (await line.reply()).status == 200
+    assert len(open_api.front.memo) == 1
 
 
 async def test_a_stream_may_be_read(open_api: Api) -> None:

@@ -496,6 +496,48 @@ def test_secrets_can_come_from_files(name: str, value: str, tmp_path: Path) -> N
     assert secret.get_secret_value() == value
 
 
+ORIGINS: dict[str, str | None] = {
+    "https://status.example/": "https://status.example",
+    "https://status.example/page?x#y": "https://status.example",
+    "status.example": "https://status.example",
+    "status.example:8443": "https://status.example:8443",
+    "localhost:3000": "http://localhost:3000",
+    "[::1]:3000": "http://[::1]:3000",
+    "HTTPS://status.example": "https://status.example",
+    "https://Status.Example": "https://status.example",
+    "https://status.example:443": "https://status.example",
+    "http://status.example:80": "http://status.example",
+    "https://status.example:08443": "https://status.example:8443",
+    "http://[0:0::1]": "http://[::1]",
+    "https://m\u00fcnchen.example": "https://xn--mnchen-3ya.example",
+    "https://user:hunter2@status.example": "https://status.example",
+    "https://*.status.example": None,
+    "https://status.example:99999": None,
+    "https://status.example:": None,
+    "https://": None,
+    "null": None,
+    "https://a b": None,
+    "https:/status.example": None,
+}
+
+
+@pytest.mark.parametrize(("wrong", "right"), ORIGINS.items())
+def test_an_origin_that_no_browser_sends_is_refused(wrong: str, right: str | None) -> None:
+    """An origin that would never match stops the start; the message has its right spelling, and never a password."""
+    (problem,) = problems(cors_origins=f"https://first.example,{wrong}")
+    assert problem.startswith("CLUSTER_EVENTS_CORS_ORIGINS: expected ")
+    assert (f"expected {right}," in problem) is (right is not None)
+    assert "hunter2" not in problem
+
+
+@pytest.mark.parametrize(
+    "origin", sorted({right for right in ORIGINS.values() if right} | {"*", "chrome-extension://abcdef"})
+)
+def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
+    """Each right spelling is right, as is any other scheme, and `*`."""
+    assert load(environ(cors_origins=origin)).cors_origins == (origin,)
+
+
 def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
     """A missing file, a folder, a file that is not text, and an empty one are problems that name the variable."""
     (tmp_path / "binary").write_bytes(b"\xff" * 40)
