@@ -259,6 +259,7 @@ class Replica:
         if snapshot is not None and name in snapshot.api_keys:
             keys = {other: key for other, key in snapshot.api_keys.items() if other != name}
             self.snapshot = replace(snapshot, api_keys=keys)
+            self._tell(Change(snapshot, self.snapshot, continuous=True))
 
     async def aclose(self) -> None:
         """Closes the store's connections."""

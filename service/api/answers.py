@@ -19,6 +19,7 @@ from multidict import CIMultiDict, istr
 from service.api.coding import CODINGS, SMALLEST, Accepted, negotiate
 from service.api.conditional import Condition, names
 from service.api.listing import Filter
+from service.api.reply_memory import ReplyMemory, Reservation
 from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
 from service.events import Event, Selector, Status, rfc3339, rfc3339_seconds
 from service.settings import Auth, Settings
@@ -30,6 +31,13 @@ MONITOR_SILENT = "monitor-silent"
 
 _EVENT_QUESTIONS = 2_048
 """Questions about single events that are remembered: twice as many as events are retained by default."""
+
+PAGE_BYTES = 4 * 1024 * 1024
+"""The most bytes of a page of the list, unless its first event alone has more."""
+_BATCH = 8
+"""Full events that a page reads at a time, ..."""
+_BATCH_BYTES = 256 * 1024
+"""... and what they count for until their size is known: so many pages at once cannot read more than memory allows."""
 
 # As `istr`, header names are not folded again at every look-up.
 CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = istr("Content-Type"), istr("Content-Length"), istr("Cache-Control")
@@ -66,6 +74,7 @@ class Answer:
         "headers_not_modified",
         "hits",
         "hits_not_modified",
+        "reserved",
         "shared",
         "snapshot",
         "status",
@@ -90,6 +99,8 @@ class Answer:
         self.hits = self.hits_not_modified = 0
         self.shared = True
         """Whether others get the same bytes; if not, they are not kept."""
+        self.reserved: Reservation | None = None
+        """The memory of a body that only one client gets."""
 
     def wire(self, *, not_modified: bool, close: bool) -> bytes:
         """The whole reply in HTTP/1.1, exactly as the framework would send it. `close` is whether the connection ends."""
@@ -100,12 +111,16 @@ class Answer:
         return wire
 
     def _wire(self, not_modified: bool, close: bool) -> bytes:
+        return self.head(not_modified=not_modified, close=close) + (b"" if not_modified else self.body)
+
+    def head(self, *, not_modified: bool, close: bool, more: bytes = b"") -> bytes:
+        """The head of the reply in HTTP/1.1. `more` are further header fields, each line begun by its line break."""
         status = HTTPStatus(304 if not_modified else self.status)
         headers = self.headers_not_modified if not_modified else self.headers
         lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers.items())]
         if close:
             lines.append("Connection: close")
-        return "\r\n".join([*lines, "", ""]).encode("ascii") + (b"" if not_modified else self.body)
+        return "\r\n".join(lines).encode("ascii") + more + b"\r\n\r\n"
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +153,7 @@ class Answers:
     def __init__(self, settings: Settings, replica: Replica) -> None:
         self._replica = replica
         self._settings = settings
+        self.memory = ReplyMemory(settings.reply_memory)
         self._latest = {
             selector: Question("/v0/cluster/events/{event_id}", self._make_latest, selector=selector, waits=True)
             for selector in Selector
@@ -216,26 +232,44 @@ class Answers:
         return answer
 
     async def page(self, wanted: Filter) -> Answer:
-        """The events that a filter lets through.
+        """The events that a filter lets through: no more than fit a page, with a link to the others.
 
-        Raises `UnknownClusterMonitorEvent` for a `before` that is not retained, `StoreUnavailable`.
+        Raises `UnknownClusterMonitorEvent` for a `before` that is not retained, `StoreUnavailable`, and `ServerBusy` when
+        too many bytes of pages wait to be sent.
         """
         reading = await self._replica.read()
         snapshot, before = reading.snapshot, None
         if wanted.before is not None and (before := self._replica.entry(snapshot, wanted.before)) is None:
             raise UnknownClusterMonitorEvent(wanted.before, self._settings.retention)
-        entries, more = wanted.apply(self._replica.retained(snapshot), before)
-        if wanted.selector is Selector.STATUS:
-            bodies = [entry.status for entry in entries]
-        else:
-            fulls = await self._replica.fulls(snapshot, entries)
-            bodies = [full for full in fulls.values() if full is not None]
-        question = Question(self.list.route, self._make_list)  # Asked once: it is not kept.
-        answer = self._finish(question, _content(entries, b"[" + b",".join(bodies) + b"]"), reading)
-        answer.shared = False
-        if more:
-            answer.headers[LINK] = answer.headers_not_modified[LINK] = wanted.next_page(entries)
+        entries, more = await wanted.apply(self._replica.retained(snapshot), before)
+        body, fitting = await self._page_body(snapshot, entries, wanted.selection.selector)
+        question = Question(self.list.route, self._make_list, kept=False)
+        answer = self._finish(question, _content(entries, body), reading)
+        if more or fitting < len(entries):
+            answer.headers[LINK] = answer.headers_not_modified[LINK] = wanted.next_page(entries[fitting - 1])
         return answer
+
+    async def _page_body(self, snapshot: Snapshot, entries: Sequence[Entry], selector: Selector) -> tuple[bytes, int]:
+        """The body of a page, and how many of the entries had room in it. What is read for it counts as it is read."""
+        reserved = self.memory.reserve()
+        most = min(PAGE_BYTES, self.memory.limit // 2)  # A page can be read whole where no other waits.
+        bodies: list[bytes] = []
+        fulls: Mapping[str, bytes | None] = {}
+        size, fitting = 2, len(entries)
+        for number, entry in enumerate(entries):
+            if selector is Selector.ALL and number % _BATCH == 0:
+                reserved.resize(size + _BATCH_BYTES)
+                fulls = await self._replica.fulls(snapshot, entries[number : number + _BATCH])
+            body = entry.status if selector is Selector.STATUS else fulls[entry.id]
+            if body is None:  # Trimmed since the snapshot was read.
+                continue
+            size += len(body) + 1
+            if bodies and size > most:
+                fitting = number
+                break
+            bodies.append(body)
+        reserved.resize(size)
+        return _array(bodies), fitting
 
     # -- contents -----------------------------------------------------------------------------------------------------
 
@@ -262,7 +296,7 @@ class Answers:
         known = question.content
         if known is not None and known.source is entries:
             return known
-        return _content(entries, b"[" + b",".join([entry.status for entry in entries]) + b"]")
+        return _content(entries, _array([entry.status for entry in entries]))
 
     def _make_coded(self, reading: Reading, question: Question) -> Content | None:
         plain, accepted, known = question.plain, question.accepted, question.content
@@ -347,7 +381,7 @@ class Answers:
         if content.coding is not None:
             headers[CONTENT_ENCODING] = content.coding
         headers[ETAG] = content.etag
-        headers[VARY] = f"Accept, {self._vary}" if (question.plain or question) is self.list else self._vary
+        headers[VARY] = f"Accept, {self._vary}" if question.route == self.list.route else self._vary
         headers.extend(self.freshness(reading))
         headers.extend(COMMON_HEADERS)
         if self._settings.auth is Auth.NONE:
@@ -356,15 +390,19 @@ class Answers:
         now, wall = self._replica.monotonic(), self._replica.wall()
         headers[DATE] = formatdate(wall, usegmt=True)
         if reading.age is not None:  # Marked as stale: made for this one request.
-            return Answer(content, headers, None, now)
-        moments = [now + 1 - wall % 1, snapshot.confirmed + self._replica.max_staleness]
-        if not silent and snapshot.checked_at is not None:
-            silent_at = snapshot.checked_at + self._replica.stale_after_us - snapshot.clock
-            moments.append(silent_at / 1_000_000)
-        moments += self._expiries(question, snapshot, now)
-        self.count_hits(question)
-        question.answer = answer = Answer(content, headers, snapshot, min(moments))
-        answer.shared = question.kept
+            answer = Answer(content, headers, None, now)
+            answer.shared = False
+        else:
+            moments = [now + 1 - wall % 1, snapshot.confirmed + self._replica.max_staleness]
+            if not silent and snapshot.checked_at is not None:
+                silent_at = snapshot.checked_at + self._replica.stale_after_us - snapshot.clock
+                moments.append(silent_at / 1_000_000)
+            moments += self._expiries(question, snapshot, now)
+            self.count_hits(question)
+            question.answer = answer = Answer(content, headers, snapshot, min(moments))
+            answer.shared = question.kept
+        if not question.kept:
+            answer.reserved = self.memory.reserve(len(content.body))
         return answer
 
     def freshness(self, reading: Reading) -> Mapping[str, str]:
@@ -440,6 +478,14 @@ def etag_of(body: bytes) -> str:
 
 def _content(source: object, body: bytes) -> Content:
     return Content(source, body, etag_of(body))
+
+
+def _array(values: Sequence[bytes]) -> bytes:
+    """The JSON array of some values, joined in one step: it can have megabytes."""
+    parts = list(values) or [b""]
+    parts[0] = b"[" + parts[0]
+    parts[-1] += b"]"
+    return b",".join(parts)
 
 
 def _unchanged_since(entries: Sequence[Entry], services: Sequence[str]) -> dict[str, int]:

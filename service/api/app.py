@@ -22,7 +22,7 @@ from service.snapshot import Replica
 from service.store import Store, open_store
 
 ROUTES = (
-    Route("GET", "/v0/cluster/events", Role.READ, events.list_or_stream),
+    Route("GET", "/v0/cluster/events", Role.READ, events.list_or_stream, vary="Accept"),
     Route("POST", "/v0/cluster/events", Role.WRITE, events.post_event, takes_body=True),
     Route("GET", "/v0/cluster/events/{event_id}", Role.READ, events.get_event),
     Route("GET", "/v0/cluster_healthz", Role.READ, health.cluster_healthz),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from service import errors
-from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, VARY
 from service.api.hosts import Hosts
 from service.api.state import State
 from service.auth import Principal, Role
@@ -71,6 +71,8 @@ class Route:
     takes_body: bool = False
     any_host: bool = False
     makes_credentials: bool = False
+    vary: str = ""
+    """The request's field that decides between the forms of a response at this path; errors say so as well."""
 
 
 def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -90,6 +92,8 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
             response = await route.handler(state, request)
         except Exception as error:
             response = refusal(request, error)
+            if route.vary:
+                response.headers[VARY] = route.vary
             if response.status in {401, 403, 429}:
                 state.metrics.auth_failures.labels(response.status).inc()
         if state.draining:

@@ -1,7 +1,6 @@
 """The event routes: the list, one event, recording one from outside."""
 
 import asyncio
-import re
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -10,6 +9,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from service.api import listing
+from service.api.accept import preferred
 from service.api.answers import AUTH, CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, ETAG, etag_of
 from service.api.endpoint import PRINCIPAL
 from service.api.replies import Streaming, answer, condition_of, send
@@ -28,7 +28,7 @@ from service.settings import Auth
 BODY_TIMEOUT_S = 5.0
 """Seconds for a whole body: it is a few kilobytes from a program, not an upload."""
 
-_EVENT_STREAM = re.compile(r"[ \t]*text/event-stream[ \t]*(?:;(?![ \t]*q=0(?:\.0*)?[ \t]*$).*)?", re.IGNORECASE)
+EVENT_STREAM = "text/event-stream"
 _MOST_UNKNOWN = 10
 """Unknown fields that a refusal lists: the reply to a large body stays small."""
 _STATUSES = ", ".join(Status)
@@ -36,7 +36,7 @@ _STATUSES = ", ".join(Status)
 
 async def list_events(state: State, request: web.Request) -> web.StreamResponse:
     """All retained events, newest first, with their `status` fields; or those that the parameters ask for."""
-    wanted = listing.parse(request.query, state.settings.service_names) if request.query_string else None
+    wanted = listing.parse(request.query) if request.query_string else None
     if wanted is None:
         return await answer(state, request, state.answers.list)
     if not state.settings.monitoring:
@@ -46,30 +46,27 @@ async def list_events(state: State, request: web.Request) -> web.StreamResponse:
 
 
 async def list_or_stream(state: State, request: web.Request) -> web.StreamResponse:
-    """The list, or for clients that accept `text/event-stream` a stream of the events as they are recorded."""
-    if hdrs.ACCEPT in request.headers and request.method == hdrs.METH_GET and _wants_stream(request):
-        return await stream_events(state, request)
+    """The list, or for clients that prefer `text/event-stream` to JSON a stream of the events as they are recorded."""
+    if hdrs.ACCEPT in request.headers and request.method == hdrs.METH_GET:
+        media = preferred(request.headers.getall(hdrs.ACCEPT), ("application/json", EVENT_STREAM))
+        if media == EVENT_STREAM:
+            return await stream_events(state, request)
     return await list_events(state, request)
 
 
 async def stream_events(state: State, request: web.Request) -> web.StreamResponse:
-    """The stream, after `Last-Event-ID` where one is given."""
+    """The stream of the selected events, after `Last-Event-ID` where one is given."""
+    selection = listing.parse_stream(request.query)
     if not state.settings.monitoring:
         raise ClusterMonitoringDisabled
-    selector = listing.one_selector(request.query)
     reading = await state.replica.read()  # A stream begins where the state is known.
     last = request.headers.get("Last-Event-ID")
     place = (canonical_uuid(last) or "unknown") if last else None
-    stream = Streaming(state.watchers, selector, place, partial(state.holds, request[PRINCIPAL]))
+    stream = Streaming(state.watchers, selection, place, partial(state.seconds_left, request[PRINCIPAL]))
     stream.headers.update(state.answers.freshness(reading))
     if state.authenticator.open_to_all:
         stream.headers[AUTH] = Auth.NONE
     return stream
-
-
-def _wants_stream(request: web.Request) -> bool:
-    elements = ",".join(request.headers.getall(hdrs.ACCEPT)).split(",")
-    return any(_EVENT_STREAM.fullmatch(element) for element in elements)
 
 
 async def get_event(state: State, request: web.Request) -> web.StreamResponse:

@@ -243,6 +243,7 @@ class Connection(asyncio.Protocol):
         "_held",
         "_on_eof",
         "_on_lost",
+        "_reserved",
         "_stuck",
         "_stuck_since",
         "_taken_at",
@@ -272,6 +273,8 @@ class Connection(asyncio.Protocol):
         """Whether all that the handler got so far were whole requests without bodies."""
         self._on_lost: Callable[[], None] | None = None
         self._on_eof: Callable[[], None] | None = None
+        self._reserved: object = None
+        """The memory of a reply that only this client gets, while any of it waits to be sent."""
         self._watcher: Watcher | None = None
         self._writable: asyncio.Future[None] | None = None
         self.paused = False
@@ -367,6 +370,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection has ended."""
         self._front.connections.discard(self)
+        self._reserved = None
         if self._on_lost is not None:
             self._on_lost()
         if self._writable is not None and not self._writable.done():
@@ -385,6 +389,9 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client has caught up."""
         self.paused = False
+        if self._reserved is not None:
+            self._reserved = None
+            self.transport.set_write_buffer_limits()
         handler = self._handler
         # The framework has reasons of its own not to hear a client: bodies that nobody reads, requests queued up.
         held_back = handler is not None and (handler._reading_paused or handler._buffer_paused)  # noqa: SLF001
@@ -452,13 +459,24 @@ class Connection(asyncio.Protocol):
             self._writable = asyncio.get_running_loop().create_future()
             await self._writable
 
-    def write_reply(self, reply: bytes, *, shared: bool = True) -> None:
-        """Sends a ready reply, without a copy of its own if it is long and others get the same bytes (`shared`)."""
-        files = self._front.files if shared else None
+    def write_reply(self, reply: bytes) -> None:
+        """Sends a ready reply that others get as well, without a copy of its own if it is long."""
+        files = self._front.files
         if files is None or len(reply) < SENDFILE_SMALLEST:
             self.transport.write(reply)
         else:
             files.send(self.transport, reply)
+
+    def write_own(self, head: bytes, body: bytes, reserved: object) -> None:
+        """Sends a reply that only this client gets, without joining it. `reserved` is kept while any of it waits to be sent."""
+        transport = self.transport
+        if reserved is not None:  # Until its end, `resume_writing` is to be called when nothing waits any more.
+            transport.set_write_buffer_limits(high=0)
+        transport.writelines((head, body))
+        if self.paused:
+            self._reserved = reserved
+        elif reserved is not None:
+            transport.set_write_buffer_limits()
 
     def write(self, data: bytes) -> None:
         """Sends bytes of a stream, unless the client has gone."""

@@ -6,6 +6,7 @@ from typing import Any
 from service import __version__
 from service.api.listing import MOST
 from service.events import INFO_LIMIT, Selector, Status
+from service.settings import SERVICE_NAME
 
 _ERRORS = {
     "BadRequest": (
@@ -27,7 +28,10 @@ _ERRORS = {
     "Disabled": (501, "This deployment does no monitoring (`ClusterMonitoringDisabled`)."),
     "Unavailable": (
         503,
-        "The current state cannot be known (`StoreUnavailable`), or the keys of a token's issuer (`SigningKeysUnavailable`).",
+        (
+            "The current state cannot be known (`StoreUnavailable`), the keys of a token's issuer neither "
+            "(`SigningKeysUnavailable`), or too many bytes of pages wait to be sent (`ServerBusy`)."
+        ),
     ),
 }
 
@@ -80,13 +84,15 @@ def _paths() -> Json:
                 "operationId": "listClusterEvents",
                 "tags": ["events"],
                 "summary": "The retained events, newest first",
-                "description": "By recorded_at, then id, descending. Without parameters: all, with their `status` fields.",
+                "description": "By recorded_at, then id, descending. Without parameters: all, with their `status` fields. "
+                "A client that prefers `text/event-stream` gets the events as they are recorded, after `Last-Event-ID`; it "
+                "takes `selector`, `service` and `status` only.",
                 "parameters": [
                     *(_ref("parameters", name) for name in ("Limit", "Before", "Since", "Until", "Selector")),
                     *(_ref("parameters", name) for name in ("Service", "StatusFilter", "IfNoneMatch")),
                 ],
                 "responses": {
-                    "200": _event_answer({"anyOf": [_array("EventStatus"), _array("EventAll")]}),
+                    "200": _event_answer({"anyOf": [_array("EventStatus"), _array("EventAll")]}, stream=True),
                     "304": _ref("responses", "NotModified"),
                 }
                 | event_errors
@@ -260,12 +266,19 @@ def _parameters(services: Sequence[str]) -> Json:
             "schema": {"enum": ["explore.js", "explore.css"]},
         },
         "Limit": _query(
-            "limit", "The most events; a list that is cut has a `Link` to the next ones.", _number(1, MOST)
+            "limit",
+            "The most events. A page has fewer where they would have more than 4 MiB, and 100 at most with `selector=all`, also "
+            "without `limit`; one that is cut has a `Link` to the next events.",
+            _number(1, MOST),
         ),
         "Before": _query("before", "An event's id: only older ones.", {"type": "string", "format": "uuid"}),
         "Since": _query("since", "Only events recorded at or after this time.", time),
         "Until": _query("until", "Only events recorded before this time.", time),
-        "Service": _query("service", "The service that `status` is about.", {"type": "string", "enum": list(services)}),
+        "Service": _query(
+            "service",
+            "The service that `status` is about, also a former one.",
+            {"type": "string", "pattern": f"^{SERVICE_NAME.pattern}$", "examples": list(services)},
+        ),
         "StatusFilter": _query(
             "status",
             "Only events in which `service` (or any service) had one of these statuses, separated by commas.",
@@ -425,7 +438,7 @@ def _refs(*names: str) -> Json:
     return {str(_ERRORS[name][0]): _ref("responses", name) for name in names}
 
 
-def _event_answer(schema: Json) -> Json:
+def _event_answer(schema: Json, *, stream: bool = False) -> Json:
     headers = {
         "ETag": "ETag",
         "Cluster-Checked-At": "CheckedAt",
@@ -436,7 +449,7 @@ def _event_answer(schema: Json) -> Json:
     return {
         "description": "What was asked for.",
         "headers": {name: _ref("headers", component) for name, component in headers.items()},
-        "content": _json(schema),
+        "content": _json(schema) | ({"text/event-stream": {"schema": {"type": "string"}}} if stream else {}),
     }
 
 

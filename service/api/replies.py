@@ -10,11 +10,11 @@ from service.api.answers import Answer, Question, has_what, matches
 from service.api.conditional import Condition, parse_if_none_match
 from service.api.endpoint import PRINCIPAL, authenticate
 from service.api.front import Connection
+from service.api.listing import Selection
 from service.api.state import State
 from service.api.stream import Watchers
 from service.api.waiting import spread, wait_of
 from service.errors import ClusterMonitoringDisabled
-from service.events import Selector
 
 PREFER, PREFERENCE_APPLIED = istr("Prefer"), istr("Preference-Applied")
 
@@ -41,18 +41,22 @@ async def answer(state: State, request: web.Request, question: Question) -> web.
 async def wait(
     state: State, request: web.Request, question: Question, condition: Condition, seconds: int
 ) -> web.StreamResponse:
-    """The answer once it is not what the client has, or 304 after so many seconds (RFC 7240, section 4.3)."""
+    """The answer once it is not what the client has, or 304 after so many seconds (RFC 7240, section 4.3).
+
+    Raises `AuthenticationFailed` as soon as the request's credential is revoked or has expired.
+    """
     monotonic = state.replica.monotonic
     deadline = monotonic() + spread(seconds)
     connection = connection_of(request)
+    principal = request[PRINCIPAL]
     while True:
         ready = state.answers.ready(question) or await state.answers.get(question)
+        if not state.holds(principal):  # It has ended, or signing keys have changed and it may be as good as before.
+            principal = await authenticate(state, request.headers.getall(hdrs.AUTHORIZATION, ()))
         left = deadline - monotonic()
         if left <= 0 or state.draining or connection.half_closed or not has_what(condition, ready):
             break
-        await state.waiting.change(left, connection.when_lost)
-    if not state.holds(request[PRINCIPAL]):  # It has ended, or keys have changed and it is as good as before.
-        await authenticate(state, request.headers.getall(hdrs.AUTHORIZATION, ()))
+        await state.waiting.change(min(left, state.seconds_left(principal)), connection.when_lost)
     reply = send(request, ready, condition)
     reply.headers[PREFERENCE_APPLIED] = f"wait={seconds}"
     return reply
@@ -61,7 +65,7 @@ async def wait(
 def send(request: web.Request, ready: Answer, condition: Condition) -> web.StreamResponse:
     """An answer, or 304 if the client has it."""
     not_modified = matches(condition, ready)
-    if request.version is HttpVersion11 and request.method == hdrs.METH_GET:
+    if request.method == hdrs.METH_GET:
         return ReadyResponse(ready, not_modified=not_modified)
     if not_modified:
         return web.Response(status=304, headers=ready.headers_not_modified)
@@ -87,30 +91,46 @@ class ReadyResponse(web.StreamResponse):
 
     def __init__(self, answer: Answer, *, not_modified: bool) -> None:
         super().__init__(status=304 if not_modified else answer.status)
-        self._answer = answer
+        self._answer: Answer | None = answer
         self._not_modified = not_modified
         self._connection: Connection | None = None
+        self._version = HttpVersion11
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Called by the framework before `write_eof`."""
         self._connection = connection_of(request)
+        self._version = request.version
         if self._keep_alive is None:  # Unless the connection is to end, the request decides.
             self._keep_alive = request.keep_alive
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Sends the whole reply. Raises `ConnectionResetError` if the client has gone."""
+        del data
         connection = self._connection
         if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
         if connection.paused:
             await connection.writable()
-        wire = self._answer.wire(not_modified=self._not_modified, close=not self._keep_alive)
-        if self.headers:  # What only this request is told, such as that its origin may read.
-            top, end, body = wire.partition(b"\r\n\r\n")
-            wire = b"".join([top, rendered(self.headers), end, body])
-        connection.write_reply(wire + data, shared=self._answer.shared and not self.headers)
+        # The framework keeps this object until the next request: the answer may be large, and others may wait for its memory.
+        answer, self._answer = self._answer, None
+        assert answer is not None  # noqa: S101  # The framework calls this once.
+        close = not self._keep_alive
+        if answer.shared and not self.headers and self._version is HttpVersion11:
+            connection.write_reply(answer.wire(not_modified=self._not_modified, close=close))
+        else:
+            body, reserved = (b"", None) if self._not_modified else (answer.body, answer.reserved)
+            connection.write_own(self._head(answer, close=close), body, reserved)
         if self._keep_alive:
             connection.answered()
+
+    def _head(self, answer: Answer, *, close: bool) -> bytes:
+        """The head with what only this request is told, such as that its origin may read, in the request's version."""
+        if self._version is HttpVersion11:
+            return answer.head(not_modified=self._not_modified, close=close, more=rendered(self.headers))
+        if not close:
+            self.headers[hdrs.CONNECTION] = "keep-alive"
+        head = answer.head(not_modified=self._not_modified, close=False, more=rendered(self.headers))
+        return head.replace(b"HTTP/1.1", b"HTTP/1.0", 1)
 
 
 def rendered(fields: Mapping[str, str]) -> bytes:
@@ -122,10 +142,11 @@ class Streaming(web.StreamResponse):
     """Hands the connection over to a watcher, instead of sending a reply."""
 
     def __init__(
-        self, watchers: Watchers, selector: Selector, last_event_id: str | None, holds: Callable[[], bool]
+        self, watchers: Watchers, selection: Selection, last_event_id: str | None, seconds_left: Callable[[], float]
     ) -> None:
         super().__init__()
-        self._watchers, self._selector, self._last_event_id, self._holds = watchers, selector, last_event_id, holds
+        self._watchers, self._selection, self._last_event_id = watchers, selection, last_event_id
+        self._seconds_left = seconds_left
         self._connection: Connection | None = None
 
     async def prepare(self, request: web.BaseRequest) -> None:
@@ -140,6 +161,6 @@ class Streaming(web.StreamResponse):
         if connection is None or connection.transport.is_closing():
             raise ConnectionResetError("the client has gone")
         watcher = watchers.add(
-            connection, self._selector, self._last_event_id, rendered(self.headers), holds=self._holds
+            connection, self._selection, self._last_event_id, rendered(self.headers), seconds_left=self._seconds_left
         )
         connection.watch(watcher, lambda: watchers.discard(watcher))

@@ -39,11 +39,16 @@ class State:
     def __post_init__(self) -> None:
         self.watchers = Watchers(self.replica)
         self.replica.listeners += [self.watchers.changed, lambda _: self.waiting.wake()]
+        self.authenticator.listeners += [self.watchers.end_refused, self.waiting.wake]
 
     def holds(self, principal: Principal) -> bool:
         """Whether a request's credential is still good, for replies that take long."""
         snapshot = self.replica.snapshot
         return snapshot is None or self.authenticator.holds(principal, snapshot.api_keys)
+
+    def seconds_left(self, principal: Principal) -> float:
+        """For how long a request's credential is good if nothing revokes it; 0 if it is good no more."""
+        return max(principal.expires - self.replica.wall(), 0.0) if self.holds(principal) else 0.0
 
     async def drain(self) -> None:
         """From now on `/readyz` fails and every reply ends its connection; streams end, and who waits is answered."""

@@ -1,9 +1,9 @@
 """Server-sent events: each recorded event to everybody who watches.
 
-A watcher is a small object with a place in the history (the last event that it got), not a task with a queue. At a change the
-frames are made once and written to all who are up to date. Who reads too slowly is left where it is: when it can take more, it
-goes on from its place, and if its place is no longer retained, it is told so (`reset`) and gets all that is. So nobody waits
-for anybody, and what is kept for a slow client is never more than its connection's buffer.
+A watcher is a small object with a place in the history (the last event that it got or did not select), not a task with a
+queue. At a change the frames are made once and written to all watchers that are up to date. A slow client is left where it is:
+when it can take more, it goes on from its place, and if its place is no longer retained, it gets a `reset` and all that is. So
+no client waits for another, and what is kept for a slow one is never more than its connection's buffer.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from email.utils import formatdate
 from typing import Protocol
 
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, VARY
+from service.api.listing import Selection, position
 from service.errors import StoreUnavailable
 from service.events import Selector
 from service.snapshot import Change, Replica, Snapshot
@@ -24,9 +25,11 @@ KEEP_ALIVE_S = 15.0
 RETRY_MS = (1_000, 5_000)
 """After how long clients come back from a stream that ended: spread, so that they do not all come at once."""
 BATCH = 64
-"""Full events that are asked for at a time by a client that catches up."""
+"""Events that a client that catches up is given at one turn of the loop; full ones are asked for together."""
 AT_A_TURN = 16
 """Watchers that are written to at one turn of the loop, some 10 µs each: polls are answered in between."""
+LOOK_AGAIN_S = 86_400.0
+"""The most seconds until it is looked again whether a credential has expired: timers do not reach into the next century."""
 PAUSE_S = 0.5
 """Before full events are asked for again, where the store does not answer."""
 
@@ -79,23 +82,30 @@ def _retry() -> bytes:
 class Watcher:
     """One stream."""
 
-    __slots__ = ("_catching_up", "_client", "_replica", "holds", "place", "selector")
+    __slots__ = ("_catching_up", "_client", "_replica", "place", "seconds_left", "selection")
 
     def __init__(
-        self, replica: Replica, client: Client, selector: Selector, place: str, holds: Callable[[], bool]
+        self, replica: Replica, client: Client, selection: Selection, place: str, seconds_left: Callable[[], float]
     ) -> None:
-        """`place` is the id of the last event that the client has, '' before the first; `holds` is whether it may go on."""
-        self.holds = holds
-        self.selector = selector
+        """`place` is the id of the last event that the client has or does not want, '' before the first.
+
+        `seconds_left` says for how long the client may go on; 0 ends the stream.
+        """
+        self.seconds_left = seconds_left
+        self.selection = selection
         self.place = place
         self._replica = replica
         self._client = client
         self._catching_up: asyncio.Task[None] | None = None
 
     def deliver(self, frames: bytes, place: str) -> None:
-        """Writes what follows its place, unless the client is behind: then it comes to it in its own time."""
+        """Writes what follows its place, unless the client is behind: then it comes to it in its own time.
+
+        `frames` are those of the selected events up to the event `place`.
+        """
         if self._catching_up is None and not self._client.paused:
-            self._client.write(frames)
+            if frames:
+                self._client.write(frames)
             self.place = place
 
     def comment(self) -> None:
@@ -126,10 +136,11 @@ class Watcher:
                     if self.place and self.place not in snapshot.by_id:
                         await self._look_for_place()
                         continue
-                    missing = newer_than(self._replica.retained(snapshot), self.place)[:BATCH]
+                    missing = self._missing(snapshot)
                     if not missing:
                         return
-                    bodies = await self._bodies(snapshot, missing)
+                    wanted = [entry for entry in missing if self.selection.selects(entry)]
+                    bodies = await self._bodies(snapshot, wanted)
                 except StoreUnavailable:
                     await asyncio.sleep(PAUSE_S)
                     continue
@@ -139,8 +150,15 @@ class Watcher:
                     if (body := bodies.get(entry.id)) is not None:
                         self._client.write(frame(entry.id, body))
                     self.place = entry.id
+                await asyncio.sleep(0)  # Of events that are not selected there may be many, and none makes it wait.
         finally:
             self._catching_up = None
+
+    def _missing(self, snapshot: Snapshot) -> Sequence[Entry]:
+        """The next events after its place, oldest first."""
+        entries = self._replica.retained(snapshot)
+        newer = position(entries, snapshot.by_id[self.place]) if self.place else len(entries)
+        return entries[max(newer - BATCH, 0) : newer][::-1]
 
     async def _look_for_place(self) -> None:
         """Says that the place is lost, unless the store has it: the client may come from a replica that was ahead of us."""
@@ -150,12 +168,47 @@ class Watcher:
             self.place = ""
 
     def _takes_more(self) -> bool:
-        return not self._client.paused
+        return not self._client.paused and self.seconds_left() > 0
 
     async def _bodies(self, snapshot: Snapshot, entries: Sequence[Entry]) -> dict[str, bytes | None]:
-        if self.selector is Selector.STATUS:
+        if self.selection.selector is Selector.STATUS:
             return {entry.id: entry.status for entry in entries}
         return await self._replica.fulls(snapshot, entries)
+
+
+class News:
+    """What one change brings, as frames. They are made when a watcher first needs them, and once for all who want the same
+    events: clients that each select in a way of their own add a comparison each, not a copy.
+    """
+
+    def __init__(self, replica: Replica, snapshot: Snapshot, entries: Sequence[Entry] | None) -> None:
+        """`entries` are what is new, oldest first, or `None` if that is not known."""
+        self._replica = replica
+        self._snapshot = snapshot
+        self._entries = entries
+        self._selected: dict[Selection, bytes | None] = {}
+        self._made: dict[tuple[Selector, tuple[Entry, ...]], bytes | None] = {}
+
+    def frames(self, selection: Selection) -> bytes | None:
+        """The frames of the selected events, or `None` if something may be missing, or must be read from the store."""
+        if self._entries is None:
+            return None
+        if selection not in self._selected:
+            key = selection.selector, tuple(filter(selection.selects, self._entries))
+            if key not in self._made:
+                self._made[key] = self._make(*key)
+            self._selected[selection] = self._made[key]
+        return self._selected[selection]
+
+    def _make(self, selector: Selector, entries: Sequence[Entry]) -> bytes | None:
+        frames = []
+        for entry in entries:
+            status = selector is Selector.STATUS
+            body = entry.status if status else self._replica.full_in_memory(self._snapshot, entry)
+            if body is None:
+                return None
+            frames.append(frame(entry.id, body))
+        return b"".join(frames)
 
 
 class Watchers:
@@ -163,8 +216,9 @@ class Watchers:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self._all: dict[Watcher, None] = {}
-        """In the order in which they came: who is told of two changes is told of the first one first."""
+        self._all: dict[Watcher, asyncio.TimerHandle | None] = {}
+        """In the order in which they came: who is told of two changes is told of the first one first. With each, the timer for
+        the end of its credential."""
         self._keep_alive: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -174,24 +228,26 @@ class Watchers:
     def add(
         self,
         client: Client,
-        selector: Selector,
+        selection: Selection,
         last_event_id: str | None,
         more: bytes = b"",
         *,
-        holds: Callable[[], bool],
+        seconds_left: Callable[[], float] = lambda: float("inf"),
     ) -> Watcher:
         """Begins a stream: with what was recorded after `last_event_id`, or from now on. `more` goes to its head.
 
-        `holds` is asked at each change and each sign of life whether the client may go on.
+        `seconds_left` says for how long the client may go on. It is asked when that time is over, and at each change and each
+        sign of life.
         """
         place = last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
-        watcher = Watcher(self._replica, client, selector, place, holds)
+        watcher = Watcher(self._replica, client, selection, place, seconds_left)
         self._all[watcher] = None
         client.write(head(self._replica.wall(), more))
         if self._closed:  # The process is about to stop: the client comes back to another.
             watcher.close()
             return watcher
         watcher.go_on()
+        self._until_expiry(watcher)
         if self._keep_alive is None:
             self._keep_alive = background(self._comment(), "stream-keep-alive")
         return watcher
@@ -199,23 +255,30 @@ class Watchers:
     def discard(self, watcher: Watcher) -> None:
         """The client has gone."""
         watcher.stop()
-        self._all.pop(watcher, None)
+        if (timer := self._all.pop(watcher, None)) is not None:
+            timer.cancel()
 
     def changed(self, change: Change) -> None:
         """Writes what is new to all who have everything else; the others go on in their own time."""
-        if change.before is change.after or change.after.provisional:
+        if change.before is change.after or change.after.provisional or not self._all:
             return
         before, after = _latest_id(change.before), _latest_id(change.after)
-        frames = {selector: self._frames(change, before, selector) for selector in {one.selector for one in self._all}}
+        news = News(
+            self._replica, change.after, newer_than(change.after.entries, before) if change.continuous else None
+        )
 
         def tell(watcher: Watcher) -> None:
-            new = frames[watcher.selector]
+            new = news.frames(watcher.selection)
             if new is not None and watcher.place == before:
                 watcher.deliver(new, after)
             else:
                 watcher.go_on()
 
         self._for_all(tell)
+
+    def end_refused(self) -> None:
+        """Ends the streams whose credentials are good no more."""
+        self._for_all(lambda _: None)
 
     def end_all(self) -> None:
         """Ends the streams that there are; their clients come back."""
@@ -230,21 +293,6 @@ class Watchers:
             keep_alive, self._keep_alive = self._keep_alive, None
             await end(keep_alive)
 
-    def _frames(self, change: Change, before: str, selector: Selector) -> bytes | None:
-        """The frames of what is new, or `None` if something may be missing between, or must be read from the store."""
-        if not change.continuous:
-            return None
-        frames = []
-        for entry in newer_than(change.after.entries, before):
-            if selector is Selector.STATUS:
-                body: bytes | None = entry.status
-            else:
-                body = self._replica.full_in_memory(change.after, entry)
-            if body is None:
-                return None
-            frames.append(frame(entry.id, body))
-        return b"".join(frames)
-
     def _for_all(self, work: Callable[[Watcher], None]) -> None:
         """Does something for everybody who is here now, a few at a turn; ends the streams whose credentials are over."""
         watchers, loop = list(self._all), asyncio.get_running_loop()
@@ -253,15 +301,27 @@ class Watchers:
             for watcher in watchers[start : start + AT_A_TURN]:
                 if watcher not in self._all:
                     continue
-                if watcher.holds():
+                if watcher.seconds_left():
                     work(watcher)
                 else:
-                    self.discard(watcher)
-                    watcher.close()
+                    self._end(watcher)
             if start + AT_A_TURN < len(watchers):
                 loop.call_soon(turn, start + AT_A_TURN)
 
         turn(0)
+
+    def _until_expiry(self, watcher: Watcher) -> None:
+        """Ends a stream whose credential is good no more, else looks again when it expires."""
+        left = watcher.seconds_left()
+        if not left:
+            self._end(watcher)
+        elif left < float("inf"):
+            loop = asyncio.get_running_loop()
+            self._all[watcher] = loop.call_later(min(left, LOOK_AGAIN_S), self._until_expiry, watcher)
+
+    def _end(self, watcher: Watcher) -> None:
+        self.discard(watcher)
+        watcher.close()
 
     async def _comment(self) -> None:
         while True:

@@ -40,6 +40,8 @@ class Authenticator:
         """Raises `SettingsError` if the key material is unfit."""
         self.generation = object()
         """Replaced whenever the keys that sign tokens change."""
+        self.listeners: list[Callable[[], None]] = []
+        """Called then, in the loop; they must not block."""
         self.usage = Usage()
         self._settings = settings
         self._everyone = replace(EVERYONE, basis=self.generation) if settings.auth is Auth.NONE else None
@@ -160,3 +162,5 @@ class Authenticator:
     def _signers_changed(self) -> None:
         self.generation = object()
         self._remembered = OrderedDict((digest, who) for digest, who in self._remembered.items() if who.key_id)
+        for listener in self.listeners:
+            listener()

@@ -1,13 +1,20 @@
 """The list's parameters: pages, times, filters, selectors."""
 
+import asyncio
 import re
-from urllib.parse import quote
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import MultiDict
 
-from service.events import rfc3339
-from service.store import Appended
-from tests.conftest import ALL_GOOD, BAD, GOOD, ONE_BAD, Api
+from service.api import answers, listing
+from service.events import Observation, Status, rfc3339, uuid7
+from service.store import Appended, Entry
+from tests.conftest import ALL_GOOD, BAD, GOOD, ONE_BAD, Api, Got
 
 LIST = "/v0/cluster/events"
 
@@ -67,6 +74,15 @@ async def test_an_offset_may_come_unencoded(api: Api) -> None:
     await record(api, 2)
     assert len(await ids(api, "since=2020-01-01T00:00:00+02:00")) == 2
     assert await ids(api, "until=2020-01-01t00:00:00z") == []
+
+
+@pytest.mark.parametrize("form", ["{}456Z", "{}999Z", "{}Z", "{}z"])
+async def test_finer_times_than_ours_are_cut(api: Api, form: str) -> None:
+    """Nine digits of fraction name the same microsecond as six, in either case."""
+    events = [appended.event for appended in await record(api, 4)]
+    middle = form.format(rfc3339(events[2].recorded_at)[:-1].replace("T", "t"))
+    assert await ids(api, f"since={middle}") == [event.id for event in reversed(events[2:])]
+    assert await ids(api, f"until={middle}") == [event.id for event in reversed(events[:2])]
 
 
 async def test_filters_by_status(api: Api) -> None:
@@ -132,7 +148,14 @@ async def test_before_takes_any_spelling(api: Api) -> None:
         ("selector=none", "selector"),
         ("selector=", "selector"),
         ("selector=all&selector=all", "selector"),
-        ("service=nothing&status=Healthy", "service"),
+        ("since=9999-12-31T23:59:59-23:59", "since"),
+        ("until=0001-01-01T00:00:00%2B00:01", "until"),
+        ("since=2026-01-01+00:00:00Z", "since"),
+        ("service=No-Service&status=Healthy", "service"),
+        ("service=&status=Healthy", "service"),
+        ("service=api&service=api&status=Healthy", "service"),
+        ("status=Healthy&status=Healthy", "status"),
+        ("status=Healthy,", "status"),
         ("service=api", "service"),
         ("status=healthy", "status"),
         ("status=", "status"),
@@ -143,6 +166,184 @@ async def test_bad_parameters_are_named(api: Api, query: str, param: str) -> Non
     got = await api.get(f"{LIST}?{query}")
     assert (got.status, got.json["error_code"]) == (400, "InvalidQueryParam")
     assert got.json["details"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("many", "once"),
+    [
+        ("status=" + ",".join(["Unhealthy"] * 235), "status=Unhealthy"),
+        ("status=" + ",".join(["Unhealthy", "Healthy"] * 120), "status=Unhealthy,Healthy"),
+        ("service=api&status=" + ",".join(["Healthy"] * 235), "service=api&status=Healthy"),
+        ("selector=all&limit=5&status=" + ",".join(["Healthy"] * 235), "selector=all&limit=5&status=Healthy"),
+    ],
+)
+async def test_a_status_named_again_costs_nothing(many: str, once: str) -> None:
+    """The filter is the very one that names each status once; so are its work, and the link to its next page."""
+    wanted = listing.parse(MultiDict(parse_qsl(many)))
+    assert wanted is not None
+    assert wanted == listing.parse(MultiDict(parse_qsl(once)))
+    assert len(wanted.selection.patterns) <= len(Status)
+
+
+def test_the_order_of_statuses_means_nothing() -> None:
+    """Two spellings of one wish select by the same patterns: a stream makes its frames once for both."""
+    one, other = (listing.parse_stream(MultiDict(status=text)) for text in ("Healthy,Unhealthy", "Unhealthy,Healthy"))
+    assert one == other
+    assert hash(one) == hash(other)
+
+
+def test_any_service_takes_no_more_patterns_than_one() -> None:
+    """Without `service` the work does not grow with the number of services."""
+    assert len(listing.parse_stream(MultiDict(status="Healthy")).patterns) == 1
+
+
+class Counted(Sequence[Entry]):
+    """Entries that count how often they are looked at."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries, self.looks = entries, 0
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return self.entries[index]
+
+
+@pytest.mark.parametrize("query", ["before={id}&limit=5", "since={time}&until={time}", "until={time}&limit=5"])
+async def test_a_page_is_found_without_reading_what_is_newer(query: str) -> None:
+    """However many events are retained, a page looks at a few of them beyond its own."""
+    entries = [Entry(uuid7(us), us, b"{}") for us in range(100_000, 0, -1)]
+    middle = entries[50_000]
+    wanted = listing.parse(MultiDict(parse_qsl(query.format(id=middle.id, time=rfc3339(middle.recorded_at)))))
+    assert wanted is not None
+    counted = Counted(entries)
+    page, _ = await wanted.apply(counted, middle if wanted.before else None)
+    assert page == ([] if wanted.since else entries[50_001:50_006])
+    assert counted.looks < 50
+
+
+async def test_a_long_search_lets_others_in() -> None:
+    """Where no event is selected, all are looked at, and the loop turns meanwhile."""
+    turns: list[None] = []
+
+    async def others() -> None:
+        while True:
+            turns.append(None)
+            await asyncio.sleep(0)
+
+    wanted = listing.Filter(listing.Selection(patterns=(b"nothing",)))
+    task = asyncio.create_task(others())
+    assert await wanted.apply([Entry("", 0, b"{}")] * 20_000, None) == ([], False)
+    task.cancel()
+    assert len(turns) >= 9
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=12),
+    st.integers(0, 12),
+    st.tuples(st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)),
+    st.integers(1, 5),
+    st.booleans(),
+)
+def test_a_page_is_what_a_plain_reading_gives(
+    rows: list[tuple[int, bool]], place: int, window: tuple[int | None, int | None], limit: int, only_good: bool
+) -> None:
+    """Bisection finds what looking at every event finds, also between events of the same microsecond."""
+    since, until = window
+    entries = [Entry(f"{number:02}", us, b"good" if good else b"bad") for number, (us, good) in enumerate(rows)]
+    entries.sort(key=lambda entry: (entry.recorded_at, entry.id), reverse=True)
+    before = entries[place] if place < len(entries) else None
+    patterns = (b"good",) if only_good else ()
+    wanted = listing.Filter(listing.Selection(patterns=patterns), limit, None, since, until)
+    expected = [
+        entry
+        for entry in entries
+        if (before is None or (entry.recorded_at, entry.id) < (before.recorded_at, before.id))
+        and (since is None or entry.recorded_at >= since)
+        and (until is None or entry.recorded_at < until)
+        and (not only_good or entry.status == b"good")
+    ]
+    assert asyncio.run(wanted.apply(entries, before)) == (expected[:limit], len(expected) > limit)
+
+
+async def test_services_that_are_configured_no_more_can_be_asked_for(make_api: Any) -> None:
+    """Events speak of the services of their time: each of them can be filtered by; one that never was selects nothing."""
+    former: Api = await make_api(services="database")
+    event = await former.store.append({"database": BAD})
+    api: Api = await make_api()
+    await api.store.append(ALL_GOOD)
+    await api.settle()
+    assert await ids(api, "service=database&status=Unhealthy") == [event.event.id]
+    assert await ids(api, "status=Unhealthy") == [event.event.id]
+    assert await ids(api, "service=unheard_of&status=Unhealthy") == []
+
+
+# -- how much a page has ----------------------------------------------------------------------------------------------
+
+LONG = {name: Observation(Status.HEALTHY, "x" * 8_000, "y" * 8_000) for name in ALL_GOOD}
+"""An event of 48 KB."""
+
+
+async def followed(api: Api, path: str) -> list[Got]:
+    """The pages from one on, by their links."""
+    pages = []
+    while path:
+        pages.append(await api.get(path))
+        assert pages[-1].status == 200, pages[-1].body
+        link = re.fullmatch(r'<(.*)>; rel="next"', pages[-1].headers.get("Link", ""))
+        path = link[1] if link else ""
+    return pages
+
+
+@pytest.mark.parametrize(
+    "query", ["selector=all", "selector=all&limit=1000", "selector=all&since=2020-01-01T00:00:00Z"]
+)
+async def test_a_page_has_a_hundred_full_events_at_most(api: Api, query: str) -> None:
+    """More are on the pages that follow; without `limit` it is a first page as well. No event is missing or twice."""
+    events = await record(api, 130)
+    pages = await followed(api, f"{LIST}?{query}")
+    assert [len(page.json) for page in pages] == [100, 30]
+    assert [event["id"] for page in pages for event in page.json] == [done.event.id for done in reversed(events)]
+
+
+async def test_a_page_is_bounded_in_bytes(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page ends before it has too many bytes, whatever its limit, and has one event at the least."""
+    monkeypatch.setattr(answers, "PAGE_BYTES", 200_000)
+    api: Api = await make_api(events_memory=0)
+    recorded = [await api.store.append(LONG) for _ in range(11)]
+    await api.settle()
+    pages = await followed(api, f"{LIST}?selector=all&limit=10")
+    assert [len(page.json) for page in pages] == [4, 4, 3]
+    assert all(len(page.body) <= 200_000 for page in pages)
+    assert [event["id"] for page in pages for event in page.json] == [done.event.id for done in reversed(recorded)]
+    monkeypatch.setattr(answers, "PAGE_BYTES", 10)
+    assert [len(page.json) for page in await followed(api, f"{LIST}?selector=all")] == [1] * 11
+    assert [len(page.json) for page in await followed(api, f"{LIST}?limit=3")] == [1] * 11
+
+
+async def test_the_longest_pages_have_four_mebibytes(api: Api) -> None:
+    """The bound that the contract names holds for the longest events."""
+    for _ in range(100):
+        await api.store.append(LONG)
+    await api.settle()
+    pages = await followed(api, f"{LIST}?selector=all")
+    assert [len(page.json) for page in pages] == [86, 14]
+    assert 4_000_000 < len(pages[0].body) <= 4 * 1024 * 1024
+
+
+async def test_the_whole_list_stays_whole(make_api: Any) -> None:
+    """Without parameters, or with `selector=status` alone, all events are on one page, however many are retained."""
+    api: Api = await make_api(retention_events=1_200)
+    for _ in range(1_100):
+        await api.store.append(ALL_GOOD)
+    await api.settle()
+    whole = await api.get(LIST)
+    assert len(whole.json) == 1_100
+    named = await api.get(f"{LIST}?selector=status")
+    assert (named.body, named.headers["ETag"], "Link" in named.headers) == (whole.body, whole.headers["ETag"], False)
+    assert [len(page.json) for page in await followed(api, f"{LIST}?since=2020-01-01T00:00:00Z")] == [1_000, 100]
 
 
 async def test_full_events_beyond_the_memory_are_served(make_api: object) -> None:

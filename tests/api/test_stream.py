@@ -12,9 +12,13 @@ import pytest
 
 from service.api import stream
 from service.api.front import Deadlines
+from service.api.listing import Selection, position
 from service.api.stream import newer_than
+from service.auth import Role
+from service.events import Selector
 from service.store import Entry
-from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api
+from tests.api.raw import connected, head
+from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api, bearer, make_settings, make_token
 
 LIST = "/v0/cluster/events"
 ACCEPT = READ | {"Accept": "text/event-stream"}
@@ -62,6 +66,24 @@ async def listening(api: Api, query: str = "", last: str | None = None) -> Async
         assert answer.status == 200, await answer.read()
         assert answer.content_type == "text/event-stream"
         yield Listener(answer)
+
+
+@dataclass
+class Client:
+    """A client that takes what it is given, or nothing for now (`paused`)."""
+
+    paused: bool = False
+    closed: bool = False
+    frames: list[bytes] = field(default_factory=list)
+
+    def write(self, data: bytes) -> None:
+        """Keeps the frames of events."""
+        if data.startswith(b"id:"):
+            self.frames.append(data)
+
+    def close(self) -> None:
+        """Remembers it."""
+        self.closed = True
 
 
 async def record(api: Api, count: int) -> list[str]:
@@ -191,12 +213,240 @@ async def test_a_slow_client_is_bounded_and_slows_nobody(make_api: Callable[...,
     assert before == ids[: len(before)]
 
 
-async def test_the_list_is_given_to_others(api: Api) -> None:
-    """Only a client that accepts a stream gets one."""
+PREFER_JSON = [
+    "*/*",
+    "application/json",
+    "text/html",
+    "text/event-stream;q=0",
+    "text/event-stream;q=0;v=1",
+    "application/json;q=1, text/event-stream;q=0.1",
+    "text/event-stream, application/json",
+    'text/html;x=", text/event-stream"',
+]
+
+
+@pytest.mark.parametrize("accept", PREFER_JSON)
+async def test_the_list_is_given_to_others(api: Api, accept: str) -> None:
+    """Only a client that prefers a stream gets one; the poll path agrees."""
     await api.state.replica.append(ALL_GOOD)
-    for accept in ("*/*", "application/json", "text/event-stream;q=0", "text/html"):
+    for _ in range(4):
         got = await api.get(LIST, {"Accept": accept})
-        assert got.headers["Content-Type"] == "application/json", accept
+        assert (got.headers["Content-Type"], len(got.json)) == ("application/json", 1)
+    assert len(api.front.memo) == 1
+
+
+@pytest.mark.parametrize(
+    "lines", [["text/event-stream"], ["application/json;q=0.5", "TEXT/*"], ["*/*;q=0.1, text/event-stream"]]
+)
+async def test_a_client_that_prefers_a_stream_gets_one(api: Api, lines: list[str]) -> None:
+    """By weight and specificity, over all `Accept` lines, as often as it asks."""
+    for _ in range(3):
+        async with await connected(api.port) as line:
+            fields = [f"Authorization: {READ['Authorization']}", *(f"Accept: {value}" for value in lines)]
+            line.send(head("GET", LIST, *fields))
+            assert b"\r\nContent-Type: text/event-stream\r\n" in await line.reader.readuntil(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize(
+    ("query", "more", "status"),
+    [
+        ("", {}, 200),
+        ("", {"If-None-Match": "*"}, 304),
+        ("?limit=1", {}, 200),
+        ("?limit=1", {"If-None-Match": "*"}, 304),
+        ("?selector=all", {"If-None-Match": "*"}, 304),
+        ("?limit=0", {}, 400),
+        ("?before=01940000-0000-7000-8000-000000000000", {}, 404),
+        ("", {"Authorization": "Bearer x"}, 401),
+        ("", {"Accept-Encoding": "gzip;q=0, identity;q=0"}, 406),
+    ],
+)
+async def test_every_response_that_could_be_another_says_so(
+    api: Api, accept: str, query: str, more: dict[str, str], status: int
+) -> None:
+    """What is kept of a response under this URL, errors and 304s included, is kept for its `Accept` only."""
+    await api.state.replica.append(ALL_GOOD)
+    for method in ("GET", "HEAD"):
+        for _ in range(3):
+            async with api.client.request(
+                method, api.url + LIST + query, headers=READ | {"Accept": accept} | more
+            ) as got:
+                if method == "GET" and accept == "text/event-stream" and (query, status) != ("", 401):
+                    assert got.status == (400 if "limit" in query or "before" in query else 200)
+                else:
+                    assert got.status == status
+                assert "Accept" in [name.strip() for line in got.headers.getall("Vary") for name in line.split(",")]
+
+
+async def test_the_list_says_so_without_store_and_without_monitoring(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing can be said of the events, and where there is a page of another origin that asks."""
+    off: Api = await make_api(monitoring="off")
+    got = await off.get(LIST)
+    assert (got.status, got.headers["Vary"]) == (501, "Accept")
+    away: Api = await make_api(redis_url="redis://127.0.0.1:1", cors_origins="https://status.example")
+    got = await away.get(LIST, {"Origin": "https://status.example"})
+    assert (got.status, got.headers.getall("Vary")) == (503, ["Accept", "Origin"])  # type: ignore[attr-defined]
+
+
+# -- what a stream has ------------------------------------------------------------------------------------------------
+
+BAD_ONLY = "?service=compiler&status=Unhealthy"
+
+
+@pytest.mark.parametrize("query", [BAD_ONLY, "?status=Unhealthy,Unhealthy", BAD_ONLY + "&selector=all"])
+async def test_only_selected_events_come(api: Api, query: str) -> None:
+    """A stream honours the filters of the list: what has been selected so far, what is missed, and what comes."""
+    ids = await record(api, 6)
+    await api.settle()
+    async with listening(api, query, last=ids[0]) as listener:
+        for event_id in (ids[1], ids[3], ids[5]):
+            kind, got, data = await listener.next()
+            assert (kind, got, data["compiler_status"]) == ("message", event_id, "Unhealthy")
+            assert ("api_self_info" in data) == ("selector=all" in query)
+        more = await record(api, 4)
+        assert await listener.ids(2) == more[1::2]
+
+
+async def test_a_lost_place_of_a_filtered_stream_is_told(api: Api) -> None:
+    """After a `reset` everything follows that is retained and selected."""
+    ids = await record(api, 5)
+    await api.settle()
+    async with listening(api, BAD_ONLY, last="nonsense") as listener:
+        assert (await listener.next())[0] == "reset"
+        assert await listener.ids(2) == ids[1::2]
+
+
+async def test_a_watcher_goes_past_what_is_not_selected(make_api: Callable[..., Any]) -> None:
+    """However many events a stream does not want, its place stays in the history: none is a reason for a `reset`."""
+    api: Api = await make_api(retention_events=3)
+    first = await record(api, 1)
+    await api.settle()
+    async with listening(api, BAD_ONLY) as new, listening(api, BAD_ONLY, last=first[0]) as resumed:
+        for _ in range(8):
+            await api.store.append(ALL_GOOD)
+            await api.settle()
+        bad = (await api.store.append(ONE_BAD)).event.id
+        assert [(await one.next())[:2] for one in (new, resumed)] == [("message", bad)] * 2
+
+
+async def test_a_client_that_catches_up_lets_others_in(api: Api) -> None:
+    """Events that are not selected make it wait for nothing, and still it takes a turn of the loop for each few."""
+    ids = await record(api, 4 * stream.BATCH)
+    await api.settle()
+    client = Client()
+    api.state.watchers.add(client, Selection(patterns=(b"nothing",)), ids[0], seconds_left=lambda: 60.0)
+    (watcher,) = api.state.watchers._all
+    turns = 0
+    while watcher.place != ids[-1]:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 4
+    assert client.frames == []
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("limit=5", "limit"),
+        ("limit=0", "limit"),
+        ("before=01940000-0000-7000-8000-000000000000", "before"),
+        ("before=x", "before"),
+        ("since=2026-01-01T00:00:00Z", "since"),
+        ("since=", "since"),
+        ("until=2026-01-01T00:00:00Z&since=2026-01-01T00:00:00Z", "since"),
+        ("until=yesterday", "until"),
+        ("selector=none", "selector"),
+        ("selector=all&selector=all", "selector"),
+        ("service=api", "service"),
+        ("service=No-Service&status=Healthy", "service"),
+        ("status=", "status"),
+        ("status=healthy", "status"),
+        ("status=Healthy&status=Healthy", "status"),
+    ],
+)
+async def test_parameters_that_a_stream_does_not_take_are_named(api: Api, query: str, param: str) -> None:
+    """What only a page has, and what no list takes either, is 400: nothing is ignored in silence."""
+    got = await api.get(f"{LIST}?{query}", {"Accept": "text/event-stream"})
+    assert (got.status, got.json["error_code"], got.json["details"]["param"]) == (400, "InvalidQueryParam", param)
+
+
+async def test_what_a_stream_does_not_know_is_ignored(api: Api) -> None:
+    """As on the list, a parameter of somebody else's is no reason to refuse."""
+    async with listening(api, "?whatever=1&selector=status") as listener:
+        ids = await record(api, 1)
+        assert await listener.ids(1) == ids
+
+
+async def test_frames_are_made_once_for_all_who_want_the_same(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ways there are to select, an event becomes a frame once for each selector, whose bytes are shared."""
+    made: list[str] = []
+    plain = stream.frame
+
+    def counted(event_id: str, body: bytes) -> bytes:
+        made.append(event_id)
+        return plain(event_id, body)
+
+    monkeypatch.setattr(stream, "frame", counted)
+    await api.state.replica.append(ALL_GOOD)
+    clients = [Client() for _ in range(60)]
+    for number, client in enumerate(clients):
+        patterns = (f'"service_{number}_status":"Healthy"'.encode(), b'"api_status":"Healthy"')
+        selector = Selector.ALL if number % 2 else Selector.STATUS
+        api.state.watchers.add(client, Selection(selector, patterns), None)
+    event_id = (await api.state.replica.append(ONE_BAD)).event.id
+    while not all(client.frames for client in clients):
+        await asyncio.sleep(0)
+    assert made == [event_id] * 2
+    assert len({id(frame) for client in clients for frame in client.frames}) == 2
+
+
+# -- the end of a credential ------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_ends_when_its_credential_expires(make_api: Callable[..., Any]) -> None:
+    """No change and no sign of life is needed for it: the keep-alive comes later than this test ends."""
+    api: Api = await make_api(jwt_leeway="0s")
+    headers = bearer(make_token(Role.READ, 2)) | {"Accept": "text/event-stream"}
+    async with api.client.get(api.url + LIST, headers=headers) as answer, asyncio.timeout(stream.KEEP_ALIVE_S - 1):
+        assert answer.status == 200
+        assert b"data:" not in await answer.content.read()
+    assert len(api.state.watchers) == 0
+
+
+async def test_a_stream_ends_when_its_signing_key_is_replaced(api: Api) -> None:
+    """A token that was signed with a former key opens nothing from then on, a stream that is open included."""
+    async with listening(api) as listener:
+        api.state.authenticator._renew(make_settings(jwt_secret="another secret " * 8))
+        async with asyncio.timeout(stream.KEEP_ALIVE_S - 1):
+            assert b"data:" not in await listener.answer.content.read()
+
+
+async def test_a_client_that_reads_on_after_its_credential_ended_gets_nothing(api: Api) -> None:
+    """What a slow client had not taken is not given to it once it may not read."""
+    await api.state.replica.append(ALL_GOOD)
+    client, left = Client(paused=True), [60.0]
+    watcher = api.state.watchers.add(client, Selection(), "", seconds_left=lambda: left[0])
+    left[0] = 0.0
+    client.paused = False
+    watcher.go_on()
+    await api.state.replica.append(ONE_BAD)
+    while not client.closed:
+        await asyncio.sleep(0)
+    assert client.frames == []
+
+
+async def test_the_end_of_a_credential_is_looked_for_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A credential that is good for longer than a timer runs ends in its time."""
+    monkeypatch.setattr(stream, "LOOK_AGAIN_S", 0.01)
+    left = iter([1e12, 1e12, 0.0])
+    client = Client()
+    api.state.watchers.add(client, Selection(), None, seconds_left=lambda: next(left))
+    while not client.closed:
+        await asyncio.sleep(0.001)
+    assert len(api.state.watchers) == 0
 
 
 async def test_a_stream_needs_a_credential_and_a_selector(api: Api) -> None:
@@ -220,6 +470,8 @@ def test_what_is_newer() -> None:
     assert [entry.id for entry in newer_than(entries, "a")] == ["b", "c"]
     assert [entry.id for entry in newer_than(entries, "c")] == []
     assert [entry.id for entry in newer_than(entries, "")] == ["a", "b", "c"]
+    assert [position(entries, entry) for entry in entries] == [0, 1, 2]
+    assert [position(entries, Entry("x", us, b"")) for us in (4, 2, 0)] == [0, 1, 3]
 
 
 async def test_the_head_says_how_fresh_the_state_is(make_api: Callable[..., Any]) -> None:

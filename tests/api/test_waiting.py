@@ -2,13 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 from service.api.waiting import wait_of
-from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api, Got
+from service.auth import Role, mint
+from service.errors import StoreUnavailable
+from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, READ, WRITE, Api, Got, bearer, make_settings, make_token
 
 LATEST = "/v0/cluster/events/latest"
 VERDICT = "/v0/cluster_healthz"
@@ -21,10 +23,11 @@ async def started(api: Api) -> Api:
     return api
 
 
-async def waiting(api: Api, path: str, seconds: int = 10) -> "asyncio.Task[Got]":
+async def waiting(api: Api, path: str, seconds: int = 10, credential: Mapping[str, str] = READ) -> "asyncio.Task[Got]":
     """A read that waits for something other than what is there now."""
     etag = (await api.get(path)).headers["ETag"]
-    task = asyncio.create_task(api.get(path, {"If-None-Match": etag, "Prefer": f"wait={seconds}"}))
+    headers = {**credential, "If-None-Match": etag, "Prefer": f"wait={seconds}"}
+    task = asyncio.create_task(api.request("GET", path, headers))
     async with asyncio.timeout(2):
         while not len(api.state.waiting):
             await asyncio.sleep(0.005)
@@ -111,6 +114,96 @@ async def test_many_wait_at_little_cost(started: Api) -> None:
             await asyncio.sleep(0.01)
     await started.state.replica.append(ONE_BAD)
     assert {got.status for got in await asyncio.wait_for(asyncio.gather(*tasks), 2)} == {200}
+
+
+# -- the end of a credential ------------------------------------------------------------------------------------------
+
+
+async def refused(task: "asyncio.Task[Got]") -> None:
+    """The wait ends with 401, though nothing has changed: the wait itself would end later than this."""
+    async with asyncio.timeout(50):
+        got = await task
+    assert (got.status, got.json["error_code"]) == (401, "AuthenticationFailed")
+
+
+async def new_key(api: Api, name: str = "agents") -> str:
+    """An API key that may read."""
+    made = await api.request("POST", "/v0/api_keys", WRITE, json={"name": name})
+    key = made.json["api_key"]
+    assert isinstance(key, str)
+    return key
+
+
+@pytest.mark.parametrize("path", [LATEST, VERDICT])
+async def test_a_wait_ends_when_its_key_is_revoked(started: Api, path: str) -> None:
+    """Other keys may come and go meanwhile; once its own is gone, the reply is 401 at once."""
+    task = await waiting(started, path, 60, bearer(await new_key(started)))
+    await new_key(started, "another")
+    await started.request("DELETE", "/v0/api_keys/another", WRITE)
+    assert len(started.state.waiting) == 1
+    await started.request("DELETE", "/v0/api_keys/agents", WRITE)
+    await refused(task)
+
+
+async def test_a_wait_ends_when_its_key_is_revoked_on_another_replica(make_api: Callable[..., Any]) -> None:
+    """The change of keys reaches the wait as it reaches every request."""
+    one, other = await make_api(), await make_api()
+    await one.state.replica.append(ALL_GOOD)
+    key = await new_key(one)
+    await other.settle()
+    task = await waiting(other, LATEST, 60, bearer(key))
+    await one.request("DELETE", "/v0/api_keys/agents", WRITE)
+    await refused(task)
+
+
+async def test_a_wait_ends_when_its_key_is_revoked_and_the_store_goes_away(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that is answered ends the waits, also where it cannot be read back."""
+    api: Api = await make_api(max_staleness="5m", stale_after="5m")  # Else their ends would wake it.
+    await api.state.replica.append(ALL_GOOD)
+    task = await waiting(api, LATEST, 60, bearer(await new_key(api)))
+    monkeypatch.setattr(api.state.replica, "read_anew", away)
+    monkeypatch.setattr(api.state.replica, "refresh", away)
+    assert (await api.request("DELETE", "/v0/api_keys/agents", WRITE)).status == 200
+    await refused(task)
+
+
+async def away() -> None:
+    """A store that does not answer."""
+    raise StoreUnavailable("it is away")
+
+
+@pytest.mark.parametrize("kind", ["token", "key"])
+async def test_a_wait_ends_when_its_credential_expires(make_api: Callable[..., Any], kind: str) -> None:
+    """No change is needed for that."""
+    api: Api = await make_api(jwt_leeway="0s")
+    await api.state.replica.append(ALL_GOOD)
+    credential = make_token(Role.READ, 2)
+    if kind == "key":
+        credential, stored = mint("agents", Role.READ, 0, round((time.time() + 1) * 1_000_000))
+        await api.store.create_api_key(stored)
+        await api.settle()
+    await refused(await waiting(api, LATEST, 60, bearer(credential)))
+
+
+async def test_a_wait_ends_when_its_signing_key_is_replaced(started: Api) -> None:
+    """While its token is as good by the new keys, it goes on; with other keys the reply is 401."""
+    task = await waiting(started, LATEST, 60)
+    started.state.authenticator._renew(make_settings(jwt_secret=f"{'a newer secret ' * 8}\n{JWT_SECRET}"))
+    assert (await started.get("/v0/config")).status == 200
+    assert len(started.state.waiting) == 1
+    started.state.authenticator._renew(make_settings(jwt_secret="a newer secret " * 8))
+    await refused(task)
+
+
+async def test_a_wait_that_outlives_a_rotation_is_answered(started: Api) -> None:
+    """What a token that is still good waited for reaches it."""
+    task = await waiting(started, LATEST, 60)
+    started.state.authenticator._renew(make_settings(jwt_secret=f"{'a newer secret ' * 8}\n{JWT_SECRET}"))
+    await started.state.replica.append(ONE_BAD)
+    async with asyncio.timeout(50):
+        assert (await task).json["all_healthy"] is False
 
 
 @pytest.mark.parametrize(

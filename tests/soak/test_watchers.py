@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+from service.api.listing import Selection
 from service.api.stream import AT_A_TURN
-from service.events import Selector
 from tests.conftest import ALL_GOOD, ONE_BAD, Api
 from tests.soak.watchers import run
 
@@ -46,7 +46,7 @@ async def test_a_crowd_is_told_a_few_at_a_turn(api: Api) -> None:
     watchers, replica = api.state.watchers, api.state.replica
     await replica.append(ALL_GOOD)
     crowd = [Client() for _ in range(5 * AT_A_TURN)]
-    begun = [watchers.add(client, Selector.STATUS, None, holds=lambda: True) for client in crowd]
+    begun = [watchers.add(client, Selection(), None) for client in crowd]
     await asyncio.sleep(0.05)
     ids = [(await replica.append(ONE_BAD)).event.id]
     told = sum(client.ids == ids for client in crowd)
@@ -67,8 +67,8 @@ async def test_a_credential_that_ends_meanwhile_is_told_nothing(api: Api) -> Non
     crowd = [Client(sent=lambda: over.append(True)) for _ in range(AT_A_TURN)]
     last = Client()
     for client in crowd:
-        watchers.add(client, Selector.STATUS, None, holds=lambda: True)
-    watchers.add(last, Selector.STATUS, None, holds=lambda: not over)
+        watchers.add(client, Selection(), None)
+    watchers.add(last, Selection(), None, seconds_left=lambda: 0 if over else float("inf"))
     await asyncio.sleep(0.05)
     await replica.append(ONE_BAD)
     async with asyncio.timeout(2):
