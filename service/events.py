@@ -16,7 +16,8 @@ from typing import Any, Self
 import orjson
 
 INFO_LIMIT = 8_192
-"""The most characters that a self info or a resources info has."""
+"""The most bytes (UTF-8) of a self info or a resources info. JSON at most doubles them: in a cleaned text only quotation marks,
+backslashes, line feeds and tabs are escaped, by one byte each."""
 
 LATEST = "latest"
 """The event id that stands for the newest event."""
@@ -35,7 +36,11 @@ _TIME = re.compile(
     re.ASCII,
 )
 """`date-time` of RFC 3339, section 5.6: date, hours and minutes, seconds, fraction, and the offset in three parts."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but line feed and tab, DEL, C1.
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # Bidirectional controls (Unicode Standard Annex 9).
+    r"\u2028\u2029\ud800-\udfff]"  # Line and paragraph separators, lone surrogates.
+)
 
 
 class Status(StrEnum):
@@ -188,10 +193,26 @@ def uuid7(us: int) -> str:
     return str(uuid.UUID(int=value))
 
 
-def clean_info(text: str) -> str:
-    """A text fit for an info: control characters become spaces, and it is cut to `INFO_LIMIT` characters.
+def clean(text: str) -> str:
+    """The text with a space for each control character, bidirectional control character and lone surrogate.
 
-    Line feeds and tabs stay. Services' answers are hostile input (DESIGN, section 8).
+    Line feeds and tabs stay. What is left cannot act on a terminal, and is valid Unicode.
     """
-    clean = _CONTROL.sub(" ", text)
-    return clean if len(clean) <= INFO_LIMIT else clean[: INFO_LIMIT - 1] + "…"
+    return _CONTROL.sub(" ", text)
+
+
+def clean_info(text: str) -> str:
+    """A text fit for an info: cleaned, and cut to `INFO_LIMIT` bytes between two characters.
+
+    Services' answers are hostile input (DESIGN, section 8).
+    """
+    cleaned = clean(text)
+    if info_fits(cleaned):
+        return cleaned
+    room = INFO_LIMIT - len("…".encode())
+    return cleaned[:room].encode()[:room].decode(errors="ignore") + "…"
+
+
+def info_fits(text: str) -> bool:
+    """Whether a cleaned text keeps to `INFO_LIMIT`."""
+    return len(text) <= INFO_LIMIT and len(text.encode()) <= INFO_LIMIT

@@ -420,6 +420,8 @@ async def test_token_opens_the_api(api: Api, role: str, status: int) -> None:
         ("keys",),
         ("keys", "create"),
         ("keys", "create", "a name with spaces"),
+        ("keys", "create", "."),
+        ("keys", "create", ".."),
         ("keys", "create", "x", "--expires", "soon"),
         ("keys", "create", "x", "--expires", "0"),
         ("keys", "create", "x", "--role", "root"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
+from service.auth import Role, mint
 from service.events import LAST_US
 from tests.conftest import JWT_SECRET, Api, bearer
 from tests.test_cli import FAILED, HEALTHY, WRONG_SETTINGS, run, tells_one_line
@@ -42,6 +43,16 @@ async def test_unreadable_record_hides_no_key(api: Api, valkey: str) -> None:
         assert "unreadable" in ran.err
     assert (await run("keys", "delete", "odd", redis_url=valkey)).code == HEALTHY
     assert "unreadable" not in (await run("keys", "show", "agents", redis_url=valkey)).err.replace("day of last", "")
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_key_of_an_earlier_version_named_like_a_path_can_be_deleted(api: Api, valkey: str, name: str) -> None:
+    """Such a name is refused for new keys, but a key that has it is listed and can be revoked."""
+    _, stored = mint(name, Role.READ, await api.store.now())
+    await api.store.create_api_key(stored)
+    assert name in (await run("keys", "list", redis_url=valkey)).out.split()
+    assert (await run("keys", "delete", name, redis_url=valkey)).code == 0
+    assert await api.store.api_keys() == {}
 
 
 async def test_unknown_key_is_one_line(valkey: str) -> None:

@@ -22,7 +22,7 @@ from service.errors import (
     RequestTimeout,
     UnsupportedMediaType,
 )
-from service.events import INFO_LIMIT, LATEST, Observation, Selector, Status, canonical_uuid
+from service.events import INFO_LIMIT, LATEST, Observation, Selector, Status, canonical_uuid, clean, info_fits
 from service.settings import Auth
 
 BODY_TIMEOUT_S = 5.0
@@ -95,8 +95,8 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
 
 
 def body_limit(services: int) -> int:
-    """The most bytes of an event: infos in characters that JSON writes as two escapes of six bytes, and the rest."""
-    return services * (2 * 12 * INFO_LIMIT + 512) + 4_096
+    """The most bytes of an event: two infos a service, in which JSON may write each byte as an escape of six, and the rest."""
+    return services * (2 * 6 * INFO_LIMIT + 512) + 4_096
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:
@@ -161,7 +161,7 @@ def _take_status(fields: dict[str, Any], field: str, errors: list[tuple[str, str
 
 def _take_info(fields: dict[str, Any], field: str, errors: list[tuple[str, str]]) -> str:
     value = fields.pop(field, "")
-    if isinstance(value, str) and len(value) <= INFO_LIMIT:
-        return value
-    errors.append((field, f"expected a text of at most {INFO_LIMIT:,} characters"))
+    if isinstance(value, str) and info_fits(cleaned := clean(value)):
+        return cleaned
+    errors.append((field, f"expected a text of at most {INFO_LIMIT:,} bytes in UTF-8"))
     return ""

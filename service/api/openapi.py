@@ -341,7 +341,11 @@ def _headers() -> Json:
 
 
 def _schemas(services: Sequence[str]) -> Json:
-    info = {"type": "string", "maxLength": INFO_LIMIT}
+    info = {
+        "type": "string",
+        "maxLength": INFO_LIMIT,
+        "description": f"At most {INFO_LIMIT:,} bytes in UTF-8. Control and bidirectional control characters become spaces.",
+    }
     head: Json = {
         "id": {"type": "string", "format": "uuid"},
         "recorded_at": {"type": "string", "format": "date-time", "description": "UTC, with microseconds."},
@@ -381,7 +385,7 @@ def _schemas(services: Sequence[str]) -> Json:
         ),
         "NewApiKey": _object(
             {
-                "name": _key_fields()["name"],
+                "name": {"type": "string", "pattern": r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}$"},
                 "role": _role() | {"default": "read"},
                 "expires_at": {"type": ["string", "null"], "format": "date-time", "default": None},
             },

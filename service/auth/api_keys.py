@@ -31,9 +31,12 @@ _NO_DIGEST = "0" * 64
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`: it stands in paths and logs."""
-    if not _NAME.fullmatch(name):
-        raise ValueError("a key's name has 1 to 64 of A-Z a-z 0-9 . _ -")
+    """Raises `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`: it stands in paths and logs.
+
+    `.` and `..` are no names either: clients remove such segments from a path (RFC 3986, section 5.2.4).
+    """
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        raise ValueError("a key's name has 1 to 64 of A-Z a-z 0-9 . _ -, and is neither . nor ..")
 
 
 def mint(name: str, role: Role, now_us: int, expires_at_us: int | None = None) -> tuple[str, StoredKey]:

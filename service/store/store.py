@@ -31,7 +31,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ClusterEventsError, DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
-from service.events import LAST_US, Event, Observation, Selector, rfc3339, uuid7
+from service.events import LAST_US, Event, Observation, Selector, clean, rfc3339, uuid7
 from service.observability import Metrics
 from service.store.keys import Keys
 
@@ -455,9 +455,17 @@ def _existing(event: Event, full: bytes, stored: bytes, *, replicated: bool) -> 
     if stored == full:  # This writer's own: the reply to an earlier sending was lost.
         return Appended(event, created=True, replicated=replicated)
     known = Event.from_bytes(stored)
-    if known.services != event.services:
+    if _content(known) != _content(event):
         raise EventConflict(event.id)
     return Appended(known, created=False)
+
+
+def _content(event: Event) -> Mapping[str, Observation]:
+    """What an event says, cleaned: earlier versions stored POSTed infos as they came."""
+    return {
+        name: Observation(seen.status, clean(seen.self_info), clean(seen.resources_info))
+        for name, seen in event.services.items()
+    }
 
 
 _OUTCOMES = {

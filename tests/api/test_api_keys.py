@@ -127,6 +127,8 @@ BAD_BODIES: dict[str, tuple[bytes, list[str]]] = {
     "name with NUL": (b'{"name": "a\\u0000"}', ["name"]),
     "name beyond ASCII": ('{"name": "é"}'.encode(), ["name"]),
     "name too long": (b'{"name": "%s"}' % (b"x" * 65), ["name"]),
+    "name a dot": (b'{"name": "."}', ["name"]),
+    "name two dots": (b'{"name": ".."}', ["name"]),
     "role unknown": (b'{"name": "a", "role": "admin"}', ["role"]),
     "role in capitals": (b'{"name": "a", "role": "WRITE"}', ["role"]),
     "role null": (b'{"name": "a", "role": null}', ["role"]),

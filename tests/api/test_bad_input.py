@@ -1,7 +1,7 @@
 """Input that is wrong in every way we could think of: told what is wrong with it, or understood after all."""
 
-import json
 import logging
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ import pytest
 
 from service.api import events
 from service.api.events import body_limit
-from service.events import INFO_LIMIT
+from service.events import INFO_LIMIT, Observation, Status, clean_info
 from tests.api.raw import Reply
 from tests.conftest import ALL_GOOD, BAD, READ, WRITE, Api, Got
 
@@ -232,6 +232,7 @@ WRONG_FIELDS: dict[str, tuple[dict[str, object], list[str]]] = {
     "info number": (GOOD | {"runner_resources_info": 7}, ["runner_resources_info"]),
     "info object": (GOOD | {"compiler_self_info": {"a": 1}}, ["compiler_self_info"]),
     "info too long": (GOOD | {"api_self_info": "x" * (INFO_LIMIT + 1)}, ["api_self_info"]),
+    "info too long in bytes": (GOOD | {"api_resources_info": "é" * (INFO_LIMIT // 2) + "x"}, ["api_resources_info"]),
     "id null": (GOOD | {"id": None}, ["id"]),
     "id number": (GOOD | {"id": 7}, ["id"]),
     "id list": (GOOD | {"id": [ID]}, ["id"]),
@@ -278,13 +279,54 @@ async def test_flat_event_is_recorded(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "info", ["\x00", "\x1b[31mred", "a\nb\tc", "\u2028", "\U0001f600" * INFO_LIMIT, "é" * INFO_LIMIT]
+    "info", ["a\nb\tc", '"\\', "\U0001f600" * (INFO_LIMIT // 4), "é" * (INFO_LIMIT // 2), "\u200b"]
 )
 async def test_any_text_is_an_info(api: Api, info: str) -> None:
-    """A text of any characters, as long as it may be, comes back as it was, its control characters escaped."""
+    """A text without control characters, as long as it may be, comes back as it was."""
     answer = await post(api, GOOD | {"api_self_info": info, "runner_self_info": info})
     assert (answer.status, answer.json["api_self_info"]) == (201, info)
     assert not any(byte < 0x20 for byte in answer.body)
+
+
+HOSTILE = {
+    "NUL": "a\x00b",
+    "CSI": "\x1b[31mred",
+    "OSC": "\x1b]0;title\x07",
+    "carriage return": "fine\rbad",
+    "DEL": "a\x7fb",
+    "C1": "\x9b2J\x85",
+    "bidirectional override": "\u202etxt.exe",
+    "bidirectional isolate": "\u2066a\u2069",
+    "bidirectional mark": "a\u200f\u061cb",
+    "line separator": "a\u2028b\u2029",
+}
+
+
+@pytest.mark.parametrize("info", HOSTILE.values(), ids=HOSTILE)
+async def test_posted_infos_are_cleaned_like_those_of_the_monitor(api: Api, info: str) -> None:
+    """What acts on a terminal is not stored; the same text again under the same id is the same event."""
+    sent = GOOD | {"id": ID, "api_self_info": info, "runner_resources_info": info}
+    first, again = await post(api, sent), await post(api, sent)
+    assert (first.status, again.status) == (201, 200)
+    assert first.json["api_self_info"] == first.json["runner_resources_info"] == clean_info(info) != info
+    assert again.body == first.body == (await api.get(f"{POST}/latest?selector=all")).body
+
+
+async def test_infos_are_measured_after_cleaning(api: Api) -> None:
+    """The limit is for what is stored: a control character of two bytes counts as the space that it becomes."""
+    answer = await post(api, GOOD | {"api_self_info": "\x9b" * INFO_LIMIT})
+    assert (answer.status, answer.json["api_self_info"]) == (201, " " * INFO_LIMIT)
+    details = error(await post(api, GOOD | {"api_self_info": "\x9b" * (INFO_LIMIT + 1)}), 400, "InvalidEvent")
+    assert details["errors"] == [{"field": "api_self_info", "error": "expected a text of at most 8,192 bytes in UTF-8"}]
+
+
+async def test_event_of_an_earlier_version_is_compared_after_cleaning(api: Api) -> None:
+    """An event that an earlier version stored with its control characters is found again by what was sent."""
+    services = ALL_GOOD | {"api": Observation(Status.HEALTHY, "\x1b[1mfine\u202e")}
+    stored = (await api.store.append(services)).event
+    sent = {f"{name}_{kind}": value for name, seen in services.items() for kind, value in asdict(seen).items()}
+    assert (await post(api, sent | {"id": stored.id})).status == 200
+    error(await post(api, sent | {"id": stored.id, "api_self_info": "other"}), 409, "EventConflict")
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "text/plain", "application/x-www-form-urlencoded"])
@@ -294,13 +336,12 @@ async def test_type_of_the_body_does_not_matter(api: Api, media_type: str) -> No
 
 
 async def test_largest_event_fits_however_it_is_escaped(api: Api) -> None:
-    """Infos of the most characters fit into the limit for bodies, also where a client escapes every one of them."""
-    infos = {
-        f"{name}_{kind}_info": "\U0001f600" * INFO_LIMIT
-        for name in ("api", "compiler", "runner")
-        for kind in ("self", "resources")
-    }
-    assert (await post(api, json.dumps(GOOD | infos).encode())).status == 201
+    """Infos of the most bytes fit into the limit for bodies, also where a client escapes every character."""
+    text = "".join(f"\\u{ord(character):04x}" for character in "x" * INFO_LIMIT)
+    names = [f"{name}_{kind}_info" for name in ("api", "compiler", "runner") for kind in ("self", "resources")]
+    infos = "".join(f',"{name}":"{text}"' for name in names)
+    answer = await post(api, orjson.dumps(GOOD)[:-1] + infos.encode() + b"}")
+    assert (answer.status, answer.json["runner_resources_info"]) == (201, "x" * INFO_LIMIT)
 
 
 async def test_same_event_again_is_the_event(api: Api) -> None:

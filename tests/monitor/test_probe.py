@@ -172,7 +172,7 @@ async def test_long_body_is_read_up_to_the_limit(status: str) -> None:
         result = await check(f"http://127.0.0.1:{port}/healthz")
         assert time.monotonic() - started < 1.0
         assert result.healthy is status.startswith("200")
-        assert len(result.info) == INFO_LIMIT
+        assert len(result.info.encode()) == INFO_LIMIT
         assert result.info.endswith("xxx…")
         await asyncio.wait_for(hung_up.wait(), 2.0)
     assert sent < 10_000_000

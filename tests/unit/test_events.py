@@ -390,6 +390,11 @@ def test_any_text_is_a_uuid_or_none(text: str) -> None:
         ("delete\x7f and C1\x85\x9f", "delete  and C1  "),
         ("line\u2028and paragraph\u2029", "line and paragraph "),
         ("a lone surrogate \ud800", "a lone surrogate  "),
+        ("title \x1b]0;pwned\x07 and \x9b2J", "title  ]0;pwned  and  2J"),
+        ("embedded \u202aa\u202bb\u202cc\u202dd\u202e", "embedded  a b c d "),
+        ("isolated \u2066a\u2067b\u2068c\u2069", "isolated  a b c "),
+        ("marks \u200ea\u200fb\u061cc", "marks  a b c"),
+        ("\u2029\u202f\u2065\u206a\u061b", " \u202f\u2065\u206a\u061b"),
         ("ünïcödé 🙂 \u200b", "ünïcödé 🙂 \u200b"),
     ],
 )
@@ -398,17 +403,30 @@ def test_control_characters_become_spaces(text: str, clean: str) -> None:
     assert clean_info(text) == clean
 
 
-@pytest.mark.parametrize(("length", "expected"), [(INFO_LIMIT, "x" * INFO_LIMIT), (INFO_LIMIT + 1, "x" * 8_191 + "…")])
-def test_long_infos_are_cut(length: int, expected: str) -> None:
-    """An info has at most 8,192 characters, of which the last shows the cut."""
-    assert clean_info("x" * length) == expected
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x" * 8_192, "x" * 8_192),
+        ("x" * 8_193, "x" * 8_189 + "…"),
+        ("é" * 4_096, "é" * 4_096),
+        ("é" * 4_097, "é" * 4_094 + "…"),
+        ("\U0001f600" * 2_048, "\U0001f600" * 2_048),
+        ("x" + "\U0001f600" * 2_048, "x" + "\U0001f600" * 2_047 + "…"),
+        ("\x9b" * 8_192, " " * 8_192),
+    ],
+)
+def test_long_infos_are_cut(text: str, expected: str) -> None:
+    """An info has at most 8,192 bytes in UTF-8; it is cut between two characters, and the last one shows the cut."""
+    assert clean_info(text) == expected
+    assert len(expected.encode()) <= INFO_LIMIT
 
 
 @given(st.text(st.characters(), max_size=200), st.integers(1, 80))
 def test_clean_infos_are_fit_for_json(text: str, times: int) -> None:
     """Whatever a service says, its info can be stored, is bounded, and is not changed by cleaning it again."""
     clean = clean_info(text * times)
-    assert len(clean) <= INFO_LIMIT
+    assert len(clean.encode()) <= INFO_LIMIT
+    assert len(orjson.dumps(clean)) <= 2 * INFO_LIMIT + 2
     assert orjson.loads(orjson.dumps(clean)) == clean
     assert clean_info(clean) == clean
 
