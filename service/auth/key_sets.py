@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 
 from service.auth.signers import Signers, from_jwks
+from service.outgoing import BoundedConnector
 from service.settings import is_safe_url
 from service.tasks import background, end
 from service.text import decoded
@@ -72,7 +73,7 @@ class KeySet:
         """Keeps the keys fresh inside it. It is entered at once: the first fetch goes on meanwhile."""
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            connector=aiohttp.TCPConnector(limit=2, force_close=True),
+            connector=BoundedConnector(limit=2, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         ) as session:

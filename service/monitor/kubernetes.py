@@ -19,6 +19,7 @@ import orjson
 from service.events import clean_info
 from service.monitor.services import Workload
 from service.monitor.workloads import SHOWN_PODS, Look, Object, judge, name_of, seen_at, selector_of, trouble
+from service.outgoing import BoundedConnector
 from service.settings import read_text
 from service.text import stripped
 
@@ -146,7 +147,9 @@ async def kubernetes(url: str | None, credentials: Path) -> AsyncIterator[Kubern
         os.environ.get("KUBERNETES_SERVICE_PORT", "443"),
     )
     bracketed = f"[{host}]" if ":" in host else host
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=False) as client:
+    async with aiohttp.ClientSession(
+        connector=BoundedConnector(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+    ) as client:
         yield Kubernetes(client, url or f"https://{bracketed}:{port}", credentials)
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from service.events import INFO_LIMIT, clean_info
+from service.outgoing import BoundedConnector
 
 BODY_LIMIT = 4 * INFO_LIMIT
 """Bytes read of an answer's body: enough for the longest info in any script."""
@@ -42,7 +43,7 @@ class Progress:
 
 def session() -> aiohttp.ClientSession:
     """A client for checks: a new connection each time, since what is to be known is whether the service takes one."""
-    connector = aiohttp.TCPConnector(force_close=True, limit=0, use_dns_cache=False)
+    connector = BoundedConnector(force_close=True, limit=0, use_dns_cache=False)
     trace = aiohttp.TraceConfig()
     trace.on_dns_resolvehost_start.append(_notes("resolving the host name"))
     trace.on_dns_resolvehost_end.append(_notes("connecting"))
