@@ -8,6 +8,7 @@ whole. The trade: an answer may be `MAX_STALENESS` old if notices are lost, neve
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections import OrderedDict
@@ -379,10 +380,14 @@ class Replica:
     def _only_trimmed(self, known: Snapshot, rows: Rows) -> bool:
         """Whether the latest that we know can be missing because retention took it."""
         many = len(rows.entries or ()) >= self._store.retention_events
-        old = known.latest is not None and known.latest.recorded_at < self._oldest_allowed(known)
-        return rows.version > known.version and (many or old)
+        latest_at = known.latest.recorded_at if known.latest is not None else math.inf
+        return rows.version > known.version and (
+            many or latest_at < self._oldest_allowed(known) or latest_at <= rows.cut_at
+        )
 
     def _build(self, rows: Rows, older: tuple[Entry, ...], sent: float) -> Snapshot:
+        if older and older[-1].recorded_at <= rows.cut_at:
+            older = tuple(entry for entry in older if entry.recorded_at > rows.cut_at)
         known, entries = self.snapshot, ((rows.entries or ()) + older)[: self._store.retention_events]
         by_id = {entry.id: entry for entry in entries}
         if known is not None and known.latest_all and known.latest == by_id.get(known.latest_id):

@@ -38,6 +38,7 @@ def open_store(settings: Settings) -> Store:
         settings.cluster_name,
         retention_events=settings.retention_events,
         retention_us=settings.retention_us,
+        retention_bytes=settings.retention_bytes,
         timeout=settings.redis_timeout,
         write_replicas=settings.write_replicas,
     )

@@ -28,7 +28,8 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """Hash: `latest`, `version`, `epoch`, `checked_at`."""
+        """Hash: `latest`, `version`, `epoch`, `checked_at`; for retention by bytes `bytes` (of all events) with `bytes_as_of` and
+        `bytes_exact`, and `cut_at` (the time until which events were trimmed for their bytes)."""
         return self._key("meta")
 
     @property

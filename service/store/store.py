@@ -7,6 +7,7 @@ client; the driver's own words stay in its `__cause__`, for the log.
 import asyncio
 import logging
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -43,7 +44,7 @@ CLOCK_TOLERANCE_US = 5_000_000
 """Disagreement of two clocks beyond which nobody's idea of an event's age is trusted."""
 
 _FULL_BATCH = 64
-"""Full events that are asked for at once: at most some 3 MB of replies, well within the time for one."""
+"""Full events that are asked for at once: with three services at most 6 MB of replies, well within the time for one."""
 _SEND_ATTEMPTS = 3
 """How often identical bytes are sent when the reply is lost: the script makes the second time harmless."""
 _BUILD_ATTEMPTS = 64
@@ -105,7 +106,7 @@ class Rows:
     """One reading of the store; `entries`, newest first, and `api_keys` are `None` when nothing changed.
 
     `now` is Redis' clock, `checked_at` when the last check was completed, `newest_at` the time of the newest event, also of one
-    whose body is gone (all µs since 1970).
+    whose body is gone; events recorded at `cut_at` and before were trimmed for their bytes (all µs since 1970).
     """
 
     now: int
@@ -116,6 +117,7 @@ class Rows:
     latest_all: bytes = b""
     api_keys: Mapping[str, StoredKey] | None = None
     newest_at: int = 0
+    cut_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Appended:
     created: bool
     trimmed_by_age: int = 0
     trimmed_by_count: int = 0
+    trimmed_by_bytes: int = 0
     replicated: bool = True
 
 
@@ -147,6 +150,7 @@ def count_append(metrics: Metrics, appended: Appended, reason: str) -> None:
         metrics.recorded.labels(reason).inc()
     metrics.trimmed.labels("age").inc(appended.trimmed_by_age)
     metrics.trimmed.labels("count").inc(appended.trimmed_by_count)
+    metrics.trimmed.labels("bytes").inc(appended.trimmed_by_bytes)
     if not appended.replicated:
         metrics.unreplicated.inc()
 
@@ -188,6 +192,7 @@ class Store:
         *,
         retention_events: int,
         retention_us: int,
+        retention_bytes: int = 64 * 1024 * 1024,
         timeout: float = 0.5,
         write_replicas: int = 0,
         clock: Callable[[], float] = time.time,
@@ -196,11 +201,13 @@ class Store:
         self.keys = Keys(cluster)
         self.retention_events = retention_events
         self.retention_us = retention_us
+        self.retention_bytes = retention_bytes
         self.timeout = timeout
         self._client = client
         self._write_replicas = write_replicas
         self._clock = clock
         self._appending = asyncio.Lock()
+        self._publishes = True  # Whether the last change could be published.
         self._append = client.register_script(_script("append"))
         self._read = client.register_script(_script("read"))
         self._checked = client.register_script(_script("checked"))
@@ -260,8 +267,9 @@ class Store:
                 full = event.to_bytes(Selector.ALL)
                 outcome, *rest = await self._send(event, full, seen_latest, epoch, owner)
                 if outcome == b"APPENDED":
-                    _, by_age, by_count, replicated = rest
-                    return Appended(event, True, by_age, by_count, replicated)
+                    _, by_age, by_count, by_bytes, published, replicated = rest
+                    self._note_published(bool(published))
+                    return Appended(event, True, by_age, by_count, by_bytes, replicated)
                 if outcome == b"EXISTS":
                     # Who confirmed the first sending is not known: `WAIT` speaks of the connection that wrote.
                     return _existing(event, full, stored=rest[1], replicated=not self._write_replicas)
@@ -269,6 +277,14 @@ class Store:
                     raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
                 await asyncio.sleep(random.uniform(0, 0.001 * min(attempt, 10)))  # noqa: S311  # Spreading, not secrecy.
         raise StoreUnavailable("too many writers at once")
+
+    def _note_published(self, published: bool) -> None:
+        """Logs when Redis begins to refuse notifications. Replicas then see changes at their next heartbeat."""
+        if self._publishes and not published:
+            log.warning(
+                "the store refuses to publish changes: its user needs the channel", extra={"channel": self.keys.changes}
+            )
+        self._publishes = published
 
     async def checked(self, epoch: int | None = None, owner: str = "") -> None:
         """Notes that a check was completed now. Raises `Fenced` or `StoreUnavailable`."""
@@ -373,6 +389,7 @@ class Store:
             keys.event_prefix,
             keys.changes,
             owner,
+            self.retention_bytes,
         ]
         for remaining in reversed(range(_SEND_ATTEMPTS)):
             try:
@@ -439,12 +456,28 @@ def _reason(error: BaseException) -> str:
         ((RedisTimeoutError, TimeoutError), "it did not answer in time"),
         ((AuthenticationError, AuthorizationError, NoPermissionError), "it refuses this service's credentials"),
         (BusyLoadingError, "it is loading its data"),
-        (ReadOnlyError, "it is a read-only replica"),
-        (OutOfMemoryError, "it is out of memory"),
-        (ResponseError, "it refuses the request"),
+        (ReadOnlyError, _REFUSALS["READONLY"]),
+        (OutOfMemoryError, _REFUSALS["OOM"]),
+        (ResponseError, _refusal(str(error))),
         (_NONSENSE, "its answer makes no sense"),
     ]
     return next((reason for kind, reason in reasons if isinstance(error, kind)), "it cannot be reached")
+
+
+_REFUSALS = {
+    "OOM": "it is out of memory",
+    "READONLY": "it is a read-only replica",
+    "MISCONF": "it cannot write to its disk",
+    "NOREPLICAS": "it has too few replicas to take writes",
+}
+"""Why Redis refuses every write, by the code of its error."""
+_REFUSAL = re.compile(rf"\b({'|'.join(_REFUSALS)})\b")
+
+
+def _refusal(message: str) -> str:
+    """The reason for an error without a class of its own; before Redis 7, an error in a script has its code in the middle."""
+    code = _REFUSAL.search(message)
+    return _REFUSALS[code[1]] if code else "it refuses the request"
 
 
 def _script(name: str) -> str:
@@ -469,7 +502,7 @@ def _content(event: Event) -> Mapping[str, Observation]:
 
 
 _OUTCOMES = {
-    b"APPENDED": 4,
+    b"APPENDED": 6,
     b"EXISTS": 3,
     b"MOVED": 2,
     b"FENCED": 2,
@@ -498,7 +531,7 @@ def _rows(reply: list[Any]) -> Rows:
     head = int(now), int(version), latest.decode(), _time(checked_at) if checked_at else None
     if not changed:
         return Rows(*head)
-    keys, flat = changed
+    keys, flat, cut_at = changed
     pairs = keys.items() if isinstance(keys, dict) else zip(keys[::2], keys[1::2], strict=True)
     rows = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
     # Redis expires a body by its own clock, a moment before or after the timeline is trimmed: such an event is gone.
@@ -508,7 +541,8 @@ def _rows(reply: list[Any]) -> Rows:
         if status and (recorded_at := _time(score)) is not None
     )
     latest_all = flat[3] if entries and flat[0].decode() == entries[0].id else b""
-    return Rows(*head, entries, latest_all, _api_keys(pairs), newest_at=int(flat[1]) if flat else 0)
+    newest_at = int(flat[1]) if flat else 0
+    return Rows(*head, entries, latest_all, _api_keys(pairs), newest_at, cut_at=int(cut_at or 0))
 
 
 def _time(value: bytes) -> int | None:

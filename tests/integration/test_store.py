@@ -328,7 +328,10 @@ async def test_keys_are_those_of_the_design(make_store: MakeStore, any_client: A
         **{f"{{ce:west-1}}:event:{event.id}": "hash" for event in events},
     }
     assert await any_client.zscore("{ce:west-1}:timeline", events[0].id) == events[0].recorded_at
-    assert set(await any_client.hkeys("{ce:west-1}:meta")) == {b"latest", b"version", b"checked_at"}
+    assert set(await any_client.hkeys("{ce:west-1}:meta")) == {
+        *(b"latest", b"version", b"checked_at"),
+        *(b"bytes", b"bytes_as_of", b"bytes_exact"),
+    }
     assert await any_client.hgetall(f"{{ce:west-1}}:event:{events[0].id}") == {
         b"status": events[0].to_bytes(Selector.STATUS),
         b"all": events[0].to_bytes(Selector.ALL),

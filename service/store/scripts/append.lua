@@ -1,13 +1,13 @@
 -- Compare-and-append: adds one event if the latest is still the one that the writer saw, and applies retention.
--- One step of Redis: readers see the state before it or after it.
+-- One step of Redis: readers see the state before it or after it. Whatever can fail fails before the first write.
 --
 -- KEYS  timeline, meta, the event's hash, leader
 -- ARGV  id, recorded_at (µs), the latest id that the writer saw ('' for none), the bytes of `status` and of `all`,
 --       most events, most age (µs), the writer's clock (µs), tolerated disagreement of clocks (µs),
 --       the writer's epoch ('' for a writer that does not lead), the prefix of the events' keys, the channel,
---       who writes ('' for a writer that does not lead)
--- Reply {'APPENDED', version, trimmed by age, trimmed by count} | {'EXISTS', status bytes, all bytes}
---       | {'MOVED', the latest id} | {'FENCED', the current epoch}
+--       who writes ('' for a writer that does not lead), most bytes of all events (no limit without it)
+-- Reply {'APPENDED', version, trimmed by age, by count, by bytes, 1 if the change was published}
+--       | {'EXISTS', status bytes, all bytes} | {'MOVED', the latest id} | {'FENCED', the current epoch}
 
 local timeline, meta, body, leader = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, recorded_at, seen_latest = ARGV[1], ARGV[2], ARGV[3]
@@ -15,6 +15,11 @@ local status_bytes, all_bytes = ARGV[4], ARGV[5]
 local most_events, most_age = tonumber(ARGV[6]), tonumber(ARGV[7])
 local writer_now, tolerance = tonumber(ARGV[8]), tonumber(ARGV[9])
 local epoch, prefix, channel, owner = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local most_bytes = tonumber(ARGV[14]) or math.huge
+
+local function text(number)
+  return string.format('%.0f', number)
+end
 
 -- First of all: a writer whose reply was lost sends the same bytes again, and must learn that they are in.
 local known = redis.call('HMGET', body, 'status', 'all')
@@ -30,51 +35,91 @@ if epoch ~= '' then
   end
 end
 
-local latest = redis.call('HGET', meta, 'latest') or ''
+local state = redis.call('HMGET', meta, 'latest', 'version', 'bytes', 'bytes_as_of', 'bytes_exact')
+local latest = state[1] or ''
 local latest_score = redis.call('ZSCORE', timeline, latest)
 if latest ~= seen_latest or (latest_score and tonumber(recorded_at) <= tonumber(latest_score)) then
   return {'MOVED', latest}
 end
+local version = tonumber(state[2] or 0) + 1
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local clocks_agree = math.abs(now - writer_now) <= tolerance
 
+-- Retention takes the oldest events. How many is known before the first write, and they are removed before the new event
+-- is added: memory never holds more than the limit.
+local function size(event)
+  return redis.call('HSTRLEN', prefix .. event, 'status') + redis.call('HSTRLEN', prefix .. event, 'all')
+end
+
+local others = redis.call('ZCARD', timeline)
+if redis.call('ZSCORE', timeline, id) then
+  others = others - 1 -- Its body has expired, so it is recorded anew.
+end
+local by_age, by_count, by_bytes = 0, 0, 0
+if clocks_agree then
+  by_age = redis.call('ZCOUNT', timeline, '-inf', '(' .. text(now - most_age))
+end
+by_count = math.max(0, others + 1 - most_events - by_age)
+local trimmed = {}
+if by_age + by_count > 0 then
+  trimmed = redis.call('ZRANGE', timeline, 0, by_age + by_count - 1)
+end
+
+-- `bytes` is how many bytes the events have, as of the event `bytes_as_of`: writers of earlier versions do not keep it. It is
+-- `bytes_exact` until an event leaves whose body Redis has expired; then it may be too high. The events are measured before one
+-- is trimmed for such a number.
+local new_bytes = #status_bytes + #all_bytes
+local bytes, exact, measured = math.huge, false, false
+if state[4] == latest and tonumber(state[3]) then
+  bytes, exact = tonumber(state[3]), state[5] == '1'
+end
+for _, event in ipairs(trimmed) do
+  local leaving = size(event)
+  bytes, exact = bytes - leaving, exact and leaving > 0
+end
+local cut_at
+while bytes + new_bytes > most_bytes or bytes == math.huge do
+  if not exact and not measured then
+    bytes = 0
+    for _, event in ipairs(redis.call('ZRANGE', timeline, #trimmed, -1)) do
+      bytes = bytes + size(event)
+    end
+    exact, measured = true, true
+  else
+    local oldest = redis.call('ZRANGE', timeline, #trimmed, #trimmed, 'WITHSCORES')
+    if #oldest == 0 then
+      break -- The new event alone is larger than the limit; it is the latest, so it stays.
+    end
+    local leaving = size(oldest[1])
+    bytes, exact = bytes - leaving, measured or leaving > 0
+    by_bytes, cut_at = by_bytes + 1, oldest[2]
+    trimmed[#trimmed + 1] = oldest[1]
+  end
+end
+
+-- From here on it writes. Redis refuses for want of memory only the first write of a script.
+for _, event in ipairs(trimmed) do
+  redis.call('DEL', prefix .. event)
+  redis.call('ZREM', timeline, event)
+end
 redis.call('ZADD', timeline, recorded_at, id)
 redis.call('HSET', body, 'status', status_bytes, 'all', all_bytes)
 redis.call('PERSIST', body)
 if latest_score then
   -- No longer the latest: from now on it ages. Where the clocks disagree nobody knows how old it is, so its age starts now.
   if clocks_agree then
-    redis.call('PEXPIREAT', prefix .. latest, string.format('%.0f', math.floor((tonumber(latest_score) + most_age) / 1000)))
+    redis.call('PEXPIREAT', prefix .. latest, text(math.floor((tonumber(latest_score) + most_age) / 1000)))
   else
-    redis.call('PEXPIRE', prefix .. latest, string.format('%.0f', math.ceil(most_age / 1000)))
+    redis.call('PEXPIRE', prefix .. latest, text(math.ceil(most_age / 1000)))
   end
 end
-
-local function trim(ids)
-  local trimmed = 0
-  for _, old in ipairs(ids) do
-    if old ~= id then
-      redis.call('DEL', prefix .. old)
-      redis.call('ZREM', timeline, old)
-      trimmed = trimmed + 1
-    end
-  end
-  return trimmed
+redis.call('HSET', meta, 'latest', id, 'version', text(version), 'checked_at', text(now),
+  'bytes', text(bytes + new_bytes), 'bytes_as_of', id, 'bytes_exact', exact and '1' or '0')
+if cut_at then
+  redis.call('HSET', meta, 'cut_at', cut_at) -- Replicas drop what was recorded until then.
 end
-
-local by_age = 0
-if clocks_agree then
-  by_age = trim(redis.call('ZRANGEBYSCORE', timeline, '-inf', '(' .. string.format('%.0f', now - most_age)))
-end
-local by_count = 0
-local excess = redis.call('ZCARD', timeline) - most_events
-if excess > 0 then
-  by_count = trim(redis.call('ZRANGE', timeline, 0, excess - 1))
-end
-
-redis.call('HSET', meta, 'latest', id, 'checked_at', string.format('%.0f', now))
-local version = redis.call('HINCRBY', meta, 'version', 1)
-redis.call('PUBLISH', channel, version)
-return {'APPENDED', version, by_age, by_count}
+-- A user without permission for the channel: the change stands, and replicas see it at their next heartbeat.
+local published = redis.pcall('PUBLISH', channel, text(version))
+return {'APPENDED', version, by_age, by_count, by_bytes, type(published) == 'number' and 1 or 0}

@@ -4,8 +4,9 @@
 -- ARGV  the version and the latest id that the reader knows ('' for none), the recorded_at (µs) of that latest, from
 --       which it needs events ('-inf' for all), most events, the prefix of the events' keys
 -- Reply {now (µs), version, latest id, checked_at (µs or '')}, and, unless version and latest are the known ones,
---       two more: {name, key, …} of the API keys, and {id, recorded_at, status bytes, all bytes, …} newest first,
---       in which only the first event has its `all` bytes. The bytes of an event that expired are ''.
+--       three more: {name, key, …} of the API keys, {id, recorded_at, status bytes, all bytes, …} newest first,
+--       in which only the first event has its `all` bytes, and the recorded_at (µs) until which events were trimmed for their
+--       bytes ('' if none was). The bytes of an event that expired are ''.
 
 local timeline, meta, api_keys = KEYS[1], KEYS[2], KEYS[3]
 local known_version, known_latest, from = ARGV[1], ARGV[2], ARGV[3]
@@ -13,7 +14,7 @@ local most_events, prefix = tonumber(ARGV[4]), ARGV[5]
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
-local known = redis.call('HMGET', meta, 'version', 'latest', 'checked_at')
+local known = redis.call('HMGET', meta, 'version', 'latest', 'checked_at', 'cut_at')
 local version, latest, checked_at = known[1] or '0', known[2] or '', known[3] or ''
 if version == known_version and latest == known_latest then
   -- A store that lost its data may have come to the same version and id with another event.
@@ -31,4 +32,4 @@ for i = 1, #rows, 2 do
   events[#events + 1] = projections[1] or ''
   events[#events + 1] = i == 1 and projections[2] or ''
 end
-return {now, version, latest, checked_at, redis.call('HGETALL', api_keys), events}
+return {now, version, latest, checked_at, redis.call('HGETALL', api_keys), events, known[4] or ''}
