@@ -366,6 +366,11 @@ class StoreUnavailable(ApiError):
         message = f"The store is unavailable: {reason}."
         super().__init__(message, {"reason": reason}, headers={"Retry-After": str(retry_after_s)})
 
+    def for_log(self) -> str:
+        """The reason, and the driver's own words, which may name addresses: not for clients."""
+        reason = str(self.details["reason"])
+        return f"{reason} ({self.__cause__})" if str(self.__cause__ or "") else reason
+
 
 class ServerBusy(ApiError):
     """A limit of this process is reached; `limit` names the setting."""

@@ -159,6 +159,11 @@ class Metrics:
         self.leading = gauge("monitor_leading", "1 if this monitor leads, 0 if it stands by.")
         self.epoch = gauge("monitor_epoch", "The epoch of the leading monitor, as this one knows it.")
         self.fenced = counter("monitor_fenced_total", "Writes refused since another monitor had taken the lead.")
+        self.store_failures = counter(
+            "monitor_store_failures_total",
+            "Requests of this monitor that the store refused or did not answer: for the lease, or to record a check.",
+            "operation",
+        )
         self.heartbeats = counter("heartbeats_total", "Calls to the watcher outside.", "result")
         self.webhooks = counter(
             "webhook_messages_total", "Attempts to deliver a change, and changes given up.", "result"

@@ -379,8 +379,8 @@ class Settings(BaseModel):
     def retention(self) -> str:
         """The retention in words, for the answer about an event that is no longer there."""
         return (
-            f"at most {self.retention_events:,} events are retained and none older than {self.retention_hours:g} h, "
-            "except the latest"
+            f"at most {self.retention_events:,} events are retained, of {self.retention_bytes / 1024**2:g} MiB together, "
+            f"and none older than {self.retention_hours:g} h, except the latest"
         )
 
     @property

@@ -296,7 +296,7 @@ class Replica:
                 after = await (self.read_anew() if noticed else self.refresh())
             except StoreUnavailable as error:
                 if not failing:
-                    log.warning("the store is unavailable", extra={"reason": str(error.__cause__ or error)})
+                    log.warning("the store is unavailable", extra={"reason": error.for_log()})
                 failing = True
                 continue
             if failing:

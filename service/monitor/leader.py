@@ -85,6 +85,7 @@ class Candidate:
         self._deadline = 0.0
         self._seen = 0  # The highest epoch that anybody has had.
         self._holder: str | None = None  # Who leads, as the store said last.
+        self._failing = False  # Whether the store could not be asked for the lease last time.
         self._turn = asyncio.Event()
         self._relieved = asyncio.Event()
         self._ask = asyncio.Event()
@@ -132,11 +133,16 @@ class Candidate:
             lease = await self._store.lease(self.owner, self._settings.lease_ttl, self._seen)
         except StoreUnavailable as error:
             self._holder = None
-            if self.epoch is not None and not self.leads:
-                self._end_of_term(f"the lease could not be renewed in time: {error.__cause__ or error}")
+            self._metrics.store_failures.labels("lease").inc()
+            if self.epoch is None and not self._failing:
+                log.warning("the store gives no lease", extra={"reason": error.for_log()})
+            elif self.epoch is not None and not self.leads:
+                self._end_of_term(f"the lease could not be renewed in time: {error.for_log()}")
+            self._failing = True
             if not self._seen:  # The first word that is heard of the store: nobody is known to lead.
                 self._turn.set()
             return
+        self._failing = False
         self._seen = max(self._seen, lease.epoch)
         self._metrics.epoch.set(lease.epoch)
         self._note(lease.owner)
@@ -154,7 +160,7 @@ class Candidate:
         try:
             await self._store.release(self.owner)
         except StoreUnavailable as error:
-            log.warning("the lease could not be given back", extra={"reason": str(error.__cause__ or error)})
+            log.warning("the lease could not be given back", extra={"reason": error.for_log()})
 
     def _lead(self, epoch: int, deadline: float) -> None:
         self._deadline = deadline

@@ -124,8 +124,9 @@ class Monitor:
         try:
             await self._conclude()
         except StoreUnavailable as error:
+            self._metrics.store_failures.labels("record").inc()
             if not self._failing:
-                log.warning("the store is unavailable, checks go on", extra={"reason": str(error.__cause__ or error)})
+                log.warning("the store is unavailable, checks go on", extra={"reason": error.for_log()})
             self._failing = True
             self._keep()
             return

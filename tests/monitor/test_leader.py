@@ -147,6 +147,72 @@ async def test_cut_off_leader_says_why_it_stops(
         await candidate.turn()
 
 
+@pytest.fixture
+def full(valkey: str) -> Iterator[Callable[[bool], None]]:
+    """Makes the store refuse what needs memory, or take it again."""
+    with Redis.from_url(valkey) as admin:
+
+        def make(is_full: bool) -> None:
+            admin.config_set("maxmemory", int(is_full))
+
+        yield make
+        make(False)
+
+
+def failures(metrics: Metrics, operation: str) -> float | None:
+    """How often that was counted as failed."""
+    return metrics.registry.get_sample_value("cluster_events_monitor_store_failures_total", {"operation": operation})
+
+
+async def test_full_store_that_gives_no_lease_is_logged_once(
+    stand: Stand, full: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A monitor that cannot lead because the store takes no writes says so once, with the reason, and counts each attempt."""
+    candidate = stand()
+    full(True)
+    with caplog.at_level(logging.INFO, logger="service.monitor.leader"):
+        for _ in range(3):
+            await candidate.campaign()
+        full(False)
+        await candidate.campaign()
+    assert [record.getMessage() for record in caplog.records] == ["the store gives no lease", "leading"]
+    assert vars(caplog.records[0])["reason"].startswith("it is out of memory (")
+    assert failures(candidate._metrics, "lease") == 3
+
+
+async def test_leader_of_a_full_store_says_why_it_stops(
+    stand: Stand, full: Callable[[bool], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A leader whose lease the store no longer renews names the reason, in one line."""
+    clock = Clock()
+    candidate = stand(clock)
+    await candidate.campaign()
+    full(True)
+    with caplog.at_level(logging.INFO, logger="service.monitor.leader"):
+        for _ in range(8):
+            clock.now += 1.0
+            await candidate.campaign()
+    (record,) = caplog.records
+    assert record.getMessage() == "no longer leading"
+    assert "it is out of memory" in vars(record)["why"]
+    assert failures(candidate._metrics, "lease") == 8
+
+
+async def test_full_store_that_takes_no_event_is_logged_once(
+    make_world: MakeWorld,  # noqa: F811
+    full: Callable[[bool], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A leading monitor whose events the store refuses says so once, with the reason, and counts each check."""
+    world = await make_world("api")
+    full(True)
+    with caplog.at_level(logging.WARNING, logger="service.monitor.loop"):
+        await world.check(3)
+    (record,) = caplog.records
+    assert vars(record)["reason"].startswith("it is out of memory (")
+    assert failures(world.metrics, "record") == 3
+
+
 async def test_standby_of_a_store_away_stays_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stood by when the store went away does not start to check: the one who led looks after the services."""
     leader, standby = stand(), stand()
