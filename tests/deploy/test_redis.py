@@ -77,6 +77,14 @@ def test_the_store_stays_within_its_memory_limit(manifests: Manifests, configure
     assert 0 < info["maxmemory"] <= int(mebibytes[1]) * 1024 * 1024 / 2
 
 
+def test_the_events_fit_into_the_memory_with_room_to_spare(configured_server: str) -> None:
+    """Retention by bytes takes a third of the memory at the most: allocation, buffers and API keys have the rest."""
+    with Redis.from_url(configured_server) as client:
+        info = client.info("memory")
+    assert isinstance(info, dict)
+    assert load({}).retention_bytes <= info["maxmemory"] / 3
+
+
 async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -> None:
     """Everything that the store is asked for is permitted: events, their trimming, checks, API keys, notices, `WAIT`."""
     environ = {

@@ -236,6 +236,26 @@ async def test_an_append_that_trims_needs_no_memory() -> None:
         assert sum(kept.values()) <= LIMIT
 
 
+@pytest.mark.parametrize("text", ['"' * INFO_LIMIT, "x" * INFO_LIMIT, "x" * 100], ids=["escaped", "long", "short"])
+async def test_memory_is_what_is_accounted_and_little_more(redis_server: str, text: str) -> None:
+    """With jemalloc, events take a quarter more than their bytes at the most, and 2 KiB each: what valkey.conf is sized for."""
+    with Redis.from_url(redis_server) as admin:
+        admin.flushall()
+        limit = 4 * 1024 * 1024
+        before: int = admin.info("memory")["used_memory_dataset"]
+        client = connect(redis_server, timeout=2.0)
+        store = Store(client, "default", retention_events=200, retention_us=RETENTION_US, retention_bytes=limit)
+        for _ in range(220):
+            await store.append(
+                {name: Observation(Status.UNHEALTHY, text, text) for name in ("api", "compiler", "runner")}
+            )
+        events, stored = admin.zcard(store.keys.timeline), await accounted(client, store)
+        used: int = admin.info("memory")["used_memory_dataset"]
+        await store.aclose()
+    assert stored <= limit
+    assert used - before <= 1.25 * stored + 2_048 * int(events)
+
+
 async def test_a_full_server_refuses_before_anything_is_written() -> None:
     """Where nothing is to be trimmed, a full server refuses the event, with its reason, and the store stays as it was."""
     async with own_store() as (store, client, admin):
