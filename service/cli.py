@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 it failed, or what was asked cannot be known; 2 unhealthy 
 server's time.
 """
 
+import io
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import click
 
 from service import __version__
 from service.errors import ApiError, SettingsError
+from service.terminal import discard, is_lost, note, one_line, replace_missing_characters, say
 from service.text import stripped
 
 if TYPE_CHECKING:
@@ -28,25 +30,50 @@ FAILED = 1
 UNHEALTHY = 2
 WRONG_SETTINGS = 2
 WRONG_COMMAND_LINE = 64
+INTERRUPTED = 130
 
 P = ParamSpec("P")
 
 
 def main() -> NoReturn:
     """The console script."""
+    replace_missing_characters()
     try:
-        sys.exit(cli(standalone_mode=False, auto_envvar_prefix=None))
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        sys.exit(WRONG_COMMAND_LINE)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(WRONG_COMMAND_LINE if isinstance(error, click.UsageError) else FAILED)
-    except click.Abort:
-        sys.exit(130)
+        code = _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # Now, and not at Python's end, where a failure is a traceback.
     except BrokenPipeError:  # The reader of our output has gone; nothing is left to be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        discard(sys.stdout)
+        code = FAILED
+    except OSError as error:
+        if not is_lost(error):
+            raise
+        discard(sys.stdout)
+        note(f"Error: cannot write: {error.strerror or error}")
+        code = FAILED
+    sys.exit(code)
+
+
+def _run() -> int | str | None:
+    """The exit code of the command that the command line names. Raises `OSError` where its output cannot be written."""
+    try:
+        code: int | None = cli(standalone_mode=False, auto_envvar_prefix=None)
+    except SystemExit as ended:
+        return ended.code
+    except click.exceptions.NoArgsIsHelpError as error:
+        note(error.format_message())
+        return WRONG_COMMAND_LINE
+    except click.UsageError as error:
+        text = io.StringIO()
+        error.show(file=text)
+        note(text.getvalue().rstrip())
+        return WRONG_COMMAND_LINE
+    except click.ClickException as error:
+        note(f"Error: {one_line(error.format_message())}")
+        return FAILED
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    return code
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -54,7 +81,7 @@ def main() -> NoReturn:
 def cli() -> None:
     """Is the platform healthy, and since when?
 
-    Settings come from the environment (CLUSTER_EVENTS_…); the README lists them.
+    Settings come from the environment (CLUSTER_EVENTS_*); the README lists them.
     """
 
 
@@ -70,7 +97,7 @@ def with_settings(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except SettingsError as error:
             for problem in error.problems:
-                click.echo(f"cluster-events: {problem}", err=True)
+                note(f"cluster-events: {one_line(problem)}")
             sys.exit(WRONG_SETTINGS)
 
     return wrapped
@@ -155,11 +182,11 @@ def config_check() -> None:
     if problems:
         raise SettingsError(problems)
     for warning in warnings(os.environ):
-        click.echo(f"Warning: {warning}.")
+        say(one_line(f"Warning: {warning}."))
     if without_urls:
-        click.echo("The settings are right. No service has a URL: enough for the API, not for the monitor.")
+        say("The settings are right. No service has a URL: enough for the API, not for the monitor.")
     else:
-        click.echo(f"The settings are right. Services: {', '.join(settings.services)}.")
+        say(f"The settings are right. Services: {', '.join(settings.services)}.")
 
 
 @config.command("show")
@@ -199,7 +226,7 @@ def dev(host: str | None, port: int | None, data_dir: Path | None) -> None:
     try:
         if data_dir is not None:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        run(run_dev(os.environ, sock, data_dir, click.echo))
+        run(run_dev(os.environ, sock, data_dir, say))
     except OSError as error:
         raise click.ClickException(f"cannot start: {error}") from error
 
@@ -296,8 +323,8 @@ def watch(client: "Client", selector: str, *, as_json: bool) -> None:
     """Print the latest event, then each event as it is recorded, until Ctrl-C."""
     from service import tables
 
-    for found in client.watch(selector, note=lambda text: click.echo(f"cluster-events: {text}", err=True)):
-        click.echo(json.dumps(found, ensure_ascii=False) if as_json else tables.line(found))
+    for found in client.watch(selector, note=lambda text: note(f"cluster-events: {one_line(text)}")):
+        say(json.dumps(found) if as_json else tables.line(found))
 
 
 @cli.command()
@@ -329,18 +356,20 @@ def wait(client: "Client", until: str, timeout: str, *, as_json: bool) -> None:
     if isinstance(last, ClientError):
         raise last
     _print(last.body, as_json=as_json, table=tables.health)
-    click.echo(f"cluster-events: not {until} within {timeout}", err=True)
+    note(f"cluster-events: not {until} within {timeout}")
     sys.exit(FAILED if last.body.get("stale") else UNHEALTHY)
 
 
 def _warn_if_stale(reply: "Reply") -> None:
     if reply.stale:
-        click.echo(f"cluster-events: this may not be the current state: {reply.stale}", err=True)
+        note(f"cluster-events: this may not be the current state: {one_line(reply.stale)}")
 
 
 def _print(found: Any, *, as_json: bool, table: Callable[[Any], None]) -> None:
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        say(
+            json.dumps(found)
+        )  # In ASCII: no control character and nothing that an encoding lacks, and all of it to be read back.
     else:
         table(found)
 
@@ -381,12 +410,10 @@ def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> 
 
     key, key_id = _in_store(create)
     if as_json:
-        click.echo(json.dumps({"id": key_id, "name": name, "role": role, "api_key": key}))
+        say(json.dumps({"id": key_id, "name": name, "role": role, "api_key": key}))
     else:
-        click.echo(key)
-        click.echo(
-            f"This is the key '{name}' ({role}). It is shown this once; the store keeps a digest only.", err=True
-        )
+        say(key)
+        note(f"This is the key '{name}' ({role}). It is shown this once; the store keeps a digest only.")
 
 
 @keys.command("list")
@@ -424,7 +451,7 @@ def keys_delete(name: str) -> None:
         await store.delete_api_key(name)
 
     _in_store(delete)
-    click.echo(f"The key '{name}' is revoked.", err=True)
+    note(f"The key '{name}' is revoked.")
 
 
 @cli.command()
@@ -440,7 +467,7 @@ def token(role: str, subject: str, expires: str) -> None:
         lifetime = _lifetime(expires)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    click.echo(issue(_settings(), subject, parse_role(role), lifetime))
+    say(issue(_settings(), subject, parse_role(role), lifetime))
 
 
 @cli.command()
@@ -449,7 +476,7 @@ def openapi() -> None:
     """Print the API's description (OpenAPI 3.1) for the configured services."""
     from service.api.openapi import document
 
-    click.echo(json.dumps(document(_settings().service_names), indent=2))
+    say(json.dumps(document(_settings().service_names), indent=2))
 
 
 def _described() -> list[dict[str, Any]]:

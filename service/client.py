@@ -10,15 +10,15 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 TIMEOUT_S = 10.0
-
-
+BODY_LIMIT = 64 * 1024 * 1024
+"""The most bytes of a body, or of one event of a stream: the service's own limit for a page is 4 MiB."""
 LONGEST_WAIT_S = 60
 """Seconds for which the service holds a waiting read at the most."""
 SILENCE_S = 45.0
@@ -27,6 +27,8 @@ NOTHING_YET = "00000000-0000-0000-0000-000000000000"
 """The id of no event: a stream that goes on after it begins with all that is retained."""
 RETRY_S = 2.0
 """Seconds before another try, where the service says nothing else."""
+_RETRY_BOUNDS_S = (0.1, 60.0)
+"""Within these, the service may choose the seconds before another try."""
 
 _MENDED_BY_TIME = frozenset({404, 408, 429})
 """Refusals that need not last: nothing recorded yet, too slow, too many."""
@@ -112,7 +114,7 @@ class Client:
         """
         latest = self._get(f"/v0/cluster/events?limit=1&selector={selector}", _are_events).body
         yield from latest
-        last, retry = (latest[0]["id"] if latest else NOTHING_YET), RETRY_S
+        last, retry = (_sendable(latest[0]["id"]) if latest else NOTHING_YET), RETRY_S
         while True:
             try:
                 for frame in self._stream(f"/v0/cluster/events?selector={selector}", last):
@@ -121,9 +123,10 @@ class Client:
                         if last == NOTHING_YET:
                             continue
                         note("the history was cut: some events may be missing; all that are retained follow")
-                    elif frame.data:
+                    elif frame.name == "message" and frame.data:
+                        found = self._event_of(frame)
                         last = frame.id or last
-                        yield json.loads(frame.data)
+                        yield found
                 note("the stream has ended, coming back to it")
             except RefusedError:
                 raise
@@ -136,15 +139,25 @@ class Client:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_event_id} if last_event_id else {})
         with self._opened(path, headers, SILENCE_S) as answer:
             if answer.status != HTTPStatus.OK:
-                raise self._refusal(answer.status, _json(answer.read()))
-            frame = Frame()
-            for raw in answer:
-                field, _, value = raw.decode("utf-8", "replace").rstrip("\r\n").partition(":")
-                if not field and not value and raw.strip() == b"":
+                raise self._refusal(answer.status, _json(_body(answer)))
+            frame, size = Frame(), 0
+            while raw := answer.readline(BODY_LIMIT + 1):
+                size += len(raw)
+                if size > BODY_LIMIT:
+                    raise RefusedError(f"{self.url} sent more than {BODY_LIMIT:,} bytes as one event")
+                name, _, value = raw.decode("utf-8", "replace").rstrip("\r\n").partition(":")
+                if not name and not value and raw.strip() == b"":
                     yield frame
-                    frame = Frame()
+                    frame, size = Frame(), 0
                 else:
-                    frame.take(field, value.removeprefix(" "))
+                    frame.take(name, value.removeprefix(" "))
+
+    def _event_of(self, frame: "Frame") -> dict[str, Any]:
+        """The event that a frame carries. Raises `RefusedError` if it is none."""
+        found: Any = _json(frame.data)
+        if not _is_event(found):
+            raise RefusedError(f"{self.url} sent no event in its stream: is this cluster-events?")
+        return dict(found)
 
     def _get(
         self,
@@ -156,7 +169,7 @@ class Client:
     ) -> Reply:
         """The answer to a GET. Raises `ClientError` for another status, for a body that does not fit, for no answer."""
         with self._opened(path, {"Accept": "application/json", **headers}, timeout) as answer:
-            body = _json(answer.read())
+            body = _json(_body(answer))
         fields = {name.lower(): value for name, value in answer.getheaders()}
         if (answer.status in accept and fits(body)) or (headers and answer.status == HTTPStatus.NOT_MODIFIED):
             return Reply(answer.status, fields, body)
@@ -186,7 +199,10 @@ class Client:
             connection = kind(url.hostname, url.port, timeout=timeout)
             try:
                 connection.request("GET", url.path.rstrip("/") + path, headers=fields)
-                yield connection.getresponse()
+                with (
+                    connection.getresponse() as answer
+                ):  # It may own the socket, which closing the connection then leaves open.
+                    yield answer
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -200,19 +216,30 @@ class Frame:
 
     name: str = "message"
     id: str | None = None
-    data: str = ""
     retry: float | None = None
+    lines: list[str] = field(default_factory=list)
 
-    def take(self, field: str, value: str) -> None:
+    @property
+    def data(self) -> str:
+        """Its data lines."""
+        return "\n".join(self.lines)
+
+    def take(self, name: str, value: str) -> None:
         """Takes in one line; fields that it does not know are ignored."""
-        if field == "event":
-            self.name = value
-        elif field == "id":
-            self.id = value
-        elif field == "data":
-            self.data += f"\n{value}" if self.data else value
-        elif field == "retry" and value.isascii() and value.isdigit():
-            self.retry = int(value) / 1_000
+        if name == "event":
+            self.name = value or "message"
+        elif name == "id":
+            self.id = _sendable(value)
+        elif name == "data":
+            self.lines.append(value)
+        elif name == "retry" and value.isascii() and value.isdigit():
+            shortest, longest = _RETRY_BOUNDS_S
+            self.retry = min(max(float(value) / 1_000, shortest), longest)
+
+
+def _sendable(event_id: str) -> str:
+    """An event's id, which is sent back in a header field; nothing if it cannot be."""
+    return event_id if event_id.isascii() and event_id.isprintable() else ""
 
 
 def _checked(token: str) -> str:
@@ -223,20 +250,33 @@ def _checked(token: str) -> str:
     return token
 
 
-def _json(body: bytes) -> Any:
-    """The body's value; `None` if it is none."""
+def _body(answer: http.client.HTTPResponse) -> bytes:
+    """The whole body. Raises `ClientError` if it is longer than `BODY_LIMIT`."""
+    length = answer.length  # `None` where the end of the body is found by reading.
+    body = answer.read(BODY_LIMIT + 1) if length is None else answer.read() if length <= BODY_LIMIT else None
+    if body is None or len(body) > BODY_LIMIT:
+        raise ClientError(f"the answer is longer than {BODY_LIMIT:,} bytes: is this cluster-events?")
+    return body
+
+
+def _json(text: bytes | str) -> Any:
+    """The value; `None` if it is none, or is nested so deeply that nothing of ours is."""
     try:
-        return json.loads(body) if body else None
-    except ValueError:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
         return None
 
 
 def _is_error(body: Any) -> bool:
-    return isinstance(body, dict) and {"message", "error_code"} <= body.keys()
+    return isinstance(body, dict) and all(isinstance(body.get(field), str) for field in ("message", "error_code"))
 
 
 def _is_event(body: Any) -> bool:
-    return isinstance(body, dict) and {"id", "recorded_at", "all_healthy"} <= body.keys()
+    return (
+        isinstance(body, dict)
+        and all(isinstance(body.get(field), str) for field in ("id", "recorded_at"))
+        and isinstance(body.get("all_healthy"), bool)
+    )
 
 
 def _are_events(body: Any) -> bool:
@@ -244,4 +284,8 @@ def _are_events(body: Any) -> bool:
 
 
 def _is_verdict(body: Any) -> bool:
-    return isinstance(body, dict) and "all_healthy" in body
+    return (
+        isinstance(body, dict)
+        and isinstance(body.get("all_healthy"), bool)
+        and all(isinstance(seen.get("healthy"), bool) for seen in body.values() if isinstance(seen, dict))
+    )

@@ -1,5 +1,6 @@
 """Tables for people: rich on a terminal, the same columns as plain text elsewhere."""
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,9 @@ from click import style
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from service.events import clean, service_names
+from service.terminal import one_line
 
 COLOURS = {"Healthy": "green", "Unhealthy": "red", "InitialUnhealthy": "yellow", "yes": "green", "no": "red"}
 _PLAIN_WIDTH = 200
@@ -21,20 +25,22 @@ def events(found: Sequence[dict[str, Any]]) -> None:
     if not found:
         _console().print("No event has been recorded yet.")
         return
-    services = [field.removesuffix("_status") for field in found[0] if field.endswith("_status")]
+    services = service_names(found[0])
     table = _table("recorded at", "all healthy", *services, "id")
     for row in found:
         statuses = [row.get(f"{name}_status", "") for name in services]
-        _add(table, row["recorded_at"], "yes" if row["all_healthy"] else "no", *statuses, row["id"])
+        _add(table, row["recorded_at"], row["all_healthy"], *statuses, row["id"])
     _console().print(table)
 
 
 def line(found: dict[str, Any]) -> str:
-    """An event in one line; colours are for whoever prints it to take out where there is no terminal."""
-    statuses = {name.removesuffix("_status"): status for name, status in found.items() if name.endswith("_status")}
+    """An event in one line, with colours that are to be taken out where there is no terminal."""
     verdict = ("healthy  ", "green") if found["all_healthy"] else ("unhealthy", "red")
-    services = [f"{name} {_coloured(status, COLOURS.get(status))}" for name, status in statuses.items()]
-    return "  ".join([found["recorded_at"], _coloured(*verdict), *services])
+    statuses = {name: _text(found[f"{name}_status"]) for name in service_names(found)}
+    services = [
+        f"{one_line(name)} {_coloured(one_line(status), COLOURS.get(status))}" for name, status in statuses.items()
+    ]
+    return "  ".join([one_line(found["recorded_at"]), _coloured(*verdict), *services])
 
 
 def _coloured(text: str, colour: str | None) -> str:
@@ -45,7 +51,7 @@ def event(found: dict[str, Any]) -> None:
     """An event, field by field."""
     table = _table("field", "value")
     for field, value in found.items():
-        _add(table, field, ("yes" if value else "no") if isinstance(value, bool) else value)
+        _add(table, field, value)
     _console().print(table)
 
 
@@ -53,7 +59,7 @@ def checks(found: dict[str, Any]) -> None:
     """What one check found, a line per service; the resources where they are looked at."""
     table = _table("service", "healthy", "says", "resources")
     for name, one in found.items():
-        _add(table, name, "yes" if one["healthy"] else "no", one["self_info"], one["resources_info"])
+        _add(table, name, one["healthy"], one["self_info"], one["resources_info"])
     _console().print(table)
 
 
@@ -70,14 +76,8 @@ def health(verdict: dict[str, Any]) -> None:
     table = _table("service", "healthy", "unchanged since", "checked at", "message")
     for name, seen in verdict.items():
         if isinstance(seen, dict):
-            _add(
-                table,
-                name,
-                "yes" if seen["healthy"] else "no",
-                seen["unchanged_since"],
-                seen["checked_at"],
-                seen["message"],
-            )
+            details = [seen.get(field) for field in ("unchanged_since", "checked_at", "message")]
+            _add(table, name, seen["healthy"], *details)
     console.print(table)
 
 
@@ -126,10 +126,18 @@ def _console(plain_width: int = _PLAIN_WIDTH) -> Console:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(Text(clean(column)), overflow="fold")
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
-    """Cells are texts, never markup: they hold what services said."""
+def _add(table: Table, *values: Any) -> None:
+    """Cells are texts, never markup and never control characters: they contain what services and servers sent."""
+    cells = [clean(_text(value)) for value in values]
     table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in cells))
+
+
+def _text(value: Any) -> str:
+    """A field's value for people; fields of later versions may be of any kind."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
