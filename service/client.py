@@ -199,9 +199,8 @@ class Client:
             connection = kind(url.hostname, url.port, timeout=timeout)
             try:
                 connection.request("GET", url.path.rstrip("/") + path, headers=fields)
-                with (
-                    connection.getresponse() as answer
-                ):  # It may own the socket, which closing the connection then leaves open.
+                # The answer may own the socket, and then closing the connection leaves it open.
+                with connection.getresponse() as answer:
                     yield answer
             finally:
                 connection.close()

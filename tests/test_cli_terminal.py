@@ -437,6 +437,7 @@ PRINTS = {
 }
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", PRINTS.values(), ids=PRINTS)
 async def test_full_disk(command: tuple[str, ...], unbuffered: str) -> None:

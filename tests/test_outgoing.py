@@ -119,7 +119,7 @@ async def test_no_client_reads_a_head_without_end(tmp_path: Path, kind: str, cli
 
 
 @pytest.mark.parametrize("client", [probed, looked, fetched])
-@pytest.mark.parametrize("kind", FLOODS.keys() - set(HEADS))
+@pytest.mark.parametrize("kind", [name for name in FLOODS if name not in HEADS])
 async def test_no_client_reads_framing_without_end(tmp_path: Path, kind: str, client: Client) -> None:
     """Chunk extensions, chunk sizes and trailers without end make the body incomplete, for every client that reads one."""
     async with service(flood(*FLOODS[kind])) as port:
