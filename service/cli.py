@@ -22,6 +22,8 @@ from service.terminal import discard, is_lost, note, one_line, replace_missing_c
 from service.text import stripped
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from service.client import Client, Reply
     from service.settings import Settings
     from service.store import Store
@@ -110,16 +112,16 @@ def with_settings(command: Callable[P, None]) -> Callable[P, None]:
 @with_settings
 def serve(host: str | None, port: int | None, workers: int) -> None:
     """Serve the API."""
-    from service.api.server import bind
     from service.run import run, serve_with_workers
     from service.run import serve as serve_api
 
     settings = _settings(host=host, port=port)
-    sock = _bound(lambda: bind(settings.host, settings.port, shared=workers > 1), settings.host, settings.port)
+    sock = _listen(settings.host, settings.port)
+    metrics_sock = _listen(settings.host, settings.metrics_port) if settings.metrics_port is not None else None
     if workers > 1:
-        serve_with_workers(settings, sock, workers)
+        serve_with_workers(settings, sock, metrics_sock, workers)
     else:
-        run(serve_api(settings, sock))
+        run(serve_api(settings, sock, metrics_sock))
 
 
 @cli.command()
@@ -217,25 +219,27 @@ def config_show(host: str | None, port: int | None, *, as_json: bool) -> None:
 @with_settings
 def dev(host: str | None, port: int | None, data_dir: Path | None) -> None:
     """Run everything on this machine, with sample services."""
-    from service.api.server import bind
     from service.dev import dev as run_dev
     from service.run import run
 
     settings = _settings(host=host, port=port)
-    sock = _bound(lambda: bind(settings.host, settings.port), settings.host, settings.port)
+    sock = _listen(settings.host, settings.port)
     try:
         if data_dir is not None:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         run(run_dev(os.environ, sock, data_dir, say))
     except OSError as error:
-        raise click.ClickException(f"cannot start: {error}") from error
+        reason = error if error.filename else error.strerror or error
+        raise click.ClickException(f"cannot start: {reason}") from error
 
 
-def _bound(bind: Callable[[], Any], host: str, port: int) -> Any:
+def _listen(host: str, port: int) -> "socket":
+    from service.sockets import listen
+
     try:
-        return bind()
+        return listen(host, port)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise click.ClickException(str(error.strerror)) from error
 
 
 def _settings(**overrides: Any) -> "Settings":
@@ -476,7 +480,8 @@ def openapi() -> None:
     """Print the API's description (OpenAPI 3.1) for the configured services."""
     from service.api.openapi import document
 
-    say(json.dumps(document(_settings().service_names), indent=2))
+    settings = _settings()
+    say(json.dumps(document(settings.service_names, metrics=settings.metrics_port is None), indent=2))
 
 
 def _described() -> list[dict[str, Any]]:

@@ -11,12 +11,13 @@ from pathlib import Path
 from aiohttp import web
 
 from service.api.app import make_state
-from service.api.server import bind, serving
+from service.api.server import serving, serving_metrics
 from service.api.state import State
 from service.auth import Role, issue
 from service.monitor.process import monitoring
 from service.run import stop_signal
 from service.settings import PREFIX, Settings, load, read_text
+from service.sockets import listen
 from service.store.embedded import embedded
 from service.text import stripped
 
@@ -61,10 +62,11 @@ class Sample:
 async def dev(
     environ: Mapping[str, str], sock: socket.socket, data_dir: Path | None, say: Callable[[str], None]
 ) -> None:
-    """Runs everything, the API on a bound socket, until a signal; `say` gets the text for the person who started it.
+    """Runs everything, the API on a listening socket, until a signal.
 
-    Settings of the environment hold, but for the store. `data_dir` exists. Raises `SettingsError`, or `OSError` if
-    `data_dir` cannot be used.
+    `say` gets the text for the person who started it. Settings of the environment apply, but for the
+    store. `data_dir` exists. Raises `SettingsError`, or `OSError` if `data_dir` cannot be used or
+    another port cannot be listened on.
     """
     host, port = sock.getsockname()[:2]
     stop = stop_signal()
@@ -74,6 +76,9 @@ async def dev(
         settings = _settings(environ, url, samples, data_dir, host)
         state = make_state(settings)
         await stack.enter_async_context(serving(state, sock))
+        if settings.metrics_port is not None:
+            metrics_sock = listen(settings.host, settings.metrics_port)
+            await stack.enter_async_context(serving_metrics(state, metrics_sock))
         await stack.enter_async_context(monitoring(settings))
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         await _first_event(state, stop)
@@ -117,7 +122,7 @@ async def _samples() -> AsyncIterator[Mapping[str, str]]:
             runner = web.AppRunner(Sample(name).app(), access_log=None)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            sock = bind("127.0.0.1", 0)
+            sock = listen("127.0.0.1", 0)
             await web.SockSite(runner, sock).start()
             urls[name] = f"http://127.0.0.1:{sock.getsockname()[1]}"
         yield urls

@@ -4,12 +4,14 @@ Log lines are standard-library logging; `LOG_FORMAT=json` makes each one JSON ob
 than all of the service's own modules.) Metric labels are bounded: route templates, roles, reasons, never ids or credentials.
 """
 
+import asyncio
 import json
 import logging
 import sys
+import time
 import traceback
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -170,3 +172,45 @@ class Metrics:
         )
         self.missed_checks = counter("missed_checks_total", "Checks that did not start since the one before overran.")
         gauge("build_info", "Always 1; the label is the version.", "version").labels(__version__).set(1)
+
+
+EXPOSITION_S = 1.0
+"""Seconds for which rendered metrics are sent again: rendering takes a millisecond, and needs no
+credential."""
+
+
+class Exposition:
+    """Metrics in Prometheus' text format, kept for `lifetime` seconds or until `basis` changes.
+
+    Requests at the same time share one rendering. A request that comes after a change gets a text
+    that was rendered after it.
+    """
+
+    def __init__(
+        self,
+        render: Callable[[], Awaitable[bytes]],
+        basis: Callable[[], object],
+        lifetime: float = EXPOSITION_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`basis` returns a value that is not equal to the last one when the state has changed."""
+        self._render = render
+        self._basis = basis
+        self._lifetime = lifetime
+        self._monotonic = monotonic
+        self._lock = asyncio.Lock()
+        self._text = b""
+        self._rendered_from: object = None
+        self._until = -1.0
+
+    async def get(self) -> bytes:
+        """The text. Raises what `render` raises."""
+        # Else requests that queue up during a slow rendering would each render it anew.
+        arrived = self._monotonic()
+        async with self._lock:
+            # Both are read before the rendering, since the state may change during it.
+            basis, now = self._basis(), self._monotonic()
+            if arrived >= self._until or basis != self._rendered_from:
+                self._text = await self._render()
+                self._rendered_from, self._until = basis, now + self._lifetime
+            return self._text

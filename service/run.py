@@ -5,20 +5,25 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
-from pathlib import Path
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack, closing
+from functools import partial
 from typing import Any
 
 from service import tasks
 from service.api.app import make_state
-from service.api.health import metrics_of
-from service.api.server import SHUTDOWN_S, bind, serving
+from service.api.health import metrics_of, state_of
+from service.api.server import SHUTDOWN_S, serving, serving_metrics
 from service.api.siblings import Siblings
 from service.api.state import State
 from service.settings import Settings
+from service.sockets import for_workers
 from service.workers import Supervisor
 
 log = logging.getLogger(__name__)
+
+PATIENCE_S = 5.0
+"""Beyond the drain and the requests under way, before a worker is killed."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
@@ -34,16 +39,29 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         sys.exit(1)
 
 
-async def serve(settings: Settings, sock: socket.socket) -> None:
-    """The API on a bound socket, until a signal; then `DRAIN` seconds more."""
-    await _serve(make_state(settings), sock, stop_signal())
+async def serve(settings: Settings, sock: socket.socket, metrics_sock: socket.socket | None) -> None:
+    """The API on a listening socket, until a signal; then `DRAIN` seconds more.
+
+    `metrics_sock` is where the metrics are served, if not with the API.
+    """
+    await _serve(make_state(settings), sock, metrics_sock, stop_signal())
 
 
-async def _serve(state: State, sock: socket.socket, stop: asyncio.Event) -> None:
+async def _serve(
+    state: State,
+    sock: socket.socket,
+    metrics_sock: socket.socket | None,
+    stop: asyncio.Event,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
     settings = state.settings
-    async with serving(state, sock):
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(serving(state, sock))
         host, port = sock.getsockname()[:2]
         log.info("serving", extra={"host": host, "port": port, "auth": settings.auth.value})
+        if metrics_sock is not None:
+            await stack.enter_async_context(serving_metrics(state, metrics_sock))
+        ready()
         if state.authenticator.open_to_all:
             log.warning("no credential is asked for: whoever reaches this address may read and write everything")
         await stop.wait()
@@ -52,19 +70,48 @@ async def _serve(state: State, sock: socket.socket, stop: asyncio.Event) -> None
         await asyncio.sleep(settings.drain)
 
 
-def serve_with_workers(settings: Settings, sock: socket.socket, workers: int) -> None:
-    """The API in several processes on the port of `sock`, until a signal. `sock` only holds the port."""
-    host, port = sock.getsockname()[:2]
+def serve_with_workers(
+    settings: Settings, sock: socket.socket, metrics_sock: socket.socket | None, workers: int
+) -> None:
+    """The API in several processes on the port of a listening socket, until a signal.
+
+    All workers accept from `metrics_sock`, and each of them serves the metrics of all. Exits with 1 if
+    the workers keep ending.
+    """
     make_state(settings)  # Key material that is unfit is told once, here, rather than by every worker.
+    sockets = for_workers(sock, workers)
 
-    def work(index: int, lifeline: int, folder: Path) -> None:
+    def work(index: int, lifeline: int, ready: Callable[[], None]) -> None:
+        own = sockets[index]
+        _close(*(other for other in sockets if other is not own))
+        run(_work(settings, own, metrics_sock, siblings, index=index, lifeline=lifeline, ready=ready))
+
+    def stopping() -> None:
+        # Else the port would go on listening when the workers no longer accept.
+        _close(*sockets, *([metrics_sock] if metrics_sock else []))
+
+    stop_within = settings.drain + SHUTDOWN_S + PATIENCE_S
+    with closing(Siblings(workers)) as siblings:
+        ended_by_signal = Supervisor(workers, work, stop_within=stop_within, stopping=stopping).run()
+    if not ended_by_signal:
+        sys.exit(1)
+
+
+def _close(*sockets: socket.socket) -> None:
+    for sock in sockets:
         sock.close()
-        run(_work(settings, bind(host, port, shared=True), Siblings(folder, index, workers), lifeline))
-
-    Supervisor(workers, work, stop_within=settings.drain + SHUTDOWN_S).run()
 
 
-async def _work(settings: Settings, sock: socket.socket, siblings: Siblings, lifeline: int) -> None:
+async def _work(
+    settings: Settings,
+    sock: socket.socket,
+    metrics_sock: socket.socket | None,
+    siblings: Siblings,
+    *,
+    index: int,
+    lifeline: int,
+    ready: Callable[[], None],
+) -> None:
     """One worker, until a signal or the end of its parent."""
     stop, loop = stop_signal(), asyncio.get_running_loop()
 
@@ -74,9 +121,10 @@ async def _work(settings: Settings, sock: socket.socket, siblings: Siblings, lif
 
     loop.add_reader(lifeline, parent_gone)
     state = make_state(settings)
-    state.siblings = siblings
-    async with siblings.telling(lambda: metrics_of(state)):
-        await _serve(state, sock, stop)
+    joined = siblings.join(index, partial(metrics_of, state), partial(state_of, state))
+    async with joined as (state.exposition, changed):
+        state.replica.listeners.append(lambda _: changed())
+        await _serve(state, sock, metrics_sock, stop, ready)
 
 
 async def monitor(settings: Settings) -> None:

@@ -218,8 +218,9 @@ class Settings(BaseModel):
     port: int = Field(8080, ge=0, le=65_535)
     """The TCP port to listen on; 0 takes a free one."""
     metrics_port: int | None = Field(None, ge=0, le=65_535)
-    """A TCP port of its own for `/metrics`, on the same host. By default `/metrics` is on the API's port, where every client
-    can read it."""
+    """A TCP port of its own for the API's `/metrics`, on the same host; 0 takes a free one. By default
+    `/metrics` is on the API's port, where every client can read it. The monitor's metrics are on
+    `MONITOR_PORT` in any case."""
 
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Where the store is: `redis://`, `rediss://` or `unix://`. A secret, since it may carry a password."""

