@@ -113,6 +113,7 @@ async def test_events_lists_newest_first(api: Api) -> None:
     assert limited.out.splitlines() == ran.out.splitlines()[:2]
 
 
+@pytest.mark.slow
 async def test_json_is_what_the_service_says(api: Api) -> None:
     """With `--json`, each command prints the service's JSON and nothing else."""
     newest, _ = await record(api, ALL_GOOD, ONE_BAD)
@@ -330,6 +331,7 @@ async def test_url_with_a_path_prefix(api: Api) -> None:
 # -- credentials ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_missing_and_wrong_token(api: Api) -> None:
     """Without a token the command says how to give one; a wrong one is told as the service tells it, and not repeated."""
     ran = await run("events", "--url", api.url)
@@ -343,6 +345,7 @@ async def test_missing_and_wrong_token(api: Api) -> None:
         assert "wr0ng" not in tells_one_line(ran)
 
 
+@pytest.mark.slow
 async def test_api_keys_from_their_making_to_their_end(api: Api, valkey: str) -> None:
     """A key made in the store opens the API with its role, is listed without its secret, and is refused once deleted."""
     await record(api, ALL_GOOD)
@@ -392,6 +395,7 @@ async def test_keys_without_a_store() -> None:
     assert (ran.code, tells_one_line(ran)) == (FAILED, "Error: The store is unavailable: it cannot be reached.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("role", "status"), [("read", 403), ("write", 400)])
 async def test_token_opens_the_api(api: Api, role: str, status: int) -> None:
     """A token signed with the configured secret opens the API with its role."""
@@ -449,6 +453,7 @@ def test_help_and_version(invoke: Callable[..., Ran], arguments: tuple[str, ...]
     assert expected in ran.out
 
 
+@pytest.mark.slow
 async def test_wrong_command_line_and_settings_of_a_process() -> None:
     """The exit codes of wrong command lines and wrong settings are those that the process has."""
     command_line, settings = await asyncio.gather(run("nonsense"), run("serve", port="99999"))
@@ -475,6 +480,7 @@ def test_wrong_settings_are_told_all_at_once(invoke: Callable[..., Ran], command
     assert not any(secret in ran.err for secret in ("t0psecret", "hunter2", "Traceback"))
 
 
+@pytest.mark.slow
 async def test_monitor_without_urls() -> None:
     """A monitor that has nothing to check exits with 2 and says what to set."""
     ran = await run("monitor")
@@ -520,6 +526,7 @@ async def test_colours_on_a_terminal(api: Api, no_color: dict[str, str], coloure
     assert ("\x1b[31m" in written) is coloured
 
 
+@pytest.mark.slow
 async def test_reader_that_leaves(api: Api) -> None:
     """A reader that goes away in the middle, as `head` does, gets no traceback."""
     await record(api, *[ALL_GOOD] * 400)

@@ -15,6 +15,7 @@ from tests.test_cli import FAILED, HEALTHY, WRONG_SETTINGS, run, tells_one_line
 DAY_S = 86_400
 
 
+@pytest.mark.slow
 async def test_key_is_shown_with_its_end_and_its_last_use(api: Api, valkey: str) -> None:
     """A key made for 90 days says when it ends, and on which day it was last used; its secret is not told again."""
     made = await run("keys", "create", "agents", "--expires", "90d", redis_url=valkey)
@@ -55,12 +56,14 @@ async def test_key_of_an_earlier_version_named_like_a_path_can_be_deleted(api: A
     assert await api.store.api_keys() == {}
 
 
+@pytest.mark.slow
 async def test_unknown_key_is_one_line(valkey: str) -> None:
     """A key that is not there fails with its name."""
     ran = await run("keys", "show", "nobody", redis_url=valkey)
     assert (ran.code, tells_one_line(ran)) == (FAILED, "Error: There is no API key named 'nobody'.")
 
 
+@pytest.mark.slow
 async def test_token_is_signed_with_the_newer_secret(api: Api) -> None:
     """Of two secrets, the first one signs, which a service with only that one accepts."""
     ran = await run("token", jwt_secret=f"{JWT_SECRET}\n{'old' * 20}")

@@ -58,6 +58,7 @@ async def test_watch_prints_events_as_they_come(api: Api) -> None:
     assert (code, messages.strip()) == (130, "")
 
 
+@pytest.mark.slow
 async def test_watch_comes_back_and_misses_nothing(make_api: Callable[..., Any]) -> None:
     """A stream that ends is gone on with where it ended."""
     api: Api = await make_api()
@@ -108,6 +109,7 @@ async def test_wait_until_unhealthy(api: Api) -> None:
     assert "unhealthy" in out
 
 
+@pytest.mark.slow
 async def test_wait_in_vain(api: Api) -> None:
     """When the time is up it says what is, and exits with 2."""
     await api.state.replica.append(ONE_BAD)

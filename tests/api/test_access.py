@@ -259,6 +259,7 @@ async def test_key_is_refused_once_it_is_revoked(healthy: Api) -> None:
     assert (await healthy.request("GET", "/v0/cluster/events", bearer(key))).status == 401
 
 
+@pytest.mark.slow
 async def test_token_is_refused_once_it_has_expired(healthy: Api) -> None:
     """A token that has just been used, and is remembered, is refused at the moment when it ends: `JWT_LEEWAY` after `exp`."""
     end = int(time.time()) + 2.5

@@ -86,6 +86,7 @@ async def test_a_page_of_another_site_may_not_write(make_api: Callable[..., Any]
         assert (await api.request("POST", "/v0/cluster/events", own, json=fields)).status == 201
 
 
+@pytest.mark.slow
 async def test_posts_do_not_queue_before_a_dead_store(make_api: Callable[..., Any], valkey: str) -> None:
     """However many want to record while the store is silent, each hears of it in time."""
     api: Api = await make_api(redis_timeout="200ms")

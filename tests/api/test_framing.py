@@ -24,6 +24,7 @@ from service.settings import PREFIX
 from service.store import Store, open_store
 from tests.api.raw import EVENT, PATIENCE_S, TOKEN, connected, head, recording
 from tests.conftest import ALL_GOOD, JWT_SECRET, Api, make_settings
+from tests.support import needs
 
 MARK = "zzMARKzz"
 """Stands in the offending bytes; no reply may repeat it."""
@@ -197,7 +198,7 @@ FINE_IN_PURE_PYTHON = {"size of a chunk too large", "lower-case method"}
 async def test_malformed_request_is_refused_and_nothing_behind_it_runs(server: Server, name: str) -> None:
     """What is not well-formed HTTP gets one error with the one body, in our own version, then the end of the connection."""
     if server.pure_python and name in IN_PURE_PYTHON.keys() | FINE_IN_PURE_PYTHON:
-        pytest.skip("well-formed in the eyes of the parser in pure Python")
+        needs.absent("the parser in C: the one in pure Python takes this as well-formed")
     async with await connected(server.port) as line:
         line.send(NOT_WELL_FORMED[name])
         reply = await line.reply()
@@ -231,7 +232,7 @@ OTHER_VERSIONS = {
 async def test_other_versions_of_http_are_not_spoken(server: Server, name: str) -> None:
     """A request in HTTP/0.9 or 2.0 is told so in HTTP/1.1, and the connection ends."""
     if server.pure_python and name.startswith("no version"):
-        pytest.skip("not well-formed in the eyes of the parser in pure Python")
+        needs.absent("the parser in C: the one in pure Python takes this as malformed")
     async with await connected(server.port) as line:
         line.send(OTHER_VERSIONS[name])
         reply = await line.reply()
@@ -304,6 +305,7 @@ async def test_methods_that_no_route_takes(server: Server, method: str, target: 
         assert MARK.encode() not in reply.body
 
 
+@pytest.mark.slow
 async def test_unknown_expectation_is_refused(server: Server) -> None:
     """An `Expect` other than `100-continue` gets 417 and the end of the connection."""
     async with await connected(server.port) as line:
@@ -501,6 +503,7 @@ async def test_body_that_trickles_is_timed_out(api: Api, monkeypatch: pytest.Mon
         assert (await line.reply()).status == 408
 
 
+@pytest.mark.slow
 async def test_announced_body_on_a_route_without_one_is_not_waited_for(server: Server) -> None:
     """A GET is answered at once though its announced body never comes, and the connection ends soon after."""
     async with await connected(server.port) as line:

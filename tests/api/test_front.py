@@ -402,10 +402,11 @@ async def test_long_replies_without_files_in_memory(both: tuple[Api, Api], monke
     assert masked(await exchange(fast, ask)) == expected
     monkeypatch.setattr(fast.front, "files", None)
     assert masked(await exchange(fast, ask)) == expected
-    monkeypatch.delattr(os, "memfd_create")
+    monkeypatch.delattr(os, "memfd_create", raising=False)
     assert sendfile.Files.where_supported() is None
 
 
+@pytest.mark.slow
 async def test_no_head_gets_the_grant_of_another(make_api: Callable[..., Any]) -> None:
     """A head that comes behind many others, on a connection that was held back meanwhile, is not remembered as one of them:
     not even `/readyz`, which needs no credential, ever answers with an event."""

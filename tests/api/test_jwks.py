@@ -194,6 +194,7 @@ async def test_token_that_no_key_would_save_makes_no_fetch(
     assert issuer.fetches == 1
 
 
+@pytest.mark.slow
 async def test_hanging_issuer_holds_up_nobody_with_a_known_key(make_api: MakeApi, issuer: Issuer) -> None:
     """While a fetch hangs, known keys are used and the loop turns; only tokens with unknown keys wait, all for the same fetch."""
     api = await trusting(make_api, issuer)

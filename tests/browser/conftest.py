@@ -1,13 +1,13 @@
 """A real browser."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 
 import pytest
 from playwright.async_api import Page, async_playwright
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+from tests.support import needs
+
 ARGUMENTS = [
     "--headless=new",
     "--no-sandbox",
@@ -23,10 +23,9 @@ ARGUMENTS = [
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     """A page of a browser with an empty profile. Skips where there is no chromium."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
+    chromium = os.environ.get("CHROMIUM") or needs.program("chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         try:
             page = await browser.new_page()
             page.set_default_timeout(10_000)

@@ -1,8 +1,11 @@
 """The page to explore the API with, in a real browser."""
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.conftest import ALL_GOOD, READ, Api
+
+pytestmark = pytest.mark.slow
 
 TOKEN = READ["Authorization"].removeprefix("Bearer ")
 

@@ -11,6 +11,8 @@ from service.api import stream
 from tests.api.test_stream import LIST, record
 from tests.conftest import ALL_GOOD, Api
 
+pytestmark = pytest.mark.slow
+
 WATCH = """(url) => {
     window.seen = []; window.kinds = []; window.opened = 0; window.states = [];
     window.source = new EventSource(url);

@@ -1,6 +1,5 @@
 """The manifests and secrets as a cluster would get them."""
 
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.support import needs
 
 ROOT = Path(__file__).parents[2]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -64,9 +65,7 @@ def manifests() -> Manifests:
 
 def rendered(folder: Path) -> Manifests:
     """What a kustomization renders. Skips where kubectl is not installed."""
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("kubectl, which renders the base, is not installed")
+    kubectl = needs.program("kubectl", installable=False)
     ran = subprocess.run([kubectl, "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=30)
     return Manifests(tuple(yaml.safe_load_all(ran.stdout)))
 

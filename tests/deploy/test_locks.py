@@ -104,6 +104,7 @@ def needs(name: str, version: str) -> list[Requirement]:
     return [Requirement(line) for line in distribution.requires or ()] if distribution.version == version else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_is_complete(lock: str) -> None:
     """Each requirement, and each requirement of a locked package, is met by the lock, on every supported Python."""

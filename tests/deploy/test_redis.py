@@ -4,6 +4,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,14 +17,19 @@ from service.settings import load
 from service.store import open_store
 from tests.conftest import ALL_GOOD, ONE_BAD
 from tests.deploy.conftest import Manifests, Secrets
+from tests.support.folders import short_folder
 
 
 @pytest.fixture(scope="module")
-def configured_server(
-    manifests: Manifests, secrets: Secrets, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def folder() -> Iterator[Path]:
+    """Where that server runs."""
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def configured_server(manifests: Manifests, secrets: Secrets, folder: Path) -> Iterator[str]:
     """The URL, with the service's user, of a server that runs on the base's files; only their places differ."""
-    folder = tmp_path_factory.mktemp("v")
     acl = folder / "users.acl"
     acl.write_text(secrets["cluster-events-redis"]["users.acl"])
     places = {"dir /data": f"dir {folder}", "aclfile /etc/valkey/acl/users.acl": f"aclfile {acl}"}
@@ -85,6 +91,7 @@ def test_the_events_fit_into_the_memory_with_room_to_spare(configured_server: st
     assert load({}).retention_bytes <= info["maxmemory"] / 3
 
 
+@pytest.mark.slow
 async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -> None:
     """Everything that the store is asked for is permitted: events, their trimming, checks, API keys, notices, `WAIT`."""
     environ = {

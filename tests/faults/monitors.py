@@ -15,11 +15,9 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,6 +29,7 @@ import click
 from redis import Redis
 
 from tests.faults.conftest import Server
+from tests.support.folders import short_folder
 
 ROOT = Path(__file__).parents[2]
 KEY = "{ce:default}:"
@@ -310,14 +309,13 @@ class Rig:
 @contextlib.contextmanager
 def rig(number: int, **values: Any) -> Iterator[Rig]:
     """A rig on a store of its own."""
-    folder = Path(tempfile.mkdtemp(prefix="ce-"))  # A socket's path may have about 100 characters.
-    server = Server(folder)
-    server.start()
-    try:
-        yield Rig(number, server, folder, **values)
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+    with short_folder() as folder:
+        server = Server(folder)
+        server.start()
+        try:
+            yield Rig(number, server, folder, **values)
+        finally:
+            server.stop()
 
 
 # -- the long run -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import pytest
 
 from tests.faults.monitors import Entry, rig, silence, violations
 
+pytestmark = pytest.mark.slow
+
 
 def entry(kind: str, owner: str, epoch: int, at: float = 0.0, *, holder: str | None = None, event: str = "") -> Entry:
     """An entry of the journal; the lease is the writer's unless another holds it."""

@@ -215,6 +215,7 @@ async def test_half_a_reply_is_no_reply(proxy: Proxy, valkey: str, open_at: Open
         assert (rows.entries, rows.latest_all) == (expected.entries, expected.latest_all)
 
 
+@pytest.mark.slow
 async def test_cancelled_requests_leave_no_reply_behind(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
     """Requests that are cancelled at any point never give their replies to others, and give their connections back."""
     store, direct = open_at(proxy.url, timeout=1.0), open_at(valkey)

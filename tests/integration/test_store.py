@@ -13,6 +13,7 @@ from service.store import Appended, Fenced, Store, StoredKey
 from service.store.keys import Keys
 from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US
 from tests.integration.planting import planted
+from tests.support import needs
 
 MakeStore = Callable[..., Store]
 
@@ -183,7 +184,7 @@ async def test_replicas_that_do_not_confirm_are_told(
 ) -> None:
     """An append that too few Redis replicas confirm in time is recorded all the same, and says so."""
     if "fakeredis" in request.node.name:
-        pytest.skip("fakeredis has no WAIT")
+        needs.absent("WAIT, which fakeredis does not have")
     store = make_store(write_replicas=1, timeout=0.1)
     first = await store.append(ALL_GOOD)
     assert (first.created, first.replicated) == (True, False)

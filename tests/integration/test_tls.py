@@ -1,7 +1,6 @@
 """`rediss://`: the store over TLS, with Debian's redis-server and a certificate made for the test."""
 
 import datetime as dt
-import shutil
 import socket
 import subprocess
 import time
@@ -17,8 +16,7 @@ from cryptography.x509.oid import NameOID
 from service.errors import StoreUnavailable
 from service.store import open_store
 from tests.conftest import ALL_GOOD, make_settings
-
-pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+from tests.support import needs
 
 
 def certify(folder: Path) -> None:
@@ -43,7 +41,17 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["redis-server", "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    command = [
+        needs.program("redis-server"),
+        "--port",
+        "0",
+        "--tls-port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+    ]
     command += ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"]
     command += ["--tls-auth-clients", "no", "--requirepass", "secret"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -29,6 +29,7 @@ from tests.load.nginx import _quoted
 from tests.load.ours import Server
 from tests.load.polls import OURS, ROWS, Figures, Load
 from tests.load.processes import process, until
+from tests.support import needs
 
 REPORT = """\
 Running 4s test @ http://127.0.0.1:40123/v0/cluster/events/latest
@@ -181,6 +182,7 @@ def test_changes_seen_late() -> None:
 
 def test_process_accounting(tmp_path: Path) -> None:
     """A process' books include its children; it runs on its core and is gone at the end."""
+    needs.linux("the affinity of processes to cores")
     core = min(os.sched_getaffinity(0))
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     work = "import pathlib, time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
@@ -199,6 +201,7 @@ def test_process_accounting(tmp_path: Path) -> None:
 
 def test_process_that_dies(tmp_path: Path) -> None:
     """A contender that cannot start is an error that shows what it said."""
+    needs.linux("the affinity of processes to cores")
     log, core = tmp_path / "log", min(os.sched_getaffinity(0))
     command = [sys.executable, "-c", "raise SystemExit('no such port')"]
     with process(command, log, core) as started, pytest.raises(BenchError, match="no such port"):
@@ -207,6 +210,7 @@ def test_process_that_dies(tmp_path: Path) -> None:
 
 def test_pinned_is_undone() -> None:
     """The benchmark itself keeps its cores."""
+    needs.linux("the affinity of processes to cores")
     before = os.sched_getaffinity(0)
     with pinned(min(before)):
         child = subprocess.run(

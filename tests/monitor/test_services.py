@@ -273,6 +273,7 @@ async def test_what_was_found_long_ago_is_not_recorded(make_world: MakeWorld, tm
     assert await world.statuses() == [HEALTHY, UNHEALTHY]
 
 
+@pytest.mark.slow
 async def test_headers_and_statuses_of_its_own(tmp_path: Path) -> None:
     """The headers of the table are sent, and the statuses that it names are healthy."""
     seen: list[bytes] = []
@@ -461,6 +462,7 @@ async def run(*arguments: str, **settings: str) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), err.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 2)])
 async def test_once_prints_and_records_nothing(make_world: MakeWorld, valkey: str, healthy: bool, code: int) -> None:  # noqa: F811
     """`monitor --once` prints what it found, exits by it, and leaves the store alone."""
@@ -519,6 +521,7 @@ def monitor(log: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes
     assert code == 0
 
 
+@pytest.mark.slow
 async def test_hangup_reads_the_file_again(make_world: MakeWorld, valkey: str, tmp_path: Path) -> None:  # noqa: F811
     """SIGHUP makes a running monitor check by the changed file; one with a mistake is told and not used."""
     world = await make_world("old", "new")
@@ -534,6 +537,7 @@ async def test_hangup_reads_the_file_again(make_world: MakeWorld, valkey: str, t
         await until(lambda: world.services["new"].asked > 0)
 
 
+@pytest.mark.slow
 async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None:  # noqa: F811
     """A monitor whose port is taken does not start, says why, and exits with 1."""
     world = await make_world("api")
@@ -545,6 +549,7 @@ async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None: 
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 async def test_process_tells_that_it_leads(make_world: MakeWorld, valkey: str, tmp_path: Path) -> None:  # noqa: F811
     """A running monitor answers on its own port: ready as the leader, with the metrics of its checks."""
     world = await make_world("api")

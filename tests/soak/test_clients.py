@@ -1,7 +1,6 @@
 """Clients that are not ours read the stream: curl, and a library."""
 
 import asyncio
-import shutil
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,17 +10,16 @@ import pytest
 
 from tests.api.test_stream import ACCEPT, LIST, record
 from tests.conftest import Api
-
-CURL = shutil.which("curl")
+from tests.support import needs
 
 
 @asynccontextmanager
 async def curl(api: Api, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
     """The output of `curl -N`, while it runs."""
-    assert CURL is not None
+    program = needs.program("curl")
     fields = [word for name, value in ACCEPT.items() for word in ("--header", f"{name}: {value}")]
     process = await asyncio.create_subprocess_exec(
-        CURL, "--silent", "--show-error", "-N", *fields, *arguments, api.url + LIST, stdout=PIPE
+        program, "--silent", "--show-error", "-N", *fields, *arguments, api.url + LIST, stdout=PIPE
     )
     assert process.stdout is not None
     try:
@@ -48,7 +46,6 @@ async def watched(api: Api, watchers: int = 1) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.skipif(CURL is None, reason="curl is not installed")
 async def test_curl_prints_events_as_they_come(api: Api) -> None:
     """`curl -N` shows each event when it is recorded, and ends with success when the stream does."""
     async with curl(api) as output:
@@ -61,7 +58,6 @@ async def test_curl_prints_events_as_they_come(api: Api) -> None:
             await next_id(output)
 
 
-@pytest.mark.skipif(CURL is None, reason="curl is not installed")
 async def test_curl_resumes(api: Api) -> None:
     """With `Last-Event-ID` it gets what was recorded since, compression wanted or not."""
     ids = await record(api, 3)
@@ -72,8 +68,8 @@ async def test_curl_resumes(api: Api) -> None:
 
 async def test_a_library_resumes(api: Api) -> None:
     """httpx-sse reads the stream and, with the last id that it saw, goes on after the stream has ended."""
-    httpx: Any = pytest.importorskip("httpx", reason="httpx is not installed")
-    httpx_sse: Any = pytest.importorskip("httpx_sse")
+    httpx = needs.package("httpx")
+    httpx_sse = needs.package("httpx_sse")
     ids = await record(api, 2)
     await api.settle()
     seen: list[Any] = []

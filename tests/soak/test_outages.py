@@ -6,6 +6,8 @@ import pytest
 
 from tests.soak.outages import FAULTS, Limits, Outage, Seen, run
 
+pytestmark = pytest.mark.slow
+
 SHORT = Limits(heartbeat=0.1, max_staleness=0.4, stale_if_error=1.2)
 
 

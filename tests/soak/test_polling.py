@@ -5,6 +5,8 @@ import pytest
 from tests.soak.polling import KINDS, Model, run, wrong_bodies
 from tests.soak.writer import status_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("poll_path", [True, False], ids=["on", "off"])
 async def test_no_answer_is_old_or_torn(poll_path: bool) -> None:

@@ -6,6 +6,8 @@ from tests.soak.resume import run, wrong
 from tests.soak.watcher import RESET, Watcher
 from tests.soak.writer import Recorded
 
+pytestmark = pytest.mark.slow
+
 
 async def test_nothing_is_missed_and_nothing_comes_twice() -> None:
     """While connections, replicas and the store are killed, every watcher gets the whole history, in order and byte for byte."""

@@ -3,10 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
 from service.api.listing import Selection
 from service.api.stream import AT_A_TURN
 from tests.conftest import ALL_GOOD, ONE_BAD, Api
 from tests.soak.watchers import run
+
+pytestmark = pytest.mark.slow
 
 
 async def test_a_crowd_is_told_and_costs_little() -> None:
