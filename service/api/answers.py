@@ -19,7 +19,7 @@ from multidict import CIMultiDict, istr
 from service.api.coding import CODINGS, SMALLEST, Accepted, negotiate
 from service.api.conditional import Condition, names
 from service.api.listing import Filter
-from service.api.reply_memory import ReplyMemory, Reservation
+from service.api.memory import MemoryBudget, Reservation
 from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
 from service.events import Event, Selector, Status, rfc3339, rfc3339_seconds
 from service.settings import Auth, Settings
@@ -153,7 +153,7 @@ class Answers:
     def __init__(self, settings: Settings, replica: Replica) -> None:
         self._replica = replica
         self._settings = settings
-        self.memory = ReplyMemory(settings.reply_memory)
+        self.memory = MemoryBudget(settings.reply_memory, "REPLY_MEMORY")
         self._latest = {
             selector: Question("/v0/cluster/events/{event_id}", self._make_latest, selector=selector, waits=True)
             for selector in Selector

@@ -34,7 +34,7 @@ _MOST_UNKNOWN = 10
 async def create(state: State, request: web.Request) -> web.StreamResponse:
     """Makes a key and shows it, this once: 201."""
     name, role, expires_at = parse_new_key(
-        await read_body(request, BODY_LIMIT), round(state.replica.wall() * 1_000_000)
+        await read_body(state, request, BODY_LIMIT), round(state.replica.wall() * 1_000_000)
     )
     principal = request[PRINCIPAL]
     if role > principal.role:  # Nobody gives more than they have.

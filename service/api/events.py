@@ -86,7 +86,7 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
     if not state.settings.monitoring:
         raise ClusterMonitoringDisabled
     services, event_id = parse_event(
-        await read_body(request, body_limit(len(state.settings.services))), state.settings.service_names
+        await read_body(state, request, body_limit(len(state.settings.services))), state.settings.service_names
     )
     appended = await state.replica.append(services, event_id)
     body = appended.event.to_bytes(Selector.ALL)
@@ -99,19 +99,23 @@ def body_limit(services: int) -> int:
     return services * (2 * 6 * INFO_LIMIT + 512) + 4_096
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
-    """The request's body, of at most `limit` bytes. Raises `UnsupportedMediaType`, `PayloadTooLarge` or `RequestTimeout`."""
+async def read_body(state: State, request: web.Request, limit: int) -> bytes:
+    """The request's body, of at most `limit` bytes.
+
+    Raises `UnsupportedMediaType`, `PayloadTooLarge`, `RequestTimeout`, or `ServerBusy` where other bodies take all the memory.
+    """
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise UnsupportedMediaType
     if (request.content_length or 0) > limit:
         raise PayloadTooLarge(limit)
-    body = bytearray()
+    body, reserved = bytearray(), state.bodies.reserve()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > limit:
                     raise PayloadTooLarge(limit)
+                reserved.resize(len(body))
     except TimeoutError:
         raise RequestTimeout(BODY_TIMEOUT_S) from None
     return bytes(body)

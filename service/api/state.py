@@ -6,6 +6,7 @@ from aiohttp import web
 
 from service.api.answers import Answers
 from service.api.cors import Cors
+from service.api.memory import MemoryBudget
 from service.api.stream import Watchers
 from service.api.waiting import Waiting
 from service.auth import Authenticator, Principal, Refusals
@@ -13,6 +14,9 @@ from service.observability import Exposition, Metrics
 from service.settings import Settings
 from service.snapshot import Replica
 from service.store import Store
+
+BODY_MEMORY = 32 * 1024 * 1024
+"""Bytes of request bodies that are being received: a hundred of the longest, while an ordinary one has some kilobytes."""
 
 
 @dataclass(slots=True)
@@ -29,6 +33,8 @@ class State:
     cors: Cors | None = None
     """Which other origins' scripts may read; none if not set."""
     waiting: Waiting = field(default_factory=Waiting)
+    bodies: MemoryBudget = field(default_factory=lambda: MemoryBudget(BODY_MEMORY, "request bodies"))
+    """For the bodies that are being received."""
     draining: bool = False
     openapi: bytes = b""
     exposition: Exposition = field(init=False)

@@ -5,16 +5,19 @@ import ipaddress
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import jwt
+import orjson
 import pytest
 
 from service.auth import Refusals, mint, refusals
 from service.auth.principal import Role
 from service.auth.refusals import Allowance, site
 from service.errors import AuthenticationFailed, SettingsError, TooManyRequests
-from tests.conftest import ALL_GOOD, JWT_SECRET, READ, Api, bearer, make_settings, make_token
+from tests.api.raw import TOKEN, connected, head
+from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, bearer, make_settings, make_token
 
 MakeApi = Callable[..., Any]
 BAD = bearer("not.a.token")
@@ -316,3 +319,28 @@ async def test_open_service_says_so(make_api: MakeApi, poll_path: str) -> None:
         async with asyncio.timeout(2):
             while b"data:" not in await answer.content.readline():
                 pass
+
+
+# -- request bodies -----------------------------------------------------------------------------------------------------
+
+
+async def test_bodies_that_are_held_short_are_bounded(api: Api) -> None:
+    """Bodies that clients hold short of complete share one amount of memory; then others get 503, until it is free again."""
+    body = orjson.dumps({f"{name}_status": "Healthy" for name in ALL_GOOD}) + b" " * 10_000
+    api.state.bodies.limit = 3 * len(body)
+    fields = (f"Authorization: Bearer {TOKEN.decode()}", f"Content-Length: {len(body)}")
+    async with AsyncExitStack() as stack:
+        held = [await stack.enter_async_context(await connected(api.port)) for _ in range(3)]
+        for line in held:
+            line.send(head("POST", "/v0/cluster/events", *fields) + body[:-1])
+        while api.state.bodies.used < 3 * (len(body) - 1):
+            await asyncio.sleep(0.005)
+        answer = await api.request("POST", "/v0/cluster/events", WRITE, data=body)
+        assert (answer.status, answer.json["error_code"]) == (503, "ServerBusy")
+        assert answer.json["details"] == {"limit": "request bodies"}
+        assert "Retry-After" in answer.headers
+        for line in held:
+            line.send(body[-1:])
+            assert (await line.reply()).status == 201
+    assert api.state.bodies.used == 0
+    assert (await api.request("POST", "/v0/cluster/events", WRITE, data=body)).status == 201

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.api.reply_memory import ReplyMemory
+from service.api.memory import MemoryBudget
 from service.errors import ServerBusy
 from service.events import Observation, Status
 from tests.api.raw import Line, head
@@ -28,7 +28,7 @@ MIB = 1024 * 1024
 
 def test_what_is_reserved_is_given_back() -> None:
     """A reservation counts while it is referenced, as much as it was last resized to; what is too much changes nothing."""
-    memory = ReplyMemory(100)
+    memory = MemoryBudget(100, "REPLY_MEMORY")
     one, other = memory.reserve(60), memory.reserve()
     assert memory.used == 60
     other.resize(40)

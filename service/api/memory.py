@@ -1,4 +1,4 @@
-"""The bytes of responses that only one client gets, such as pages, bounded for the whole process (`REPLY_MEMORY`).
+"""Bounds for the whole process of what each client can make it keep: responses that only one client gets, and request bodies.
 
 Shared responses need no bound: however many clients wait for one, its bytes are there once.
 """
@@ -6,26 +6,27 @@ Shared responses need no bound: however many clients wait for one, its bytes are
 from service.errors import ServerBusy
 
 
-class ReplyMemory:
-    """How much is reserved, and how much may be. Both in bytes."""
+class MemoryBudget:
+    """How much is reserved, and how much may be. Both in bytes; `name` is what a refusal calls the limit."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, name: str) -> None:
         self.limit = limit
+        self.name = name
         self.used = 0
 
     def reserve(self, size: int = 0) -> "Reservation":
-        """Reserves memory for one response. Raises `ServerBusy` if there is not that much."""
+        """Reserves memory for one response or body. Raises `ServerBusy` if there is not that much."""
         reservation = Reservation(self)
         reservation.resize(size)
         return reservation
 
 
 class Reservation:
-    """Memory reserved for one response. It is given back with the last reference to this object, whatever ends the response."""
+    """Memory reserved for one response or body. It is given back with the last reference to this object, whatever ends that."""
 
     __slots__ = ("_memory", "size")
 
-    def __init__(self, memory: ReplyMemory) -> None:
+    def __init__(self, memory: MemoryBudget) -> None:
         self._memory = memory
         self.size = 0
 
@@ -34,7 +35,7 @@ class Reservation:
         memory = self._memory
         used = memory.used - self.size + size
         if size > self.size and used > memory.limit:
-            raise ServerBusy("REPLY_MEMORY")
+            raise ServerBusy(memory.name)
         memory.used, self.size = used, size
 
     def __del__(self) -> None:
