@@ -6,8 +6,10 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from service import errors
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, VARY
@@ -41,10 +43,11 @@ TARGET_LIMIT = 4_096
 FIELDS = 64
 """Header fields of one request, as they are received."""
 _HOST = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+(?:%25[0-9A-Za-z._~-]+)?\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?",
+    r"(?:\[([0-9A-Fa-f:.]+)(?:%25[0-9A-Za-z._~-]+)?\]|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?",
     re.ASCII,
 )
 """A host, or none, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2)."""
+_CONTINUE = "100-continue"
 NO_KEYS: Mapping[str, StoredKey] = {}
 """The API keys while none can be known. One object: the authenticator forgets what it remembers when the keys change."""
 IGNORED_BODY_LIMIT = 1_024
@@ -84,7 +87,7 @@ def endpoint(state: State, route: Route) -> Callable[[web.Request], Awaitable[we
     async def handle(request: web.Request) -> web.StreamResponse:
         started = time.perf_counter()
         try:
-            check_message(request, route)
+            check_message(request, takes_body=route.takes_body)
             if hosts is not None:
                 hosts.check(request)
             if route.role is not None:
@@ -116,7 +119,7 @@ def log_access(method: str, path: str, status: int, remote: str | None) -> None:
     access_log.info("request", extra={"method": method, "route": path, "status": status, "remote": remote})
 
 
-def check_message(request: web.Request, route: Route) -> None:
+def check_message(request: web.BaseRequest, *, takes_body: bool = False) -> None:
     """What the parser lets through and this API does not take. Raises an `ApiError`."""
     if request.version is not HttpVersion11 and request.version not in (HttpVersion11, HttpVersion10):
         request._cache["version"] = HttpVersion11  # noqa: SLF001  # The reply is in ours (RFC 9110, section 2.5).
@@ -127,14 +130,28 @@ def check_message(request: web.Request, route: Route) -> None:
         codings = ",".join(headers.getall(hdrs.TRANSFER_ENCODING))
         if codings.strip(" \t").lower() != "chunked":
             raise errors.NotImplemented
-    host = headers.get(hdrs.HOST)
-    if host is not None and _HOST.fullmatch(host) is None:
+    if hdrs.HOST in headers and not is_host(headers[hdrs.HOST]):
         raise BadMessage
-    if not route.takes_body and request.body_exists and (request.content_length or 0) > IGNORED_BODY_LIMIT:
+    if hdrs.EXPECT in headers and headers[hdrs.EXPECT].lower() != _CONTINUE:
+        raise UnmetExpectation
+    if not takes_body and request.body_exists and (request.content_length or 0) > IGNORED_BODY_LIMIT:
         raise PayloadTooLarge(IGNORED_BODY_LIMIT)
 
 
-def check_sizes(request: web.Request) -> None:
+def is_host(value: str) -> bool:
+    """Whether the value of a `Host` is a host, or none, and a port (RFC 9112, section 3.2)."""
+    match = _HOST.fullmatch(value)
+    if match is None:
+        return False
+    if match[1] is not None:
+        try:
+            IPv6Address(match[1])
+        except ValueError:
+            return False
+    return True
+
+
+def check_sizes(request: web.BaseRequest) -> None:
     """Raises `UriTooLong` or `HeadersTooLarge`. Both parsers let a little more through than these limits."""
     if len(request.raw_path) > TARGET_LIMIT:
         raise UriTooLong(TARGET_LIMIT)
@@ -231,9 +248,8 @@ def refusal(request: web.BaseRequest, error: Exception) -> web.Response:
     if isinstance(error, ApiError):
         return error_response(error)
     gone = isinstance(error, ConnectionError) and request.transport is None
-    if gone or isinstance(
-        error, web.RequestPayloadError
-    ):  # The body broke off: no bug, whether or not anyone reads this.
+    # The body broke off, or is malformed (of which the parser in pure Python tells by another class): no bug.
+    if gone or isinstance(error, (web.RequestPayloadError, HttpProcessingError)):
         return error_response(BadMessage())
     return internal_error(request, error)
 
@@ -245,10 +261,9 @@ def internal_error(request: web.BaseRequest, error: BaseException | None) -> web
     return error_response(InternalError(request_id))
 
 
-async def expect(request: web.Request) -> web.StreamResponse | None:
-    """The framework's hook for `Expect`: it writes 100 for `100-continue`, and any other expectation is refused."""
-    if request.headers[hdrs.EXPECT].lower() != "100-continue":
-        return error_response(UnmetExpectation())
-    if request.version == HttpVersion11:  # Elsewhere it is to be ignored (RFC 9110, section 10.1.1).
+async def expect(request: web.Request) -> None:
+    """The framework's hook for `Expect`: it writes 100 for `100-continue`. `check_message` refuses any other expectation."""
+    if (
+        request.headers[hdrs.EXPECT].lower() == _CONTINUE and request.version == HttpVersion11
+    ):  # Elsewhere it is to be ignored (RFC 9110, section 10.1.1).
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    return None

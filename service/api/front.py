@@ -21,8 +21,8 @@ from operator import itemgetter
 from typing import cast
 
 import aiohttp
-from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
+from aiohttp import hdrs, web
+from aiohttp.http_parser import SINGLETON_HEADERS, RawRequestMessage
 
 from service.api import tracing
 from service.api.answers import Question, matches
@@ -33,11 +33,19 @@ from service.api.sendfile import Files
 from service.api.state import State
 from service.api.stream import Watcher
 from service.auth import Principal
-from service.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-_DETAILS = {"_buffer_paused", "_messages", "_reading_paused", "_request_count", "_waiter"}
+_DETAILS = {
+    "_buffer_paused",
+    "_message_tail",
+    "_messages",
+    "_parser",
+    "_reading_paused",
+    "_request_count",
+    "_upgraded",
+    "_waiter",
+}
 FRAMEWORK = (3, 14)
 """The minor version of aiohttp whose details were read."""
 
@@ -70,10 +78,13 @@ _LINE_ENDS = FIELDS + 2
 """In the longest head: of the request line, of each field, and of the empty line."""
 _TARGET = re.compile(rb"GET /[!-~]*")
 _VERSION = b" HTTP/1.1\r\n"
+_NAME = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _FIELD_LINES = re.compile(
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*+"  # Whole fields (RFC 9112, section 5), ...
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]*+(?::[\t -~\x80-\xff]*+)?)?\r?"  # ... and the beginning of another.
+    rb"(?:" + _NAME + rb":[\t -~\x80-\xff]*\r\n)*+"  # Whole fields (RFC 9112, section 5), ...
+    rb"(?:\r|" + _NAME + rb"(?::[\t -~\x80-\xff]*+\r?)?)?"  # ... and the beginning of another, or of the last line.
 )
+_NAMES = re.compile(rb"\r\n(" + _NAME + rb"):")
+_SINGLETONS = frozenset(map(str.encode, SINGLETON_HEADERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +157,8 @@ class Front:
         self.replica = state.replica
         self.monotonic = state.replica.monotonic
         self._state = state
-        self.rejected = state.metrics.requests.route("unparsed")
-        """The counters of what could not be parsed, and so has no route."""
+        self.unrouted = state.metrics.requests.route("unparsed")
+        """The counters of what reaches no route, most of it since it could not be parsed."""
         self.authenticator = state.authenticator
         self._wall = state.replica.wall
         self.memo: dict[bytes, Grant] = {}
@@ -342,6 +353,9 @@ class Connection(asyncio.Protocol):
             if self.paused:
                 handler.pause_writing()
         self._begin_head()
+        if not self.fits:
+            handler.data_received(data)
+            return
         parsed = handler._request_count  # noqa: SLF001  # See the module's docstring.
         self._head_number = parsed + 1
         handler.data_received(data)
@@ -362,7 +376,7 @@ class Connection(asyncio.Protocol):
             self._watcher.comment()
             asyncio.get_running_loop().call_later(_SECOND_SIGN_S, self._watcher.comment)
             return True
-        if self._handler is None or self.idle():
+        if self._handler is None or not self.fits or self.idle():
             return False
         self.half_closed = True
         self._handler.finish()
@@ -397,7 +411,7 @@ class Connection(asyncio.Protocol):
             self.transport.set_write_buffer_limits()
         handler = self._handler
         # The framework has reasons of its own not to hear a client: bodies that nobody reads, requests queued up.
-        held_back = handler is not None and (handler._reading_paused or handler._buffer_paused)  # noqa: SLF001
+        held_back = handler is not None and self.fits and (handler._reading_paused or handler._buffer_paused)  # noqa: SLF001
         if not held_back and not self.transport.is_closing():
             self.transport.resume_reading()
         if self._writable is not None and not self._writable.done():
@@ -518,11 +532,16 @@ class Connection(asyncio.Protocol):
         """Seconds since something was received or under way."""
         return now - max(self._active, self._busy_at)
 
-    def reject(self, error: ApiError) -> None:
-        """Counts and logs a request that could not be parsed: it reaches no route, which would."""
-        self._front.rejected.add("other", error.status)
+    @property
+    def fits(self) -> bool:
+        """Whether the framework is the one that was read (see the module's docstring)."""
+        return self._front.fits
+
+    def note_unrouted(self, method: str, status: int) -> None:
+        """Counts and logs a request that reaches no route, which would. Its method is `-` if it could not be parsed."""
+        self._front.unrouted.add(method if method in hdrs.METH_ALL else "other", status)
         if self._front.access_log:
-            log_access("-", "unparsed", error.status, self._remote())
+            log_access(method, "unparsed", status, self._remote())
 
     def _begin_head(self) -> None:
         self._active = now = self._front.monotonic()
@@ -583,7 +602,10 @@ def is_partial_head(data: bytes) -> bool:
     if end - len(b"GET ") > TARGET_LIMIT or data.count(b"\r\n") > _LINE_ENDS:
         return False
     version = data[end : end + len(_VERSION)]
-    return _VERSION.startswith(version) and _FIELD_LINES.fullmatch(data, end + len(version)) is not None
+    if not _VERSION.startswith(version) or _FIELD_LINES.fullmatch(data, end + len(version)) is None:
+        return False
+    single = [name for name in _NAMES.findall(data.lower()) if name in _SINGLETONS]
+    return len(single) == len(set(single)) and _UNFIT.search(data) is None
 
 
 def fits_framework() -> bool:

@@ -11,12 +11,21 @@ from typing import Any
 
 from aiohttp import HttpVersion10, HttpVersion11, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.http_parser import RawRequestMessage
+from aiohttp.http_parser import HttpRequestParser, HttpRequestParserPy, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from service import errors
 from service.api import front as fronts
 from service.api.app import make_app, make_metrics_app
-from service.api.endpoint import FIELD_LIMIT, FIELDS, TARGET_LIMIT, error_response, internal_error
+from service.api.endpoint import (
+    FIELD_LIMIT,
+    FIELDS,
+    HEADERS_LIMIT,
+    TARGET_LIMIT,
+    check_message,
+    error_response,
+    internal_error,
+)
 from service.api.front import Deadlines, Front
 from service.api.state import State
 from service.errors import (
@@ -31,25 +40,33 @@ from service.tasks import background, end
 
 log = logging.getLogger(__name__)
 
+IN_PURE_PYTHON = HttpRequestParser is HttpRequestParserPy
+"""Whether aiohttp runs on its parser in pure Python: where its extensions are not built, or with `AIOHTTP_NO_EXTENSIONS`."""
 # The parsers count differently (one the target, one the whole request line; one the fields, one all lines), so they let a little
 # more through than the limits, which `check_sizes` then applies exactly.
-LINE_LIMIT = TARGET_LIMIT + 64
 PARSED_FIELD_LIMIT = FIELD_LIMIT + 8
 PARSED_FIELDS = FIELDS + 2
+# The parser in pure Python holds the beginning of any line, a field's as well, to the limit of the request line.
+LINE_LIMIT = PARSED_FIELD_LIMIT + 1 if IN_PURE_PYTHON else TARGET_LIMIT + 64
+HEAD_LIMIT = TARGET_LIMIT + HEADERS_LIMIT + 1_024
+"""Bytes of a head whose end has not come: as large as the limits allow one to be, and some white space."""
 SHUTDOWN_S = 10.0
 """Seconds for requests under way after the drain; a reply takes milliseconds."""
 
-NEVER_S = 86_400.0
+NEVER_S = 10 * 365 * 86_400.0
+"""The handler's own idle timeout: longer than any `IDLE_TIMEOUT`."""
 HANDLER_SETTINGS: dict[str, Any] = {
     "max_line_size": LINE_LIMIT,
     "max_field_size": PARSED_FIELD_LIMIT,
     "max_headers": PARSED_FIELDS,
+    "read_bufsize": 16_384,  # Half of what is kept of a body before a handler reads it.
     "lingering_time": 2.0,
     "auto_decompress": False,
     "access_log": None,
 }
 
 
+HEAD_END = b"\r\n\r\n"
 _CODINGS = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _CODING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -57,40 +74,60 @@ _CODING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 class RequestHandler(fronts.RequestHandler):
     """The handler of one connection: our error body for bytes that are not HTTP, and requests after which it must end."""
 
-    __slots__ = ("_body", "_rejection", "_upgrade")
+    __slots__ = ("_before", "_body", "_body_of", "_rejection", "_replied", "_unfinished", "_upgrade")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._body: StreamReader | None = None
-        """Of the last request."""
+        self._body: StreamReader = EMPTY_PAYLOAD
+        """Of the last request, ..."""
+        self._body_of = 0
+        """... and which one that is, counted from 1."""
+        self._replied = 0
+        """The last request whose handler has come to its end."""
+        self._before = b""
+        """The last bytes received: the end of a head may be cut anywhere."""
+        self._unfinished = 0
+        """Bytes of a head whose end has not come."""
         self._rejection: ApiError | None = None
         self._upgrade: _Upgrade | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parses what was received, and ends the connection after requests behind which bytes are not what they seem."""
-        parsed = self._request_count
+        if not self.connection.fits:
+            super().data_received(data)
+            return
+        parsed, in_body = self._request_count, not self._body.is_eof()
         super().data_received(data)
         count = self._request_count - parsed
+        seen = self._before + data
+        self._before = seen[1 - len(HEAD_END) :]
         for index in range(-count, 0):
-            self._look_at(index, data, count)
-        if self._upgrade is not None and not count and not self._upgrade.ends_with(data):
-            self.close()
+            self._look_at(index, seen, count)
+        if count:
+            self._unfinished = 0
+        elif self._upgrade is not None:
+            self._look_behind_body(data, seen)
+        elif data and not in_body:
+            self._unfinished += len(data)
+            if self._unfinished > HEAD_LIMIT and self._rejection is None:
+                self._rejection = HeadersTooLarge.together(HEADERS_LIMIT)
+                super().data_received(b"\0\n")  # In a head no parser takes either.
+        if self._upgraded:
+            self._ignore_upgrade()
 
     def finish(self) -> None:
         """The client sends no more: what it has sent is answered, then the connection ends."""
-        if self._messages:
-            fronts.end_after(self, -1)
-        else:
-            self.close()
-        if self._body is not None and not self._body.is_eof():
-            self._body.set_exception(web.RequestPayloadError("the client sends no more of the body"))
-            self._body.feed_eof()
+        self._end()
+        self._break_off()
 
-    def _look_at(self, index: int, data: bytes, count: int) -> None:
+    def _look_at(self, index: int, seen: bytes, count: int) -> None:
         message, payload = self._messages[index]
-        self._body, self._upgrade = payload, None
+        self._upgrade = None
         if not isinstance(message, RawRequestMessage):
-            self._rejection = self._rejection or rejection(message.exc, data)  # What comes behind it fails in its turn.
+            in_fields = bool(getattr(self._parser, "_lines", ()))
+            # What comes behind it fails in its turn.
+            self._rejection = self._rejection or rejection(message.exc, seen, in_fields=in_fields)
+            self._break_off()
         elif message.method == hdrs.METH_CONNECT or (
             message.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in message.headers
         ):  # The first would become a tunnel, the second has no certain end (RFC 9112, section 6.1).
@@ -98,10 +135,42 @@ class RequestHandler(fronts.RequestHandler):
         elif message.upgrade:
             # The C parser stops at the end of a request that offers another protocol, and the framework drops what follows in
             # the same bytes: it would go on in the middle of another request.
-            if data.count(HEAD_END) != count or not data.endswith(HEAD_END):
+            if seen.count(HEAD_END) != count or not seen.endswith(HEAD_END):
                 fronts.end_after(self, index)
             elif not payload.is_eof():
-                self._upgrade = _Upgrade(message, payload)
+                self._upgrade = _Upgrade(message)
+        self._body, self._body_of = payload, self._request_count + index + 1
+
+    def _look_behind_body(self, data: bytes, seen: bytes) -> None:
+        """Ends the connection if bytes follow the body of a request that offers another protocol."""
+        assert self._upgrade is not None  # noqa: S101  # Else the caller does not ask.
+        complete = self._body.is_eof()
+        if self._upgrade.exceeded(data, seen, complete=complete):
+            self._end()
+        if complete:
+            self._upgrade = None
+
+    def _ignore_upgrade(self) -> None:
+        """Has the parser go on in HTTP/1.1. The framework would keep what comes before the reply, and look at it unseen."""
+        assert self._parser is not None  # noqa: S101  # It goes with the connection only.
+        self._parser.set_upgraded(False)
+        self._upgraded, self._message_tail = False, b""
+
+    def _end(self) -> None:
+        """Ends the connection after the last request that was received."""
+        if self._messages:
+            fronts.end_after(self, -1)
+        else:
+            self.close()
+
+    def _break_off(self) -> None:
+        """The last request's body will not be complete: its reader gets `RequestPayloadError`."""
+        if self._body.is_eof():
+            return
+        # After the reply there is no reader any more: the framework waits for the rest only to skip it.
+        if self._replied < self._body_of:
+            self._body.set_exception(web.RequestPayloadError("the body is malformed or not complete"))
+        self._body.feed_eof()
 
     def handle_error(
         self,
@@ -113,52 +182,63 @@ class RequestHandler(fronts.RequestHandler):
         """The one error body, in the server's own version (RFC 9110, section 6.2); the framework's would repeat the bytes."""
         del message
         request._cache["version"] = HttpVersion11  # noqa: SLF001  # For want of a request the framework assumes HTTP/1.0.
-        if status != BadMessage.status:
-            return internal_error(request, exc)
-        error = self._rejection or BadMessage()
-        self.connection.reject(error)
-        return error_response(error)
+        unparsed = status == BadMessage.status
+        response = error_response(self._rejection or BadMessage()) if unparsed else internal_error(request, exc)
+        self.connection.note_unrouted("-" if unparsed else request.method, response.status)
+        return response
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """The framework's last step. A target that is no path (`OPTIONS *`, CONNECT) has come past all our routes."""
         if isinstance(resp, web.HTTPException):
-            resp = error_response(MethodNotAllowed(request.method, ()))
+            resp = error_response(_without_route(request))
+            self.connection.note_unrouted(request.method, resp.status)
+        if self.connection.fits:
+            self._replied = self._request_count - len(self._messages)
         return super().finish_response(request, resp, start_time)
-
-
-HEAD_END = b"\r\n\r\n"
 
 
 class _Upgrade:
     """A request that offers another protocol and whose body is still to come; what follows that in the same bytes is lost."""
 
-    __slots__ = ("_left", "_payload")
+    __slots__ = ("_left",)
 
-    def __init__(self, message: RawRequestMessage, payload: StreamReader) -> None:
+    def __init__(self, message: RawRequestMessage) -> None:
         length = message.headers.get(hdrs.CONTENT_LENGTH)
         self._left = int(length) if length is not None else None
-        self._payload = payload
 
-    def ends_with(self, data: bytes) -> bool:
-        """Whether the bytes go no further than the body; where that is not certain, they count as going further."""
+    def exceeded(self, data: bytes, seen: bytes, *, complete: bool) -> bool:
+        """Whether the bytes may go further than the body. `seen` are these and the few before; `complete` is the body's state."""
         if self._left is not None:
             self._left -= len(data)
-            return self._left >= 0
-        return not self._payload.is_eof() or (data.endswith(HEAD_END) and data.count(HEAD_END) == 1)
+            return self._left < 0
+        return complete and not (seen.endswith(HEAD_END) and seen.count(HEAD_END) == 1)
 
 
-def rejection(error: BaseException, data: bytes) -> ApiError:
-    """What to answer to bytes that the parser does not take; `data` are the last of them."""
+def rejection(error: BaseException, data: bytes, *, in_fields: bool = False) -> ApiError:
+    """What to answer to bytes that the parser does not take; `data` are the last of them.
+
+    `in_fields` is whether a parser in pure Python, which has one limit for the beginnings of all lines, was past the first.
+    """
     if isinstance(error, LineTooLong):
-        return UriTooLong(TARGET_LIMIT) if error.args[1] == LINE_LIMIT else HeadersTooLarge.one_field(FIELD_LIMIT)
+        target = error.args[1] == LINE_LIMIT and not in_fields
+        return UriTooLong(TARGET_LIMIT) if target else HeadersTooLarge.one_field(FIELD_LIMIT)
     if isinstance(error, HttpProcessingError) and error.message.startswith("Too many headers"):
         return HeadersTooLarge.too_many(FIELDS)
     codings = [coding.strip(b" \t") for value in _CODINGS.findall(data) for coding in value.split(b",")]
     if codings and all(map(_CODING.fullmatch, codings)) and any(coding.lower() != b"chunked" for coding in codings):
         return errors.NotImplemented()
     return BadMessage()
+
+
+def _without_route(request: web.BaseRequest) -> ApiError:
+    """The error for a target that is no path: it takes no method, but what is wrong with the message comes first."""
+    try:
+        check_message(request)
+    except ApiError as error:
+        return error
+    return MethodNotAllowed(request.method, ())
 
 
 @asynccontextmanager

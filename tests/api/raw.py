@@ -87,6 +87,19 @@ class Line:
         self.writer.transport.abort()
 
 
+async def send_head(line: Line, request: bytes) -> None:
+    """Sends a head, and returns when it has been parsed alone."""
+    line.send(request.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+    assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+async def send_pieces(line: Line, *pieces: bytes) -> None:
+    """Sends bytes so that they are most likely received in these pieces."""
+    for piece in pieces:
+        line.send(piece)
+        await asyncio.sleep(0.02)
+
+
 async def connected(port: int) -> Line:
     """A new connection to a server on this machine: `async with await connected(port) as line`."""
     return Line(*await asyncio.open_connection("127.0.0.1", port, limit=2**24))

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
+from service.api import front
 from service.api.endpoint import FIELD_LIMIT, FIELDS, TARGET_LIMIT
 from service.api.front import Deadlines, is_one_get, is_partial_head, is_whole, without_tracing
-from tests.api.raw import EVENT, TOKEN, Line, connected, head, recording
+from tests.api.raw import EVENT, TOKEN, Line, connected, head, recording, send_head, send_pieces
 from tests.api.test_framing import MARK, POST, Server, pure_python_port, server  # noqa: F401  # Fixtures.
 from tests.conftest import ALL_GOOD, Api
 from tests.support import needs
@@ -100,6 +101,81 @@ async def test_what_cannot_be_parsed_is_counted_and_logged(make_api: MakeApi, ca
     ]
 
 
+NOT_ROUTED = {
+    "unmet expectation": (head("POST", POST, "Expect: x"), ("POST", POST, 417)),
+    "OPTIONS *": (head("OPTIONS", "*"), ("OPTIONS", "unparsed", 405)),
+    "CONNECT": (head("CONNECT", "here:443"), ("CONNECT", "unparsed", 405)),
+}
+
+
+@pytest.mark.parametrize(("request_", "expected"), NOT_ROUTED.values(), ids=NOT_ROUTED)
+async def test_every_reply_is_counted_and_logged(
+    make_api: MakeApi, caplog: pytest.LogCaptureFixture, request_: bytes, expected: tuple[str, str, int]
+) -> None:
+    """What is answered ahead of the handlers, or without one, is in the metrics and the access log, once."""
+    api: Api = await make_api(access_log="on")
+    with caplog.at_level(logging.INFO, "service.access"):
+        async with await connected(api.port) as line:
+            line.send(request_)
+            await line.reply()
+    method, route, status = expected
+    metrics = (await api.get("/metrics")).body.decode()
+    assert f'http_requests_total{{code="{status}",method="{method}",route="{route}"}} 1.0' in metrics
+    logged = [vars(record) for record in caplog.records if record.name == "service.access"]
+    assert [(line["method"], line["route"], line["status"]) for line in logged] == [expected]
+
+
+MALFORMED_ASTERISK = {
+    "Host": (b"OPTIONS * HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    "fields": (head("OPTIONS", "*", *["X: x"] * FIELDS), 431),
+    "coding": (head("OPTIONS", "*", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 501),
+    "version": (head("OPTIONS", "*", version="HTTP/2.0"), 505),
+}
+
+
+@pytest.mark.parametrize(("request_", "status"), MALFORMED_ASTERISK.values(), ids=MALFORMED_ASTERISK)
+async def test_target_without_a_path_passes_no_limit_on(server: Server, request_: bytes, status: int) -> None:  # noqa: F811
+    """A request that reaches no route is held to the same rules as one that does."""
+    async with await connected(server.port) as line:
+        line.send(request_)
+        reply = await line.reply()
+        assert (reply.status, reply.version) == (status, "HTTP/1.1")
+        assert await line.rest() == b""
+
+
+@pytest.mark.parametrize("size", [4_000, 6_000, 8_000])
+async def test_long_field_may_come_in_pieces(server: Server, size: int) -> None:  # noqa: F811
+    """A token of several kilobytes, which comes in more than one segment, is within the limits, whichever parser reads it."""
+    request = head("HEAD", "/healthz", "X: " + "x" * size)
+    async with await connected(server.port) as line:
+        await send_pieces(line, request[: size // 2], request[size // 2 : -20], request[-20:])
+        assert (await line.reply("HEAD")).status == 200
+
+
+TOO_LONG = {
+    "target": (b"POST /" + b"x" * 9_000, 414, {"limit_bytes": 4_096}),
+    "name": (b"POST / HTTP/1.1\r\n" + b"x" * 9_000, 431, {"limit_bytes": 8_190}),
+    "value": (b"POST / HTTP/1.1\r\nX: " + b"x" * 9_000, 431, {"limit_bytes": 8_190}),
+    "fields": (b"POST / HTTP/1.1\r\n" + b"X: x\r\n" * (FIELDS + 5), 431, {"limit_fields": 64}),
+    "together": (b"POST / HTTP/1.1\r\n" + (b"X: " + b"x" * 8_000 + b"\r\n") * 5, 431, {"limit_bytes": 32_768}),
+}
+
+
+@pytest.mark.parametrize(("beginning", "status", "details"), TOO_LONG.values(), ids=TOO_LONG)
+async def test_limits_hold_before_the_end_of_a_head(
+    server: Server,  # noqa: F811
+    beginning: bytes,
+    status: int,
+    details: dict[str, int],
+) -> None:
+    """A head that does not end is refused at the limit, not kept until its deadline."""
+    async with await connected(server.port) as line:
+        line.send(beginning)
+        reply = await line.reply()
+        assert (reply.status, orjson.loads(reply.body)["details"]) == (status, details)
+        assert await line.rest() == b""
+
+
 @pytest.mark.parametrize(
     "host",
     [
@@ -112,6 +188,10 @@ async def test_what_cannot_be_parsed_is_counted_and_logged(make_api: MakeApi, ca
         "[::1",
         "::1",
         "[here]",
+        "[1]",
+        "[:::]",
+        "[1:2:3]",
+        "[::1]here",
         "a\\b",
         "a?b",
         "%zz",
@@ -151,12 +231,6 @@ async def test_other_transfer_codings_are_not_implemented(server: Server, coding
 
 
 # -- upgrades -----------------------------------------------------------------------------------------------------------
-
-
-async def send_head(line: Line, request: bytes) -> None:
-    """Sends a head, and returns when it has been parsed alone."""
-    line.send(request.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-    assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 PROTOCOLS = ["h2c", "websocket", "TLS/1.0", "h2c, websocket", "nonsense"]
@@ -217,6 +291,73 @@ async def test_nothing_is_read_from_the_middle_after_a_body(
     assert await server.recorded() == 1
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize("target", ["/healthz", LATEST])
+async def test_nothing_is_read_from_the_middle_of_a_head_in_pieces(server: Server, target: str, cut: int) -> None:  # noqa: F811
+    """The same where the end of such a head is cut, and where the body that must not run comes last."""
+    hidden = recording()
+    first = head("GET", target, AUTHORIZED, "Connection: Upgrade", "Upgrade: h2c")
+    outer = head("POST", POST, AUTHORIZED, f"Content-Length: {len(hidden)}")
+    async with await connected(server.port) as line:
+        await send_pieces(line, first[:-cut], first[-cut:] + outer)
+        assert (await line.reply()).status in {200, 404}
+        line.send(hidden)
+        await line.rest_or_reply()
+    assert await server.recorded() == 0
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 8])
+async def test_nothing_is_read_from_the_middle_after_a_body_in_pieces(server: Server, cut: int) -> None:  # noqa: F811
+    """The same where the end of a chunked body is cut."""
+    hidden = recording()
+    outer = head("POST", f"{POST}/x", AUTHORIZED, f"Content-Length: {len(hidden)}")
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(EVENT), EVENT)
+    upgrade = ("Transfer-Encoding: chunked", "Connection: Upgrade", "Upgrade: h2c")
+    async with await connected(server.port) as line:
+        await send_head(line, head("POST", POST, AUTHORIZED, *upgrade))
+        await send_pieces(line, body[:-cut], body[-cut:] + outer)
+        assert (await line.reply()).status == 201
+        line.send(hidden)
+        await line.rest_or_reply()
+    assert await server.recorded() == 1
+
+
+async def test_nothing_is_read_from_the_middle_before_the_reply(make_api: MakeApi) -> None:
+    """A request that offers a protocol which the framework knows does not hide another one that comes before its reply."""
+    api: Api = await make_api()
+    await api.state.replica.append(ALL_GOOD)
+    hidden = recording()
+    outer = head("POST", POST, AUTHORIZED, f"Content-Length: {len(hidden)}")
+    async with await connected(api.port) as line:
+        etag = (await latest(line)).headers["ETag"]
+        waits = (f"If-None-Match: {etag}", "Prefer: wait=60")
+        line.send(head("GET", LATEST, AUTHORIZED, "Connection: Upgrade", "Upgrade: websocket", *waits))
+        async with asyncio.timeout(2):
+            while not len(api.state.waiting):
+                await asyncio.sleep(0.005)
+        await send_pieces(line, head("GET", LATEST, AUTHORIZED, "Connection: Upgrade", "Upgrade: h2c") + outer)
+        await api.state.replica.append(ALL_GOOD)
+        assert [(await line.reply()).status for _ in range(2)] == [200, 200]
+        line.send(hidden)
+        assert await line.rest() == b""
+    assert len((await api.store.read()).entries or ()) == 2
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_connection_goes_on_after_an_offer_with_a_body(server: Server, framing: str) -> None:  # noqa: F811
+    """After such a request, whose body comes in pieces, the next ones are answered however they are cut."""
+    body = EVENT if framing == "length" else b"%x\r\n%s\r\n0\r\n\r\n" % (len(EVENT), EVENT)
+    field = f"Content-Length: {len(EVENT)}" if framing == "length" else "Transfer-Encoding: chunked"
+    async with await connected(server.port) as line:
+        await send_head(line, head("POST", POST, AUTHORIZED, field, "Connection: Upgrade", "Upgrade: h2c"))
+        await send_pieces(line, body[:9], body[9:])
+        reply = await line.reply()
+        assert (reply.status, reply.headers.get("Connection")) == (201, None)
+        for next_ in (head("HEAD", "/healthz"), head("HEAD", "/readyz")):
+            await send_pieces(line, next_[:20], next_[20:-1], next_[-1:])
+            assert (await line.reply("HEAD")).status == 200
+
+
 NO_CERTAIN_END = {
     "CONNECT": head("CONNECT", "example.org:443"),
     "HTTP/1.0": head("GET", "/healthz", "Transfer-Encoding: chunked", version="HTTP/1.0") + b"0\r\n\r\n",
@@ -268,6 +409,48 @@ async def test_half_of_a_body_is_refused_at_once(server: Server) -> None:  # noq
         assert (reply.status, reply.error_code) == (400, "BadMessage")
         assert await line.rest() == b""
     assert await server.recorded() == 0
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+async def test_half_of_a_body_that_is_not_read(
+    server: Server,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+    framing: str,
+) -> None:
+    """A request whose body does not matter is answered though that ends too soon, before the reply or after it."""
+    for piece in (b"", b"5"):
+        async with await connected(server.port) as line:
+            line.send(head("GET", "/healthz", framing) + piece)
+            if piece:
+                line.writer.write_eof()
+            assert (await line.reply()).status == 200
+            if not piece:
+                line.writer.write_eof()
+            assert await line.rest() == b""
+    assert not caplog.records
+
+
+async def test_half_closed_pipeline_is_answered_to_its_end(server: Server) -> None:  # noqa: F811
+    """More requests than the framework queues are all answered, then the connection ends."""
+    async with await connected(server.port) as line:
+        line.send(head("HEAD", POST, AUTHORIZED) * 200)
+        line.writer.write_eof()
+        for _ in range(200):
+            assert (await line.reply("HEAD")).status == 200
+        assert await line.rest() == b""
+
+
+async def test_half_closed_connection_ends_with_another_framework(
+    make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the framework's details are not known, a connection of which only one side is left ends."""
+    monkeypatch.setattr(front, "FRAMEWORK", (2, 0))
+    api: Api = await make_api()
+    async with await connected(api.port) as line:
+        line.send(head())
+        assert (await line.reply()).status == 200
+        line.writer.write_eof()
+        assert await line.rest() == b""
 
 
 async def test_half_of_a_head_is_no_request(server: Server) -> None:  # noqa: F811
@@ -373,6 +556,13 @@ async def test_preface_of_http2_in_two_pieces(server: Server) -> None:  # noqa: 
         (b"GET /abc HTTP/1.1\r\nX: a\nY", False),
         (b"GET /abc HTTP/1.1\r\n folded: a", False),
         (b"GET /abc HTTP/1.1\r\nX: a\rY", False),
+        (b"GET /abc HTTP/1.1\r\nX: a\r", True),
+        (b"GET /abc HTTP/1.1\r\nX\r", False),
+        (b"GET /abc HTTP/1.1\r\n: a", False),
+        (b"GET /abc HTTP/1.1\r\nVia: a\r\nVia: b\r\n", True),
+        (b"GET /abc HTTP/1.1\r\nHost: a\r\nhOST: b\r\n", False),
+        (b"GET /abc HTTP/1.1\r\nContent-Length: x\r\n", False),
+        (b"GET /abc HTTP/1.1\r\nTransfer-Encoding: gzip\r\n", False),
         (b"GET /" + b"x" * TARGET_LIMIT, False),
         (b"GET /abc HTTP/1.1\r\n" + b"X: x\r\n" * (FIELDS + 2), False),
     ],
@@ -384,7 +574,14 @@ def test_only_what_may_become_a_request_is_held_back(data: bytes, held: bool) ->
 
 @pytest.mark.parametrize(
     "beginning",
-    [b"GET /healthz HTTP/1.1\r\nno colon\r\n", b"GET /a b", b"GET /healthz HTTP/1.1\r\nX\x00", b"GET /" + b"x" * 9_000],
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\nX",
+        b"GET /healthz HTTP/1.1\r\nContent-Length: x\r\n",
+        b"GET /healthz HTTP/1.1\r\nno colon\r\n",
+        b"GET /a b",
+        b"GET /healthz HTTP/1.1\r\nX\x00",
+        b"GET /" + b"x" * 9_000,
+    ],
 )
 async def test_malformed_beginning_is_refused_at_once(server: Server, beginning: bytes) -> None:  # noqa: F811
     """What can no longer become a request is refused when that is seen, not when its time is over."""
