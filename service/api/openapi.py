@@ -25,12 +25,17 @@ _ERRORS = {
     "NameTaken": (409, "An API key of that name exists (`DuplicateName`)."),
     "TooMany": (429, "Too many bad credentials came from this address (`TooManyRequests`, with `Retry-After`)."),
     "TooLarge": (413, "The body is larger than any event (`PayloadTooLarge`)."),
+    "UriTooLong": (414, "The request target exceeds 4,096 bytes (`UriTooLong`)."),
+    "FieldsTooLarge": (
+        431,
+        "A header field exceeds 8,190 bytes, all of them 32,768, or they are more than 64 (`HeadersTooLarge`).",
+    ),
     "Disabled": (501, "This deployment does no monitoring (`ClusterMonitoringDisabled`)."),
     "Unavailable": (
         503,
         (
             "The current state cannot be known (`StoreUnavailable`), the keys of a token's issuer neither "
-            "(`SigningKeysUnavailable`), or too many bytes of pages wait to be sent (`ServerBusy`)."
+            "(`SigningKeysUnavailable`), or too many bytes of pages wait to be sent or of bodies were received (`ServerBusy`)."
         ),
     ),
 }
@@ -48,6 +53,9 @@ def document(services: Sequence[str], *, metrics: bool = True) -> Json:
     paths = _paths()
     if not metrics:
         del paths["/metrics"]
+    for operations in paths.values():
+        for operation in operations.values():
+            operation["responses"] |= _refs("UriTooLong", "FieldsTooLarge")
     return {
         "openapi": "3.1.0",
         "info": {

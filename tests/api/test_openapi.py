@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from service.api.app import ROUTES
+from service.api.endpoint import FIELD_LIMIT, FIELDS, HEADERS_LIMIT, TARGET_LIMIT
 from service.api.openapi import document
 from service.auth import Role, mint
 from service.events import Selector
@@ -34,6 +35,18 @@ def test_it_says_which_routes_are_open_to_all() -> None:
     paths = document(SERVICES)["paths"]
     for route in ROUTES:
         assert (paths[route.path][route.method.lower()].get("security") == []) == (route.role is None), route.path
+
+
+def test_every_route_says_what_is_too_long() -> None:
+    """The limits of a request's head hold on every route, and the description names their figures."""
+    described = document(SERVICES)
+    for item in described["paths"].values():
+        for operation in item.values():
+            assert {"414", "431"} <= set(operation["responses"])
+    texts = described["components"]["responses"]
+    assert f"{TARGET_LIMIT:,}" in texts["UriTooLong"]["description"]
+    for limit in (FIELD_LIMIT, HEADERS_LIMIT, FIELDS):
+        assert f"{limit:,}" in texts["FieldsTooLarge"]["description"]
 
 
 def test_fields_follow_the_services() -> None:

@@ -176,6 +176,24 @@ async def test_limits_hold_before_the_end_of_a_head(
         assert await line.rest() == b""
 
 
+async def test_body_behind_a_waiting_request_is_not_taken_in(make_api: MakeApi) -> None:
+    """Of a body whose handler has not begun, the process keeps little more than it receives at once."""
+    api: Api = await make_api()
+    await api.state.replica.append(ALL_GOOD)
+    async with await connected(api.port) as line:
+        etag = (await latest(line)).headers["ETag"]
+        size = 8 * 1024 * 1024
+        line.send(head("GET", LATEST, AUTHORIZED, f"If-None-Match: {etag}", "Prefer: wait=60"))
+        line.send(head("POST", POST, AUTHORIZED, f"Content-Length: {size}") + b"x" * size)
+        (connection,) = api.front.connections
+        async with asyncio.timeout(2):
+            while connection.transport.is_reading():
+                await asyncio.sleep(0.005)
+        assert connection._handler is not None
+        ((_, body),) = connection._handler._messages
+        assert body.total_bytes < 400_000
+
+
 @pytest.mark.parametrize(
     "host",
     [
