@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -20,7 +19,8 @@ import pytest
 from service.cli import cli, main
 from service.client import BODY_LIMIT, Frame
 from tests.conftest import ALL_GOOD, READ, Api
-from tests.test_cli import FAILED, HEALTHY, ROOT, UNHEALTHY, WRONG_COMMAND_LINE, Ran, environment, said
+from tests.support import needs
+from tests.test_cli import FAILED, HEALTHY, ROOT, UNHEALTHY, WRONG_COMMAND_LINE, Ran, environment, run, said
 
 TOKEN = READ["Authorization"].removeprefix("Bearer ")
 ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
@@ -127,7 +127,10 @@ REFUSED_STREAM = b"data: []\n\n"
 
 
 async def here(*arguments: str, encoding: str = "utf-8", **settings: str) -> Ran:
-    """A command in this process, on a thread, with output of that encoding; it starts at once."""
+    """A command in this process, on a thread, with output of that encoding; it starts at once.
+
+    For those that ask a service: others configure the logging of the whole process.
+    """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors) for errors in ("strict", "backslashreplace"))
 
     def call() -> int:
@@ -201,12 +204,8 @@ async def test_key_names_are_cleaned(api: Api, valkey: str) -> None:
     """A store written by something else cannot act on the terminal through the names of its keys."""
     record = b'{"name":"\\u001b[2Jx","id":"a\\u009bb","role":"read\\u202e","sha256":"00","created_at":1}'
     await api.store._client.hset(api.store.keys.api_keys, "\x1b[2Jx", record)
-    table, as_json = (
-        await here("keys", "list", redis_url=valkey),
-        await here("keys", "list", "--json", redis_url=valkey),
-    )
-    shown = await here("keys", "show", "\x1b[2Jx", redis_url=valkey)
-    missing = await here("keys", "show", "\x1b[2Jy", redis_url=valkey)
+    lines = [("list",), ("list", "--json"), ("show", "\x1b[2Jx"), ("show", "\x1b[2Jy")]
+    table, as_json, shown, missing = [await run("keys", *words, redis_url=valkey) for words in lines]
     assert [ran.code for ran in (table, as_json, shown, missing)] == [0, 0, 0, FAILED]
     assert json.loads(as_json.out)[0]["name"] == "\x1b[2Jx"
     assert not any(ACTS.search(ran.out + ran.err) for ran in (table, as_json, shown, missing))
@@ -378,9 +377,8 @@ async def test_help_is_ascii(words: tuple[str, ...]) -> None:
 @pytest.fixture(scope="module")
 def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of locales whose encodings are not UTF-8. Skips where they cannot be compiled."""
-    folder, compiler = tmp_path_factory.mktemp("locales"), shutil.which("localedef")
-    if compiler is None or not Path("/usr/share/i18n/charmaps/ISO-8859-1.gz").exists():
-        pytest.skip("localedef or its sources are not installed")
+    folder, compiler = tmp_path_factory.mktemp("locales"), needs.program("localedef")
+    needs.file("/usr/share/i18n/charmaps/ISO-8859-1.gz", of="locales")
     for name, language, charmap in (("de", "de_DE", "ISO-8859-1"), ("zh", "zh_CN", "GBK")):
         subprocess.run(
             [compiler, "-i", language, "-f", charmap, folder / name], check=False, capture_output=True, timeout=60
@@ -437,11 +435,11 @@ PRINTS = {
 }
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", PRINTS.values(), ids=PRINTS)
 async def test_full_disk(command: tuple[str, ...], unbuffered: str) -> None:
     """Output that cannot be written is one line on stderr, and exit code 1."""
+    needs.linux("/dev/full")
     async with pretending(answers()) as url:
         env = environment(url=url) | {"PYTHONUNBUFFERED": unbuffered}
         full = os.open("/dev/full", os.O_WRONLY)

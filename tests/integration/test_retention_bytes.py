@@ -25,7 +25,7 @@ from tests.integration.planting import planted
 MakeStore = Callable[..., Store]
 
 LIMIT = 64 * 1024
-EARLIER = (Path(__file__).parent / "earlier" / "append.lua").read_text(encoding="utf-8")
+EARLIER = (Path(__file__).parent / "recorded" / "0.1.0" / "append.lua").read_text(encoding="utf-8")
 """The script of the version before retention by bytes, whose replicas may run beside this version's."""
 
 

@@ -26,6 +26,13 @@ def program(name: str, *, installable: bool = True) -> str:
     return found
 
 
+def file(path: str, *, of: str) -> Path:
+    """A file that a package of the system has."""
+    if not Path(path).exists():
+        _missing(f"{path} of the package {of}")
+    return Path(path)
+
+
 def package(name: str) -> Any:
     """A Python module."""
     try:
