@@ -353,7 +353,7 @@ class Connection(asyncio.Protocol):
             if self.paused:
                 handler.pause_writing()
         self._begin_head()
-        if not self.fits:
+        if not self._front.fits:
             handler.data_received(data)
             return
         parsed = handler._request_count  # noqa: SLF001  # See the module's docstring.
@@ -376,7 +376,7 @@ class Connection(asyncio.Protocol):
             self._watcher.comment()
             asyncio.get_running_loop().call_later(_SECOND_SIGN_S, self._watcher.comment)
             return True
-        if self._handler is None or not self.fits or self.idle():
+        if self._handler is None or not self._front.fits or self.idle():
             return False
         self.half_closed = True
         self._handler.finish()
@@ -411,7 +411,7 @@ class Connection(asyncio.Protocol):
             self.transport.set_write_buffer_limits()
         handler = self._handler
         # The framework has reasons of its own not to hear a client: bodies that nobody reads, requests queued up.
-        held_back = handler is not None and self.fits and (handler._reading_paused or handler._buffer_paused)  # noqa: SLF001
+        held_back = handler is not None and self._front.fits and (handler._reading_paused or handler._buffer_paused)  # noqa: SLF001
         if not held_back and not self.transport.is_closing():
             self.transport.resume_reading()
         if self._writable is not None and not self._writable.done():
@@ -531,11 +531,6 @@ class Connection(asyncio.Protocol):
     def _idle_for(self, now: float) -> float:
         """Seconds since something was received or under way."""
         return now - max(self._active, self._busy_at)
-
-    @property
-    def fits(self) -> bool:
-        """Whether the framework is the one that was read (see the module's docstring)."""
-        return self._front.fits
 
     def note_unrouted(self, method: str, status: int) -> None:
         """Counts and logs a request that reaches no route, which would. Its method is `-` if it could not be parsed."""

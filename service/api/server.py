@@ -67,6 +67,8 @@ HANDLER_SETTINGS: dict[str, Any] = {
 
 
 HEAD_END = b"\r\n\r\n"
+_OVERLAP = len(HEAD_END) - 1
+"""Bytes of what came before in which the end of a head may have begun."""
 _CODINGS = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _CODING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -74,10 +76,12 @@ _CODING = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 class RequestHandler(fronts.RequestHandler):
     """The handler of one connection: our error body for bytes that are not HTTP, and requests after which it must end."""
 
-    __slots__ = ("_before", "_body", "_body_of", "_rejection", "_replied", "_unfinished", "_upgrade")
+    __slots__ = ("_before", "_body", "_body_of", "_fits", "_rejection", "_replied", "_unfinished", "_upgrade")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, fits: bool = True, **kwargs: Any) -> None:
+        """`fits` is what `fits_framework` says."""
         super().__init__(*args, **kwargs)
+        self._fits = fits
         self._body: StreamReader = EMPTY_PAYLOAD
         """Of the last request, ..."""
         self._body_of = 0
@@ -93,20 +97,18 @@ class RequestHandler(fronts.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Parses what was received, and ends the connection after requests behind which bytes are not what they seem."""
-        if not self.connection.fits:
+        if not self._fits:
             super().data_received(data)
             return
         parsed, in_body = self._request_count, not self._body.is_eof()
         super().data_received(data)
         count = self._request_count - parsed
-        seen = self._before + data
-        self._before = seen[1 - len(HEAD_END) :]
         for index in range(-count, 0):
-            self._look_at(index, seen, count)
+            self._look_at(index, data, count)
         if count:
             self._unfinished = 0
         elif self._upgrade is not None:
-            self._look_behind_body(data, seen)
+            self._look_behind_body(data)
         elif data and not in_body:
             self._unfinished += len(data)
             if self._unfinished > HEAD_LIMIT and self._rejection is None:
@@ -114,41 +116,48 @@ class RequestHandler(fronts.RequestHandler):
                 super().data_received(b"\0\n")  # In a head no parser takes either.
         if self._upgraded:
             self._ignore_upgrade()
+        self._before = data[-_OVERLAP:] if len(data) >= _OVERLAP else (self._before + data)[-_OVERLAP:]
 
     def finish(self) -> None:
         """The client sends no more: what it has sent is answered, then the connection ends."""
         self._end()
         self._break_off()
 
-    def _look_at(self, index: int, seen: bytes, count: int) -> None:
+    def _look_at(self, index: int, data: bytes, count: int) -> None:
+        """Looks at a request that was just parsed: one of `count` that came to their heads' ends in `data`."""
         message, payload = self._messages[index]
         self._upgrade = None
         if not isinstance(message, RawRequestMessage):
             in_fields = bool(getattr(self._parser, "_lines", ()))
             # What comes behind it fails in its turn.
-            self._rejection = self._rejection or rejection(message.exc, seen, in_fields=in_fields)
+            self._rejection = self._rejection or rejection(message.exc, data, in_fields=in_fields)
             self._break_off()
-        elif message.method == hdrs.METH_CONNECT or (
-            message.version == HttpVersion10 and hdrs.TRANSFER_ENCODING in message.headers
-        ):  # The first would become a tunnel, the second has no certain end (RFC 9112, section 6.1).
+        elif message.method == hdrs.METH_CONNECT or (message.chunked and message.version == HttpVersion10):
+            # The first would become a tunnel, the second has no certain end (RFC 9112, section 6.1).
             fronts.end_after(self, index)
         elif message.upgrade:
             # The C parser stops at the end of a request that offers another protocol, and the framework drops what follows in
             # the same bytes: it would go on in the middle of another request.
-            if seen.count(HEAD_END) != count or not seen.endswith(HEAD_END):
+            if not self._ends_with_heads(data, count):
                 fronts.end_after(self, index)
             elif not payload.is_eof():
                 self._upgrade = _Upgrade(message)
         self._body, self._body_of = payload, self._request_count + index + 1
 
-    def _look_behind_body(self, data: bytes, seen: bytes) -> None:
+    def _look_behind_body(self, data: bytes) -> None:
         """Ends the connection if bytes follow the body of a request that offers another protocol."""
         assert self._upgrade is not None  # noqa: S101  # Else the caller does not ask.
         complete = self._body.is_eof()
-        if self._upgrade.exceeded(data, seen, complete=complete):
+        # The end of a chunked body looks like that of a head.
+        if self._upgrade.exceeded(data) or (complete and self._upgrade.chunked and not self._ends_with_heads(data, 1)):
             self._end()
         if complete:
             self._upgrade = None
+
+    def _ends_with_heads(self, data: bytes, count: int) -> bool:
+        """Whether nothing follows the ends of so many heads in the bytes. False where that is not certain."""
+        seen = self._before + data
+        return seen.endswith(HEAD_END) and seen.count(HEAD_END) == count
 
     def _ignore_upgrade(self) -> None:
         """Has the parser go on in HTTP/1.1. The framework would keep what comes before the reply, and look at it unseen."""
@@ -194,7 +203,7 @@ class RequestHandler(fronts.RequestHandler):
         if isinstance(resp, web.HTTPException):
             resp = error_response(_without_route(request))
             self.connection.note_unrouted(request.method, resp.status)
-        if self.connection.fits:
+        if self._fits:
             self._replied = self._request_count - len(self._messages)
         return super().finish_response(request, resp, start_time)
 
@@ -202,18 +211,16 @@ class RequestHandler(fronts.RequestHandler):
 class _Upgrade:
     """A request that offers another protocol and whose body is still to come; what follows that in the same bytes is lost."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_left", "chunked")
 
     def __init__(self, message: RawRequestMessage) -> None:
-        length = message.headers.get(hdrs.CONTENT_LENGTH)
-        self._left = int(length) if length is not None else None
+        self.chunked = message.chunked
+        self._left = 0 if self.chunked else int(message.headers[hdrs.CONTENT_LENGTH])
 
-    def exceeded(self, data: bytes, seen: bytes, *, complete: bool) -> bool:
-        """Whether the bytes may go further than the body. `seen` are these and the few before; `complete` is the body's state."""
-        if self._left is not None:
-            self._left -= len(data)
-            return self._left < 0
-        return complete and not (seen.endswith(HEAD_END) and seen.count(HEAD_END) == 1)
+    def exceeded(self, data: bytes) -> bool:
+        """Whether the bytes go further than a body of a known length."""
+        self._left -= len(data)
+        return self._left < 0 and not self.chunked
 
 
 def rejection(error: BaseException, data: bytes, *, in_fields: bool = False) -> ApiError:
@@ -275,7 +282,7 @@ async def _serving(
     # The front ends idle connections: it knows of polls that the handler never sees.
     keepalive_timeout = NEVER_S if fits else deadlines.idle
     make_handler = partial(
-        RequestHandler, runner.server, loop=loop, keepalive_timeout=keepalive_timeout, **HANDLER_SETTINGS
+        RequestHandler, runner.server, loop=loop, fits=fits, keepalive_timeout=keepalive_timeout, **HANDLER_SETTINGS
     )
     front = Front(state, make_handler, memoise=memoise, fits=fits, deadlines=deadlines)
     server = await loop.create_server(front, sock=sock, backlog=BACKLOG)
