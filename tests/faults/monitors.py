@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,18 +181,19 @@ class Rig:
     def __post_init__(self) -> None:
         self.client: Any = Redis.from_url(self.server.url)
 
-    async def run(self, seconds: float, kinds: Sequence[str] = FAULTS) -> None:
-        """Makes faults for so long."""
+    async def run(self, kinds: Iterable[str]) -> None:
+        """Makes faults of these kinds, one after the other."""
         service = await asyncio.start_server(self._answer, "127.0.0.1", 0)
         self.port = service.sockets[0].getsockname()[1]
         try:
             for _ in range(self.number):
                 self._start()
-            end = time.monotonic() + seconds
-            while time.monotonic() < end:
-                await self._all_there()
-                await asyncio.sleep(random.uniform(0, 2 * CHECK_INTERVAL_S))
-                await self._fault(random.choice(kinds))
+            for kind in kinds:
+                made = len(self.faults)
+                while len(self.faults) == made:  # Between two leaders there is none to be made.
+                    await self._all_there()
+                    await asyncio.sleep(random.uniform(0, 2 * CHECK_INTERVAL_S))
+                    await self._fault(kind)
             await self._all_there()
             await asyncio.sleep(2 * CHECK_INTERVAL_S)
         finally:
@@ -306,6 +307,13 @@ class Rig:
             await asyncio.sleep(0.01)
 
 
+def for_seconds(seconds: float, kinds: Sequence[str] = FAULTS) -> Iterator[str]:
+    """Kinds of faults at random, for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield random.choice(kinds)
+
+
 @contextlib.contextmanager
 def rig(number: int, **values: Any) -> Iterator[Rig]:
     """A rig on a store of its own."""
@@ -338,7 +346,7 @@ def report(rig: Rig) -> bool:
 
 async def _long(minutes: float, lease_ttl: float, without: tuple[str, ...]) -> bool:
     with rig(2, lease_ttl=lease_ttl, without=without) as two, rig(3, lease_ttl=lease_ttl, without=without) as three:
-        await asyncio.gather(two.run(minutes * 60), three.run(minutes * 60))
+        await asyncio.gather(two.run(for_seconds(minutes * 60)), three.run(for_seconds(minutes * 60)))
         return all([report(two), report(three)])
 
 
