@@ -29,7 +29,7 @@ STEP = step() { what=$$1; shift; echo "setup: $$what …"; begun=$$(date +%s); "
 .PHONY: help setup run test check format lock bench load clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/$(STAMP) ## Make .venv with everything for development (PYTHON=python3.x chooses a Python)
 

@@ -173,7 +173,7 @@ def config_check() -> None:
     from service.monitor.services import services
     from service.settings_report import warnings
 
-    settings = _settings()
+    settings = _settings(log_unused=False)
     without_urls = settings.services_file is None and not any(settings.services.values())
     problems: list[str] = []
     for check in (JwtVerifier, *(() if without_urls else (services,))):
@@ -242,8 +242,8 @@ def _listen(host: str, port: int) -> "socket":
         raise click.ClickException(str(error.strerror)) from error
 
 
-def _settings(**overrides: Any) -> "Settings":
-    """The settings of the environment; variables that are none of them are logged."""
+def _settings(*, log_unused: bool = True, **overrides: Any) -> "Settings":
+    """The settings of the environment; variables that are none of them are logged, unless the command prints them."""
     import logging
 
     from service.observability import configure_logging
@@ -256,7 +256,7 @@ def _settings(**overrides: Any) -> "Settings":
     except SettingsError as error:  # One that is misspelt may be the reason.
         raise SettingsError([*error.problems, *unused]) from error
     configure_logging(settings.log_format)
-    for warning in unused:
+    for warning in unused if log_unused else ():
         logging.getLogger("service.settings").warning("%s", warning)
     return settings
 

@@ -48,9 +48,7 @@ async def test_misspelt_setting_is_reported_beside_mistakes() -> None:
     assert ran.err.splitlines()[1] == f"cluster-events: {MISSPELT}"
 
 
-@pytest.mark.parametrize(
-    "command", [("openapi",), ("token",), ("config", "check"), ("config", "show"), ("monitor", "--once")]
-)
+@pytest.mark.parametrize("command", [("openapi",), ("token",), ("config", "show"), ("monitor", "--once")])
 async def test_misspelt_setting_is_logged_by_every_command(command: tuple[str, ...]) -> None:
     """Every command that uses settings logs at its start which variables are none."""
     ran = await run(*command, retenton_hours="5", jwt_secret=JWT_SECRET, services="api=tcp://127.0.0.1:1")
