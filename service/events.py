@@ -51,6 +51,9 @@ class Status(StrEnum):
     HEALTHY = "Healthy"
 
 
+_STATUSES = frozenset(Status)
+
+
 class Selector(StrEnum):
     """Which fields of an event are returned: `status` leaves every `*_info` out."""
 
@@ -60,16 +63,16 @@ class Selector(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one check saw of one service."""
+    """What one check saw of one service. A status of another version of this service is text; it counts as not healthy."""
 
-    status: Status
+    status: Status | str
     self_info: str = ""
     resources_info: str = ""
 
     @property
     def healthy(self) -> bool:
         """Whether the service passed."""
-        return self.status is Status.HEALTHY
+        return self.status == Status.HEALTHY
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +112,52 @@ class Event:
 
         Raises `ValueError` for bytes that are not an event.
         """
-        fields = orjson.loads(data)
+        services, fields = observations(data), orjson.loads(data)
         try:
-            services = {
-                name: Observation(
-                    Status(fields[f"{name}_status"]),
-                    fields.get(f"{name}_self_info", ""),
-                    fields.get(f"{name}_resources_info", ""),
-                )
-                for name in service_names(fields)
-            }
             return cls(fields["id"], microseconds(fields["recorded_at"]), services)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not an event: {error!r}") from error
 
 
+def observations(data: bytes) -> dict[str, Observation]:
+    """What an event's bytes (either projection) say of each service.
+
+    Another version of this service may have written them: a status that is not known stays as it is, a field that is not a text
+    is ignored, as are all other fields. Raises `ValueError` for bytes that are not a JSON object.
+    """
+    fields = orjson.loads(data)
+    if not isinstance(fields, dict):
+        raise ValueError("not an event: it is not an object")  # noqa: TRY004  # The bytes are wrong, not the call.
+    return {
+        name: Observation(
+            _status(fields[f"{name}_status"]),
+            _text(fields.get(f"{name}_self_info")),
+            _text(fields.get(f"{name}_resources_info")),
+        )
+        for name in service_names(fields)
+        if isinstance(fields[f"{name}_status"], str)
+    }
+
+
+def is_event(data: bytes, event_id: str) -> bool:
+    """Whether the bytes are the event of that id in either projection, as any version of this service writes it."""
+    try:
+        fields = orjson.loads(data)
+    except ValueError:
+        return False
+    return isinstance(fields, dict) and fields.get("id") == event_id
+
+
+def _status(text: str) -> Status | str:
+    return Status(text) if text in _STATUSES else text
+
+
+def _text(text: object) -> str:
+    return text if isinstance(text, str) else ""
+
+
 def service_names(fields: Iterable[str]) -> list[str]:
-    """The services of an event's flat fields, in their order."""
+    """The services of an event's flat fields, in their order. Each has a field `<name>_status`."""
     return [field.removesuffix("_status") for field in fields if field.endswith("_status")]
 
 

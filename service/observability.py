@@ -140,6 +140,9 @@ class Metrics:
         self.auth_failures = counter("auth_failures_total", "Requests refused with 401, 403 or 429.", "code")
         self.refreshes = counter("snapshot_refresh_total", "Readings of the store, by what they found.", "result")
         self.divergences = counter("history_divergence_total", "Times that the store was found to have lost data.")
+        self.unreadable = counter(
+            "unreadable_events_total", "Events in the store that are not events, and were left out."
+        )
         self.lost_notices = counter("lost_notices_total", "Changes that the heartbeat found before a notice came.")
         self.snapshot_age = gauge("snapshot_age_seconds", "Seconds since the snapshot was last known to be true.")
         self.checked_age = gauge("check_age_seconds", "Seconds since the monitor last completed a check.")

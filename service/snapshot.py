@@ -8,7 +8,6 @@ whole. The trade: an answer may be `MAX_STALENESS` old if notices are lost, neve
 import asyncio
 import contextlib
 import logging
-import math
 import random
 import time
 from collections import OrderedDict
@@ -17,9 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from service.errors import StoreUnavailable
-from service.events import Observation, Selector
+from service.events import Observation
 from service.observability import Metrics
-from service.store import CLOCK_TOLERANCE_US, Appended, Entry, Rows, Store, StoredKey, count_append
+from service.store import CLOCK_TOLERANCE_US, Appended, Cursor, Entry, Rows, Store, StoredKey, count_append
 from service.tasks import background, end
 
 log = logging.getLogger(__name__)
@@ -34,11 +33,13 @@ _ASK_TIMEOUT_S = 0.5
 class Snapshot:
     """The store as of one reading.
 
-    `confirmed` is when the reading that last found it true was sent (monotonic seconds); `clock` is Redis' time in µs minus
-    our monotonic time in µs.
+    `stamp` is the random mark of the last change: the same version with another stamp is another
+    history. `confirmed` is when the reading that last found it true was sent (monotonic seconds);
+    `clock` is Redis' time in µs minus our monotonic time in µs.
     """
 
     version: int
+    stamp: str
     latest_id: str
     entries: tuple[Entry, ...]
     latest_all: bytes
@@ -47,6 +48,8 @@ class Snapshot:
     clock: int
     confirmed: float
     by_id: Mapping[str, Entry] = field(default_factory=dict)
+    left_out: int = 0
+    """Events in the timeline that are not in `entries`: their bodies are gone or cannot be read."""
 
     def now_us(self, monotonic: float) -> int:
         """Redis' clock at a monotonic time, in µs since 1970."""
@@ -58,17 +61,59 @@ class Snapshot:
         return self.entries[0] if self.entries else None
 
     @property
+    def cursor(self) -> Cursor | None:
+        """From where the next reading goes on; `None` if it must read everything."""
+        if self.provisional:
+            return None
+        since = self.entries[0].recorded_at if self.entries else None
+        return Cursor(self.version, self.stamp, self.latest_id, since)
+
+    @property
     def provisional(self) -> bool:
-        """Whether it holds an event of our own that has not been read back: older ones of others may be missing."""
+        """Whether it has an own event that was not read back: events of other writers may be missing."""
         return self.latest_id == _PROVISIONAL
+
+    @property
+    def flaw(self) -> str:
+        """Why it is not the whole state of the store, or nothing. A flawed snapshot is never current."""
+        if self.provisional:
+            return "an event was recorded and could not be read back"
+        if self.latest_id and (not self.entries or self.entries[0].id != self.latest_id):
+            return "its newest event cannot be read"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A snapshot fit to answer from. `age` is `None` while it is current, else whole seconds since it was known to be true."""
+    """What a response is made from: a snapshot, and whether it is known to be the current state.
 
+    `age` is `None` while it is current, else the whole seconds since it was last confirmed, and
+    `reason` says why. What a stale snapshot does not contain is not known (DESIGN, section 6): so a
+    look-up here never says "there is none" on stale knowledge.
+    """
+
+    replica: "Replica"
     snapshot: Snapshot
     age: int | None = None
+    reason: str = ""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The retained events, newest first."""
+        return self.replica.retained(self.snapshot)
+
+    def latest(self) -> Entry | None:
+        """The newest event, `None` if there is none. Raises `StoreUnavailable` if that is not known."""
+        return self._known(self.snapshot.latest)
+
+    def event(self, event_id: str) -> Entry | None:
+        """The retained event of that id, `None` if there is none. Raises `StoreUnavailable` if that is not known."""
+        return self._known(self.replica.entry(self.snapshot, event_id))
+
+    def _known(self, entry: Entry | None) -> Entry | None:
+        if entry is None and self.age is not None:
+            raise StoreUnavailable(self.reason)
+        return entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,33 +161,34 @@ class Replica:
         self._full = FullEvents(store, events_memory)
         self._flight: asyncio.Task[Snapshot] | None = None
         self._failure: str | None = None
+        self._unreadable: frozenset[str] = frozenset()
         self._notice = asyncio.Event()
 
     # -- what handlers ask --------------------------------------------------------------------------------------------
 
     def current(self) -> Snapshot | None:
-        """The snapshot, if it may be passed off as the current state."""
+        """The snapshot, if it is known to be the current state."""
         snapshot = self.snapshot
-        if snapshot is not None and self.monotonic() - snapshot.confirmed < self.max_staleness:
+        if snapshot is not None and self.monotonic() - snapshot.confirmed < self.max_staleness and not snapshot.flaw:
             return snapshot
         return None
 
     async def read(self) -> Reading:
         """The state to answer from: the current one, or the last known while `STALE_IF_ERROR` lasts.
 
-        Raises `StoreUnavailable` when neither can be had.
+        Raises `StoreUnavailable` if there is neither.
         """
         if (snapshot := self.current()) is not None:
-            return Reading(snapshot)
-        reason = self._failure
+            return Reading(self, snapshot)
+        reason = self._failure or self._flaw_just_read()
         # After a failed attempt only the heartbeat goes on trying: readers do not queue before a dead store.
-        if reason is None:
+        if not reason:
             try:
                 async with asyncio.timeout(_ASK_TIMEOUT_S):
                     await self.refresh()
                 if (snapshot := self.current()) is not None:  # Unless we were held up with the answer in our hands.
-                    return Reading(snapshot)
-                reason = "its answer came too late"
+                    return Reading(self, snapshot)
+                reason = self._flaw_just_read() or "its answer came too late"
             except TimeoutError:
                 reason = self._failure = "it did not answer in time"
             except StoreUnavailable as error:
@@ -151,8 +197,15 @@ class Replica:
         if snapshot is not None:
             age = self.monotonic() - snapshot.confirmed
             if age < max(self._stale_if_error, self.max_staleness):
-                return Reading(snapshot, int(age))
+                return Reading(self, snapshot, int(age), reason)
         raise StoreUnavailable(reason)
+
+    def _flaw_just_read(self) -> str:
+        """The flaw of a snapshot that was read so recently that reading it again would find the same."""
+        snapshot = self.snapshot
+        if snapshot is None or self.monotonic() - snapshot.confirmed >= self.max_staleness:
+            return ""
+        return snapshot.flaw
 
     def ready(self) -> bool:
         """Whether events can be answered, current or marked as stale."""
@@ -180,25 +233,39 @@ class Replica:
         return (entry.recorded_at - self._oldest_allowed(snapshot)) / 1_000_000
 
     def full_in_memory(self, snapshot: Snapshot, entry: Entry) -> bytes | None:
-        """The `all` projection, if it is at hand."""
+        """The `all` projection, if it is in memory."""
         if entry is snapshot.latest and snapshot.latest_all:
             return snapshot.latest_all
-        return self._full.known(entry.id)
+        return self._full.known(entry)
 
     async def full(self, snapshot: Snapshot, entry: Entry) -> bytes | None:
-        """The `all` projection; `None` if it expired meanwhile. Raises `StoreUnavailable`."""
-        return self.full_in_memory(snapshot, entry) or await self._full.get(entry.id)
+        """The `all` projection; `None` if the event is gone from the store. Raises `StoreUnavailable`."""
+        full = self.full_in_memory(snapshot, entry) or await self._full.get(entry)
+        if full is None:
+            self._forget([entry])
+        return full
 
     async def fulls(self, snapshot: Snapshot, entries: Sequence[Entry]) -> dict[str, bytes | None]:
-        """The `all` projections of several events by id, in their order; `None` for those that expired meanwhile.
+        """The `all` projections of several events by id, in their order; `None` for those that are gone from the store.
 
         Raises `StoreUnavailable`.
         """
         found = {entry.id: self.full_in_memory(snapshot, entry) for entry in entries}
-        missing = [event_id for event_id, full in found.items() if full is None]
+        missing = [entry for entry in entries if found[entry.id] is None]
         if missing:
             found |= await self._full.get_many(missing)
+            self._forget([entry for entry in missing if found[entry.id] is None])
         return found
+
+    def _forget(self, entries: Sequence[Entry]) -> None:
+        """Drops events that are gone from the store: they count as trimmed on every route."""
+        snapshot = self.snapshot
+        if snapshot is None or not entries:
+            return
+        gone = {id(entry) for entry in entries}
+        left = tuple(entry for entry in snapshot.entries if id(entry) not in gone)
+        if len(left) < len(snapshot.entries):
+            self.snapshot = replace(snapshot, entries=left, by_id={entry.id: entry for entry in left})
 
     def monitor_silent(self, snapshot: Snapshot) -> bool:
         """Whether no check has been completed for `STALE_AFTER`. One of the future proves nothing: a clock has gone back."""
@@ -223,20 +290,35 @@ class Replica:
         return appended
 
     def _insert(self, appended: Appended) -> None:
-        """Puts an event in its place that is recorded but could not be read back. The next reading tells what else there is."""
+        """Adds an event that is recorded but could not be read back.
+
+        If the append was the very next change after the snapshot, the result is the whole state. If
+        not, events of others may be missing: the snapshot is provisional, and so not current, until
+        the next reading, which must find the event again.
+        """
         known, event = self.snapshot, appended.event
-        if known is not None and event.id not in known.by_id:
-            entry = Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS))
-            newest_first = sorted((entry, *known.entries), key=lambda one: (one.recorded_at, one.id), reverse=True)
-            entries = tuple(newest_first[: self._store.retention_events])
-            snapshot = replace(
-                known,
-                entries=entries,
-                by_id={one.id: one for one in entries},
-                latest_all=event.to_bytes(Selector.ALL) if entries[0] is entry else known.latest_all,
-                latest_id=_PROVISIONAL,
-            )
-            self._become(snapshot, continuous=False)
+        if known is None or event.id in known.by_id:
+            return
+        entry = Entry(event.id, event.recorded_at, appended.status)
+        newest_first = sorted((entry, *known.entries), key=lambda one: (one.recorded_at, one.id), reverse=True)
+        entries = tuple(newest_first[: self._store.retention_events])
+        if known.latest is not None and known.latest_all:
+            self._full.keep(known.latest, known.latest_all)
+        snapshot = replace(
+            known,
+            entries=entries,
+            by_id={one.id: one for one in entries},
+            latest_all=appended.full if entries[0] is entry else known.latest_all,
+            latest_id=_PROVISIONAL,
+        )
+        follows = (
+            not (known.flaw or known.left_out)
+            and appended.version == known.version + 1
+            and appended.previous == known.latest_id
+        )
+        if follows:
+            snapshot = replace(snapshot, version=known.version + 1, stamp=appended.stamp, latest_id=event.id)
+        self._become(snapshot, continuous=follows)
 
     # -- keeping current ----------------------------------------------------------------------------------------------
 
@@ -320,17 +402,16 @@ class Replica:
         known = self.snapshot
         sent = self.monotonic()
         try:
-            if known is None or known.provisional:
-                rows = await self._store.read()
-            elif known.latest is None:
-                rows = await self._store.read(known.version, known.latest_id)
-            else:
-                rows = await self._store.read(known.version, known.latest_id, known.latest.recorded_at)
+            cursor = known.cursor if known is not None else None
+            rows = await self._store.read(cursor)
             snapshot = self._advance(known, rows, sent)
-            continuous = snapshot is not None and not (known is not None and known.provisional)
+            continuous = snapshot is not None
             if snapshot is None:
-                sent = self.monotonic()
-                snapshot = self._build(await self._store.read(), (), sent)
+                if cursor is not None:
+                    sent = self.monotonic()
+                    rows = await self._store.read()
+                self._look_for_losses(known, rows)
+                snapshot = self._build(rows, (), sent)
         except StoreUnavailable as error:
             self._failure = error.details["reason"]
             self.metrics.refreshes.labels("failed").inc()
@@ -360,40 +441,55 @@ class Replica:
         return now
 
     def _advance(self, known: Snapshot | None, rows: Rows, sent: float) -> Snapshot | None:
-        """The snapshot after a reading, or `None` if everything must be read anew."""
+        """The snapshot that follows on the known one, or `None` if the whole state must be read and compared."""
         if rows.entries is None and known is not None:
             self.metrics.refreshes.labels("unchanged").inc()
             same = replace(known, checked_at=rows.checked_at, clock=self._clock(rows), confirmed=sent)
             return self._without_expired(same)
         self.metrics.refreshes.labels("changed").inc()
-        if known is None or known.provisional or (known.latest is None and rows.version > known.version):
+        if known is None:
             return self._build(rows, (), sent)
-        if rows.version > known.version and rows.entries and rows.entries[-1] == known.latest:
+        if known.provisional or rows.version <= known.version:
+            return None
+        latest, found = known.latest, rows.entries or ()
+        if found and found[-1] == latest:
             return self._build(rows, known.entries[1:], sent)
-        complete = known.latest is None or known.latest_id == known.latest.id
-        if complete and not self._only_trimmed(known, rows):
+        # If each change since has added one of these events, nothing lies between them and the latest
+        # that is known, which retention has taken.
+        nothing_between = bool(found) and len(found) == rows.version - known.version
+        if latest is None or (nothing_between and self._trimmed(latest, rows)):
+            return self._build(rows, (), sent)
+        return None
+
+    def _trimmed(self, entry: Entry, rows: Rows) -> bool:
+        """Whether retention can have taken an event: it takes the oldest first, by number, age or bytes."""
+        if entry.recorded_at >= rows.oldest_at:
+            return False
+        cut_at = max(rows.cut_at, rows.now - self._store.retention_us - 1)
+        return rows.retained >= self._store.retention_events or entry.recorded_at <= cut_at
+
+    def _look_for_losses(self, known: Snapshot | None, rows: Rows) -> None:
+        """Reports a store that no longer has what it had: a version that went back or has another
+        stamp, or events that are missing though retention cannot have taken them."""
+        if known is None:
+            return
+        present = {(entry.id, entry.recorded_at) for entry in rows.entries or ()}
+        missing = [entry for entry in known.entries if (entry.id, entry.recorded_at) not in present]
+        other_history = rows.version <= known.version if known.provisional else _went_another_way(known, rows)
+        if other_history or not all(self._trimmed(entry, rows) for entry in missing):
             log.error("the store lost data", extra={"known_version": known.version, "version": rows.version})
             self.metrics.divergences.inc()
             self._full.clear()
-        return None
-
-    def _only_trimmed(self, known: Snapshot, rows: Rows) -> bool:
-        """Whether the latest that we know can be missing because retention took it."""
-        many = len(rows.entries or ()) >= self._store.retention_events
-        latest_at = known.latest.recorded_at if known.latest is not None else math.inf
-        return rows.version > known.version and (
-            many or latest_at < self._oldest_allowed(known) or latest_at <= rows.cut_at
-        )
 
     def _build(self, rows: Rows, older: tuple[Entry, ...], sent: float) -> Snapshot:
-        if older and older[-1].recorded_at <= rows.cut_at:
-            older = tuple(entry for entry in older if entry.recorded_at > rows.cut_at)
-        known, entries = self.snapshot, ((rows.entries or ()) + older)[: self._store.retention_events]
-        by_id = {entry.id: entry for entry in entries}
-        if known is not None and known.latest_all and known.latest == by_id.get(known.latest_id):
-            self._full.keep(known.latest_id, known.latest_all)
+        known = self.snapshot
+        entries = (rows.entries or ()) + tuple(entry for entry in older if entry.recorded_at >= rows.oldest_at)
+        self._report_unreadable(rows)
+        if known is not None and known.latest is not None and known.latest_all:
+            self._full.keep(known.latest, known.latest_all)
         snapshot = Snapshot(
             version=rows.version,
+            stamp=rows.stamp,
             latest_id=rows.latest,
             entries=entries,
             latest_all=rows.latest_all,
@@ -401,9 +497,18 @@ class Replica:
             checked_at=rows.checked_at,
             clock=self._clock(rows),
             confirmed=sent,
-            by_id=by_id,
+            by_id={entry.id: entry for entry in entries},
+            left_out=rows.retained - len(entries),
         )
         return self._without_expired(snapshot)
+
+    def _report_unreadable(self, rows: Rows) -> None:
+        """Reports events in the store that cannot be read, each once: they are left out, and all others are served."""
+        found = frozenset(rows.unreadable)
+        if new := found - self._unreadable:
+            log.error("events in the store cannot be read", extra={"events": ", ".join(sorted(new))[:400]})
+            self.metrics.unreadable.inc(len(new))
+        self._unreadable = found
 
     def _without_expired(self, snapshot: Snapshot) -> Snapshot:
         retained = self.retained(snapshot)
@@ -424,46 +529,51 @@ class Replica:
 
 
 class FullEvents:
-    """Full events beyond the latest: read once, kept up to a number of bytes, the longest unused dropped first."""
+    """Full events beyond the latest: read once, kept up to a number of bytes, the least recently used dropped first.
+
+    An id may be recorded again once retention has taken it, so what is kept goes by id *and* time.
+    """
 
     def __init__(self, store: Store, limit_bytes: int) -> None:
         self._store = store
         self._limit = limit_bytes
         self._bytes = 0
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._flights: dict[str, asyncio.Task[bytes | None]] = {}
+        self._kept: OrderedDict[_Key, bytes] = OrderedDict()
+        self._flights: dict[_Key, asyncio.Task[bytes | None]] = {}
 
-    def known(self, event_id: str) -> bytes | None:
+    def known(self, entry: Entry) -> bytes | None:
         """The event, if it is kept."""
-        full = self._kept.get(event_id)
+        full = self._kept.get(_key(entry))
         if full is not None:
-            self._kept.move_to_end(event_id)
+            self._kept.move_to_end(_key(entry))
         return full
 
-    async def get(self, event_id: str) -> bytes | None:
+    async def get(self, entry: Entry) -> bytes | None:
         """The event from the store; callers at the same time share one request. Raises `StoreUnavailable`."""
-        flight = self._flights.get(event_id)
+        key = _key(entry)
+        flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[event_id] = asyncio.create_task(self._store.full(event_id))
+            flight = self._flights[key] = asyncio.create_task(self._store.full(entry))
             flight.add_done_callback(_retrieve)
-            flight.add_done_callback(lambda _: self._flights.pop(event_id, None))
+            flight.add_done_callback(lambda _: self._flights.pop(key, None))
         full = await asyncio.shield(flight)
         if full is not None:
-            self.keep(event_id, full)
+            self.keep(entry, full)
         return full
 
-    async def get_many(self, event_ids: Sequence[str]) -> dict[str, bytes | None]:
-        """Several events from the store; they are kept as far as there is room. Raises `StoreUnavailable`."""
-        found = await self._store.fulls(event_ids)
-        for event_id, full in found.items():
-            if full is not None:
-                self.keep(event_id, full)
+    async def get_many(self, entries: Sequence[Entry]) -> dict[str, bytes | None]:
+        """Several events from the store, by id; they are kept as far as there is room. Raises `StoreUnavailable`."""
+        found = await self._store.fulls(entries)
+        for entry in entries:
+            if (full := found[entry.id]) is not None:
+                self.keep(entry, full)
         return found
 
-    def keep(self, event_id: str, full: bytes) -> None:
+    def keep(self, entry: Entry, full: bytes) -> None:
         """Keeps an event as the most recently used."""
-        self._bytes += len(full) - len(self._kept.pop(event_id, b""))
-        self._kept[event_id] = full
+        key = _key(entry)
+        self._bytes += len(full) - len(self._kept.pop(key, b""))
+        self._kept[key] = full
         while self._bytes > self._limit:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= len(dropped)
@@ -472,6 +582,19 @@ class FullEvents:
         """Forgets everything."""
         self._kept.clear()
         self._bytes = 0
+
+
+_Key = tuple[str, int]
+
+
+def _key(entry: Entry) -> _Key:
+    return entry.id, entry.recorded_at
+
+
+def _went_another_way(known: Snapshot, rows: Rows) -> bool:
+    """Whether the store's history is not the known one with changes added."""
+    same = rows.latest == known.latest_id and rows.stamp == known.stamp
+    return rows.version < known.version or (rows.version == known.version and not same)
 
 
 def _retrieve(task: "asyncio.Task[object]") -> None:

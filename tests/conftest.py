@@ -21,10 +21,10 @@ from service.api.front import Deadlines, Front
 from service.api.server import serving
 from service.api.state import State
 from service.auth import Role, issue
-from service.events import Observation, Status
+from service.events import Event, Observation, Selector, Status
 from service.settings import PREFIX, Settings, load
 from service.sockets import listen
-from service.store import Store, connect, open_store
+from service.store import Entry, Store, connect, open_store
 from tests.support import needs
 from tests.support.folders import short_folder
 
@@ -107,6 +107,11 @@ async def make_store(any_client: Any) -> AsyncIterator[Callable[..., Store]]:
 
     yield make
     await any_client.aclose()
+
+
+def entry_of(event: Event) -> Entry:
+    """The event as a reader of the timeline has it."""
+    return Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS))
 
 
 # -- settings and credentials -----------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from service.api.coding import CODINGS, SMALLEST, Accepted, negotiate
 from service.api.conditional import Condition, names
 from service.api.listing import Filter
 from service.api.memory import MemoryBudget, Reservation
-from service.errors import NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
-from service.events import Event, Selector, Status, rfc3339, rfc3339_seconds
+from service.errors import ApiError, NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
+from service.events import Selector, Status, observations, rfc3339, rfc3339_seconds
 from service.settings import Auth, Settings
 from service.snapshot import Reading, Replica, Snapshot
 from service.store import Entry
@@ -155,7 +155,7 @@ class Answers:
         self._settings = settings
         self.memory = MemoryBudget(settings.reply_memory, "REPLY_MEMORY")
         self._latest = {
-            selector: Question("/v0/cluster/events/{event_id}", self._make_latest, selector=selector, waits=True)
+            selector: Question("/v0/cluster/events/{event_id}", self._make_event, selector=selector, waits=True)
             for selector in Selector
         }
         self._events: OrderedDict[tuple[str, Selector], Question] = OrderedDict()
@@ -211,25 +211,32 @@ class Answers:
         now = self._replica.monotonic()
         if answer is not None and answer.snapshot is snapshot and now < answer.until:
             return answer
-        return self._answer(question, Reading(snapshot))
+        return self._answer(question, Reading(self._replica, snapshot))
 
     async def get(self, question: Question) -> Answer:
         """The answer where `ready` has none: with Redis' help, or marked as stale.
 
-        Raises the API's error for a question that has no answer, `StoreUnavailable` if the state cannot be known.
+        Raises the API's error for a question that has no answer, `StoreUnavailable` if the state is not known.
         """
         reading = await self._replica.read()
         answer = self._answer(question, reading)
-        if answer is not None:
-            return answer
-        entry = self._entry(reading.snapshot, question)
-        full = await self._replica.full(reading.snapshot, entry)
-        if full is None:  # It expired in Redis a moment before it does here.
-            raise self._unknown(question)
-        (question.plain or question).content = _content(entry, full)
-        answer = self._answer(question, reading)
-        assert answer is not None  # noqa: S101  # Its content is at hand.
+        if answer is None and not await self._fetch(question, reading):
+            # The event is gone from the store. Only a reading from now on tells whether its id is in use again.
+            await self._replica.read_anew()
+            reading = await self._replica.read()
+            await self._fetch(question, reading)
+        answer = answer or self._answer(question, reading)
+        if answer is None:
+            raise self._marked(self._unknown(question), reading)
         return answer
+
+    async def _fetch(self, question: Question, reading: Reading) -> bool:
+        """Reads the full event that an answer needs, unless it is gone (false). Raises what `get` raises."""
+        entry = self._entry(reading, question)
+        full = await self._replica.full(reading.snapshot, entry)
+        if full is not None:
+            (question.plain or question).content = _content(entry, full)
+        return full is not None
 
     async def page(self, wanted: Filter) -> Answer:
         """The events that a filter lets through: no more than fit a page, with a link to the others.
@@ -239,9 +246,12 @@ class Answers:
         """
         reading = await self._replica.read()
         snapshot, before = reading.snapshot, None
-        if wanted.before is not None and (before := self._replica.entry(snapshot, wanted.before)) is None:
-            raise UnknownClusterMonitorEvent(wanted.before, self._settings.retention)
-        entries, more = await wanted.apply(self._replica.retained(snapshot), before)
+        try:
+            if wanted.before is not None and (before := reading.event(wanted.before)) is None:
+                raise UnknownClusterMonitorEvent(wanted.before, self._settings.retention)
+        except ApiError as error:
+            raise self._marked(error, reading) from None
+        entries, more = await wanted.apply(reading.entries, before)
         body, fitting = await self._page_body(snapshot, entries, wanted.selection.selector)
         question = Question(self.list.route, self._make_list, kept=False)
         answer = self._finish(question, _content(entries, body), reading)
@@ -273,17 +283,8 @@ class Answers:
 
     # -- contents -----------------------------------------------------------------------------------------------------
 
-    def _make_latest(self, reading: Reading, question: Question) -> Content | None:
-        entry = reading.snapshot.latest
-        if entry is None:
-            raise NoClusterMonitorEventsAvailable
-        return self._event_content(reading, question, entry)
-
     def _make_event(self, reading: Reading, question: Question) -> Content | None:
-        return self._event_content(reading, question, self._entry(reading.snapshot, question))
-
-    def _event_content(self, reading: Reading, question: Question, entry: Entry) -> Content | None:
-        known = question.content
+        entry, known = self._entry(reading, question), question.content
         if known is not None and known.source is entry:
             return known
         if question.selector is Selector.STATUS:
@@ -292,7 +293,7 @@ class Answers:
         return _content(entry, full) if full is not None else None
 
     def _make_list(self, reading: Reading, question: Question) -> Content:
-        entries = self._replica.retained(reading.snapshot)
+        entries = reading.entries
         known = question.content
         if known is not None and known.source is entries:
             return known
@@ -314,8 +315,7 @@ class Answers:
 
     def _make_verdict(self, reading: Reading, question: Question) -> Content:
         snapshot, replica = reading.snapshot, self._replica
-        if snapshot.latest is None:
-            raise NoClusterMonitorEventsAvailable
+        newest = self._entry(reading, question)
         source = (
             snapshot.version,
             snapshot.entries,
@@ -327,27 +327,27 @@ class Answers:
         if known is not None and known.source == source:
             return known
         stale = self._why_stale(reading)
-        latest = Event.from_bytes(snapshot.latest_all or snapshot.latest.status)
+        services = observations(snapshot.latest_all or newest.status)
         names = self._settings.service_names
-        all_healthy = stale is None and all(name in latest.services and latest.services[name].healthy for name in names)
-        since = self._unchanged_since(replica.retained(snapshot))
-        checked_at = rfc3339(snapshot.checked_at or latest.recorded_at)
+        all_healthy = stale is None and all(name in services and services[name].healthy for name in names)
+        since = self._unchanged_since(reading.entries)
+        checked_at = rfc3339(snapshot.checked_at or newest.recorded_at)
         verdict: dict[str, object] = {
             "all_healthy": all_healthy,
             "stale": stale is not None,
             "stale_after_seconds": max(1, round(self._settings.stale_after_s)),
         }
         for name in names:
-            seen = latest.services.get(name)
+            seen = services.get(name)
             message = seen.self_info if seen else "The latest event says nothing of this service."
             verdict[name] = {
                 "healthy": seen is not None and seen.healthy,
                 "message": f"{stale} Last known: {message}" if stale else message,
-                "unchanged_since": rfc3339(since.get(name, latest.recorded_at)),
+                "unchanged_since": rfc3339(since.get(name, newest.recorded_at)),
                 "checked_at": checked_at,
             }
         # A weak tag: verdicts that differ in nothing but the time of the check say the same.
-        said = orjson.dumps([latest.id, stale, since])
+        said = orjson.dumps([newest.id, stale, since])
         return Content(source, orjson.dumps(verdict), f"W/{_content(None, said).etag}", 200 if all_healthy else 503)
 
     def _unchanged_since(self, entries: Sequence[Entry]) -> Mapping[str, int]:
@@ -372,6 +372,11 @@ class Answers:
     def _answer(self, question: Question, reading: Reading) -> Answer | None:
         content = question.make(reading, question)
         return self._finish(question, content, reading) if content is not None else None
+
+    def _marked(self, error: ApiError, reading: Reading) -> ApiError:
+        """The error with the freshness of the reading that it follows from, as every other response."""
+        error.headers |= self.freshness(reading)
+        return error
 
     def _finish(self, question: Question, content: Content, reading: Reading) -> Answer:
         question.content = content
@@ -444,20 +449,24 @@ class Answers:
             if entry is not snapshot.latest
         ]
 
-    def _entry(self, snapshot: Snapshot, question: Question) -> Entry:
-        if question.event_id is None:
-            if snapshot.latest is None:
-                raise NoClusterMonitorEventsAvailable
-            return snapshot.latest
-        entry = self._replica.entry(snapshot, question.event_id)
-        if entry is None:
-            self.count_hits(question)
-            self._events.pop((question.event_id, question.selector), None)
-            raise self._unknown(question)
+    def _entry(self, reading: Reading, question: Question) -> Entry:
+        """The event that the question is about. Raises `StoreUnavailable` if it is not known whether there is one."""
+        try:
+            if question.event_id is None:
+                entry = reading.latest()
+            elif (entry := reading.event(question.event_id)) is None:
+                self.count_hits(question)
+                self._events.pop((question.event_id, question.selector), None)
+            if entry is None:
+                raise self._unknown(question)
+        except ApiError as error:
+            raise self._marked(error, reading) from None
         return entry
 
-    def _unknown(self, question: Question) -> UnknownClusterMonitorEvent:
-        return UnknownClusterMonitorEvent(question.event_id or "latest", self._settings.retention)
+    def _unknown(self, question: Question) -> ApiError:
+        if question.event_id is None:
+            return NoClusterMonitorEventsAvailable()
+        return UnknownClusterMonitorEvent(question.event_id, self._settings.retention)
 
 
 def has_what(condition: Condition, answer: Answer) -> bool:

@@ -18,6 +18,7 @@ from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, VAR
 from service.api.hosts import Hosts
 from service.api.state import State
 from service.auth import Principal, Role
+from service.auth.api_keys import ApiKeyMissing
 from service.auth.jwt import SignerMissing
 from service.errors import (
     ApiError,
@@ -27,6 +28,7 @@ from service.errors import (
     InsufficientPermissions,
     InternalError,
     PayloadTooLarge,
+    StoreUnavailable,
     UnmetExpectation,
     UriTooLong,
     VersionNotSupported,
@@ -211,9 +213,15 @@ async def authenticate(state: State, fields: Sequence[str]) -> Principal:
     if len(fields) > 1:
         raise AuthenticationFailed("more than one credential")
     authorization = fields[0] if fields else None
+    if authorization is not None and state.authenticator.is_api_key(authorization):
+        reading = await state.replica.read()
+        try:
+            return state.authenticator.authenticate(authorization, reading.snapshot.api_keys)
+        except ApiKeyMissing:
+            if reading.age is None:
+                raise
+            raise StoreUnavailable(reading.reason) from None  # The key may be newer than what is known.
     snapshot = state.replica.snapshot
-    if state.replica.current() is None and authorization is not None and state.authenticator.is_api_key(authorization):
-        snapshot = (await state.replica.read()).snapshot
     return await state.authenticator.admit(authorization, snapshot.api_keys if snapshot is not None else NO_KEYS)
 
 

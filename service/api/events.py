@@ -89,7 +89,7 @@ async def post_event(state: State, request: web.Request) -> web.StreamResponse:
         await read_body(state, request, body_limit(len(state.settings.services))), state.settings.service_names
     )
     appended = await state.replica.append(services, event_id)
-    body = appended.event.to_bytes(Selector.ALL)
+    body = appended.full
     headers = {CONTENT_TYPE: "application/json", CACHE_CONTROL: "no-cache", ETAG: etag_of(body), **dict(COMMON_HEADERS)}
     return web.Response(status=201 if appended.created else 200, body=body, headers=headers)
 

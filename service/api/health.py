@@ -8,7 +8,7 @@ from service import __version__
 from service.api.answers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
 from service.api.replies import answer
 from service.api.state import State
-from service.events import Event
+from service.events import observations
 from service.snapshot import Snapshot
 
 
@@ -76,8 +76,9 @@ def set_gauges(state: State, snapshot: Snapshot) -> None:
     if snapshot.checked_at is not None:
         gauges.checked_age.set((snapshot.now_us(now) - snapshot.checked_at) / 1_000_000)
     if snapshot.latest is not None:
-        for name, seen in Event.from_bytes(snapshot.latest.status).services.items():
-            gauges.healthy.labels(name).set(seen.healthy)
+        seen = observations(snapshot.latest.status)
+        for name in state.settings.service_names:
+            gauges.healthy.labels(name).set(name in seen and seen[name].healthy)
 
 
 async def openapi(state: State, _request: web.Request) -> web.StreamResponse:

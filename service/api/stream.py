@@ -82,7 +82,7 @@ def _retry() -> bytes:
 class Watcher:
     """One stream."""
 
-    __slots__ = ("_catching_up", "_client", "_replica", "place", "seconds_left", "selection")
+    __slots__ = ("_catching_up", "_client", "_replica", "place", "placed_at", "seconds_left", "selection")
 
     def __init__(
         self, replica: Replica, client: Client, selection: Selection, place: str, seconds_left: Callable[[], float]
@@ -94,11 +94,13 @@ class Watcher:
         self.seconds_left = seconds_left
         self.selection = selection
         self.place = place
+        self.placed_at = 0
+        """When that event was recorded (µs), 0 if only the client knows: its id may be used again once it is trimmed."""
         self._replica = replica
         self._client = client
         self._catching_up: asyncio.Task[None] | None = None
 
-    def deliver(self, frames: bytes, place: str) -> None:
+    def deliver(self, frames: bytes, place: Entry) -> None:
         """Writes what follows its place, unless the client is behind: then it comes to it in its own time.
 
         `frames` are those of the selected events up to the event `place`.
@@ -106,7 +108,15 @@ class Watcher:
         if self._catching_up is None and not self._client.paused:
             if frames:
                 self._client.write(frames)
-            self.place = place
+            self._move_to(place)
+
+    def _move_to(self, place: Entry) -> None:
+        self.place, self.placed_at = place.id, place.recorded_at
+
+    def _has_place(self, snapshot: Snapshot) -> bool:
+        """Whether its place is retained, as the event that it was."""
+        entry = snapshot.by_id.get(self.place)
+        return entry is not None and self.placed_at in {0, entry.recorded_at}
 
     def comment(self) -> None:
         """A sign of life."""
@@ -133,7 +143,7 @@ class Watcher:
         try:
             while self._takes_more() and (snapshot := self._replica.snapshot) is not None and not snapshot.provisional:
                 try:
-                    if self.place and self.place not in snapshot.by_id:
+                    if self.place and not self._has_place(snapshot):
                         await self._look_for_place()
                         continue
                     missing = self._missing(snapshot)
@@ -149,7 +159,7 @@ class Watcher:
                         break
                     if (body := bodies.get(entry.id)) is not None:
                         self._client.write(frame(entry.id, body))
-                    self.place = entry.id
+                    self._move_to(entry)
                 await asyncio.sleep(0)  # Of events that are not selected there may be many, and none makes it wait.
         finally:
             self._catching_up = None
@@ -163,9 +173,9 @@ class Watcher:
     async def _look_for_place(self) -> None:
         """Says that the place is lost, unless the store has it: the client may come from a replica that was ahead of us."""
         snapshot = await self._replica.read_anew()
-        if self.place not in snapshot.by_id:
+        if not self._has_place(snapshot):
             self._client.write(RESET)
-            self.place = ""
+            self.place, self.placed_at = "", 0
 
     def _takes_more(self) -> bool:
         return not self._client.paused and self.seconds_left() > 0
@@ -262,15 +272,15 @@ class Watchers:
         """Writes what is new to all who have everything else; the others go on in their own time."""
         if change.before is change.after or change.after.provisional or not self._all:
             return
-        before, after = _latest_id(change.before), _latest_id(change.after)
+        before, latest = _latest_id(change.before), change.after.latest
         news = News(
             self._replica, change.after, newer_than(change.after.entries, before) if change.continuous else None
         )
 
         def tell(watcher: Watcher) -> None:
             new = news.frames(watcher.selection)
-            if new is not None and watcher.place == before:
-                watcher.deliver(new, after)
+            if new is not None and latest is not None and watcher.place == before:
+                watcher.deliver(new, latest)
             else:
                 watcher.go_on()
 

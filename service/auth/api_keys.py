@@ -30,6 +30,12 @@ _NO_DIGEST = "0" * 64
 """What an unknown id is compared with, so that it takes the same time as a known one."""
 
 
+class ApiKeyMissing(AuthenticationFailed):
+    """No API key of that id is known: it never was, it was revoked, or it is newer than what is known."""
+
+    error_code = "AuthenticationFailed"
+
+
 def check_name(name: str) -> None:
     """Raises `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`: it stands in paths and logs.
 
@@ -55,7 +61,7 @@ def mint(name: str, role: Role, now_us: int, expires_at_us: int | None = None) -
 def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
     """The principal of a key. `keys` is by public id, `now` in seconds since 1970.
 
-    Raises `AuthenticationFailed` for a key that is mistyped, unknown, revoked or expired.
+    Raises `AuthenticationFailed` for a key that is mistyped, unknown (`ApiKeyMissing`), revoked or expired.
     """
     match = _KEY.fullmatch(token)
     if not match or not hmac.compare_digest(_checksum(match[1]), match[3]):
@@ -63,7 +69,8 @@ def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
     stored = keys.get(match[2])
     matches = hmac.compare_digest(_digest(token), stored.sha256 if stored else _NO_DIGEST)
     if not matches or stored is None:
-        raise AuthenticationFailed("unknown or revoked API key", f"key:{match[2]}")
+        kind = AuthenticationFailed if stored else ApiKeyMissing
+        raise kind("unknown or revoked API key", f"key:{match[2]}")
     name = f"key:{stored.id}"
     expires = stored.expires_at / 1_000_000 if stored.expires_at is not None else float("inf")
     if now >= expires:

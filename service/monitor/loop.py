@@ -10,7 +10,7 @@ from dataclasses import replace
 import aiohttp
 
 from service.errors import StoreUnavailable
-from service.events import Event, Observation, Status, clean_info, rfc3339_seconds
+from service.events import Observation, Status, clean_info, observations, rfc3339_seconds
 from service.monitor.check import Finding, check_service
 from service.monitor.kubernetes import Kubernetes
 from service.monitor.leader import Alone, Leader
@@ -20,7 +20,7 @@ from service.monitor.services import Service, services
 from service.monitor.webhook import Changed
 from service.observability import Metrics
 from service.settings import Settings
-from service.store import Fenced, Store, count_append
+from service.store import Cursor, Fenced, Store, count_append
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ class Monitor:
         self._changed = changed
         self.checked_at: float | None = None  # By `monotonic`.
         self._recorded = Recorded({})
-        self._version: int | None = None  # Of the store, when it was last read; with its latest event:
-        self._latest, self._latest_at = "", 0
+        self._cursor: Cursor | None = None  # Of the store, when it was last read.
         self._store_clock = 0, 0.0  # What it said (µs), and when it said so by `monotonic`.
         self._found: dict[str, float] = {}  # Changes that could not be recorded yet: when each was seen first.
         self._failing = False
@@ -121,8 +120,9 @@ class Monitor:
     async def check(self, client: aiohttp.ClientSession) -> None:
         """One check of all services, with its event where one is due."""
         await self._look(client)
+        looked = self._monotonic()
         try:
-            await self._conclude()
+            await self._conclude(looked)
         except StoreUnavailable as error:
             self._metrics.store_failures.labels("record").inc()
             if not self._failing:
@@ -185,9 +185,11 @@ class Monitor:
             info = self._dated(name, info)
         return Observation(status, clean_info(info), finding.resources)
 
-    async def _conclude(self) -> None:
-        """Records the event if one is due, else only that a check was completed. Raises `Fenced`, `_NotLeading` or
-        `StoreUnavailable`."""
+    async def _conclude(self, looked: float) -> None:
+        """Records the event if one is due, else only that a check was completed, at the monotonic time `looked`.
+
+        Raises `Fenced`, `_NotLeading` or `StoreUnavailable`.
+        """
         self._may_write()
         recorded = self._recorded = await self._as_stored()
         seen = {name: self._observed(name) for name in self._services}
@@ -196,11 +198,14 @@ class Monitor:
         reason = reason_to_record(recorded, statuses, now, self._settings.record_interval)
         self._may_write()
         epoch, owner = self._leader.epoch, self._leader.owner
+        # By Redis' clock, which said so just now: a write that is held up must not make the check younger than it is.
+        said, at = self._store_clock
+        checked_at = said - round((at - looked) * 1_000_000)
         if reason is None:
-            await self._store.checked(epoch, owner)
+            await self._store.checked(epoch, owner, checked_at)
             self._recorded = after_check(recorded)
         else:
-            appended = await self._store.append(seen, epoch=epoch, owner=owner)
+            appended = await self._store.append(seen, epoch=epoch, owner=owner, checked_at=checked_at)
             count_append(self._metrics, appended, reason)
             self._recorded = after_event(recorded, statuses, now, reason)
             self._changed(appended.event, recorded.statuses)
@@ -237,23 +242,18 @@ class Monitor:
         It is asked at every check, since this monitor's memory may be wrong: the reply to its last append was lost, others record
         too, the store lost its data. What is compared with anything else would leave a wrong event standing as the latest.
         """
-        since = self._latest_at if self._latest else None
-        rows = await self._store.read(self._version, self._latest, since)
+        rows = await self._store.read(self._cursor)
         self._store_clock = rows.now, self._monotonic()
         if rows.entries is None:
             return self._recorded
-        self._version, self._latest = rows.version, rows.latest
-        if not rows.entries:
+        self._cursor = rows.cursor
+        if not rows.entries or rows.entries[0].id != rows.latest:  # None, or the newest cannot be read: make a new one.
             return replace(self._recorded, first=True)
-        self._latest_at = rows.entries[0].recorded_at
-        try:
-            services = Event.from_bytes(rows.entries[0].status).services
-        except ValueError:  # An event of another kind is no reason to stop checking.
-            return replace(self._recorded, first=True)
-        return replace(self._recorded, statuses={name: seen.status for name, seen in services.items()})
+        seen = observations(rows.entries[0].status)
+        return replace(self._recorded, statuses={name: one.status for name, one in seen.items()})
 
 
-def _log_changes(before: Mapping[str, Status], seen: Mapping[str, Observation]) -> None:
+def _log_changes(before: Mapping[str, Status | str], seen: Mapping[str, Observation]) -> None:
     for name, observation in seen.items():
         if before.get(name) is not observation.status:
             level = logging.INFO if observation.healthy else logging.WARNING

@@ -29,14 +29,14 @@ class Recorded:
     are to pass.
     """
 
-    statuses: Mapping[str, Status]
+    statuses: Mapping[str, Status | str]
     first: bool = True
     at: float = 0.0
     checks: int = 0
     spacing: int = 1
 
 
-def status_of(healthy: bool, recorded: Status | None) -> Status:  # The one fact that a check finds.
+def status_of(healthy: bool, recorded: Status | str | None) -> Status:  # The one fact that a check finds.
     """A service's status: `InitialUnhealthy` until its first good check."""
     if healthy:
         return Status.HEALTHY
@@ -54,7 +54,7 @@ class Run:
         """The run after one more check."""
         return Run(healthy, self.checks + 1) if healthy is self.healthy else Run(healthy)
 
-    def counts_as_healthy(self, recorded: Status | None, unhealthy_after: int, healthy_after: int) -> bool:
+    def counts_as_healthy(self, recorded: Status | str | None, unhealthy_after: int, healthy_after: int) -> bool:
         """Whether the service counts as healthy after so many checks in a row.
 
         One that was never recorded as healthy counts as its last check says: the thresholds are against flapping.
@@ -67,7 +67,7 @@ class Run:
 
 
 def reason_to_record(
-    recorded: Recorded, statuses: Mapping[str, Status], now: float, record_interval: float
+    recorded: Recorded, statuses: Mapping[str, Status | str], now: float, record_interval: float
 ) -> str | None:
     """Why the check is worth an event (`first`, `change`, `interval`, `unhealthy`), or `None`. Times in seconds."""
     if recorded.first:
@@ -79,7 +79,7 @@ def reason_to_record(
     return "unhealthy" if recorded.checks + 1 >= recorded.spacing else None
 
 
-def after_event(recorded: Recorded, statuses: Mapping[str, Status], now: float, reason: str) -> Recorded:
+def after_event(recorded: Recorded, statuses: Mapping[str, Status | str], now: float, reason: str) -> Recorded:
     """The past after an event of these statuses."""
     spacing = min(2 * recorded.spacing, MOST_SPACING) if reason == "unhealthy" else 1
     return Recorded(statuses, first=False, at=now, checks=0, spacing=spacing)

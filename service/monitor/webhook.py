@@ -34,7 +34,7 @@ PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0)
 WAITING = 100
 """Changes that wait to be sent, one after the other so that they arrive in order. Beyond, the oldest is given up."""
 
-Changed = Callable[[Event, Mapping[str, Status]], None]
+Changed = Callable[[Event, Mapping[str, Status | str]], None]
 """To be told of an event, with the statuses before it."""
 
 
@@ -68,7 +68,7 @@ def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def body_of(event: Event, before: Mapping[str, Status]) -> bytes:
+def body_of(event: Event, before: Mapping[str, Status | str]) -> bytes:
     """The message of a change: the event as the API has it, and which services changed from what to what."""
     changes = [
         {"service": name, "from": before.get(name), "to": seen.status}
@@ -88,7 +88,7 @@ class _Webhook:
         self._waiting: list[_Message] = []
         self._arrived = asyncio.Event()
 
-    def changed(self, event: Event, before: Mapping[str, Status]) -> None:
+    def changed(self, event: Event, before: Mapping[str, Status | str]) -> None:
         """Sends the change, later; an event that changes nothing is none."""
         if all(before.get(name) is seen.status for name, seen in event.services.items()):
             return

@@ -28,8 +28,9 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """Hash: `latest`, `version`, `epoch`, `checked_at`; for retention by bytes `bytes` (of all events) with `bytes_as_of` and
-        `bytes_exact`, and `cut_at` (the time until which events were trimmed for their bytes)."""
+        """Hash: `latest`, `version` and its `stamp`, `epoch`, `checked_at`; for retention by bytes
+        `bytes` (of all events) with `bytes_as_of` and `bytes_exact`, and `cut_at` (the time until
+        which events were trimmed for their bytes)."""
         return self._key("meta")
 
     @property

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import random
 import re
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,10 +30,11 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ClusterEventsError, DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
-from service.events import LAST_US, Event, Observation, Selector, clean, rfc3339, uuid7
+from service.events import LAST_US, Event, Observation, Selector, clean, is_event, rfc3339, uuid7
 from service.observability import Metrics
 from service.store.keys import Keys
 
@@ -102,37 +104,72 @@ class StoredKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a reader knows the store: the version, its stamp, the latest id, and the recorded_at (µs) of the newest event that
+    it has. While the first three are the same it is sent no events, otherwise those recorded at or after that time."""
+
+    version: int | None
+    stamp: str
+    latest: str
+    since: int | None
+
+
+_NOTHING = Cursor(None, "", "", None)
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """One reading of the store; `entries`, newest first, and `api_keys` are `None` when nothing changed.
 
-    `now` is Redis' clock, `checked_at` when the last check was completed, `newest_at` the time of the newest event, also of one
-    whose body is gone; events recorded at `cut_at` and before were trimmed for their bytes (all µs since 1970).
+    `stamp` is the random mark of the last change. `unreadable` are the ids of events that cannot be
+    read; they are left out of `entries`, as are those whose bodies are gone, but count in `retained`,
+    the number of all events, the oldest of which was recorded at `oldest_at`. Events recorded at
+    `cut_at` and before were trimmed for their bytes. `now` is Redis' clock, `checked_at` when the last
+    check was completed, `newest_at` the time of the newest event, also of one whose body is gone (all
+    µs since 1970).
     """
 
     now: int
     version: int
+    stamp: str
     latest: str
     checked_at: int | None
     entries: tuple[Entry, ...] | None = None
     latest_all: bytes = b""
     api_keys: Mapping[str, StoredKey] | None = None
     newest_at: int = 0
+    oldest_at: int = 0
     cut_at: int = 0
+    retained: int = 0
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where a reader is who has all of `entries`."""
+        return Cursor(self.version, self.stamp, self.latest, self.entries[0].recorded_at if self.entries else None)
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The outcome of an append. `created` is false if the same event had been recorded before.
+    """The outcome of an append: the event, and its projections as they are stored.
 
-    `replicated` is false if fewer Redis replicas than asked for confirmed it in time; it is recorded all the same.
+    `created` is false if the same event had been recorded before. Where it is known that this append
+    made the change, `version` and `stamp` are the store's after it (else `version` is `None`), and
+    `previous` is the id of the latest event before it. `replicated` is false if fewer Redis replicas
+    than asked for confirmed it in time; it is recorded all the same.
     """
 
     event: Event
+    status: bytes
+    full: bytes
     created: bool
     trimmed_by_age: int = 0
     trimmed_by_count: int = 0
     trimmed_by_bytes: int = 0
     replicated: bool = True
+    version: int | None = None
+    stamp: str = ""
+    previous: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,36 +253,34 @@ class Store:
         self._lease = client.register_script(_script("lease"))
         self._release = client.register_script(_script("release"))
 
-    async def read(self, version: int | None = None, latest: str = "", since: int | None = None) -> Rows:
-        """The state, as one step. Raises `StoreUnavailable`.
-
-        A reader that knows `version` and `latest` gets no entries if both still hold; otherwise it gets those recorded at
-        or after `since` (µs), or all.
-        """
+    async def read(self, known: Cursor | None = None) -> Rows:
+        """The state, as one step; with a cursor, what is new since. Raises `StoreUnavailable`."""
         keys = self.keys
+        known = known or _NOTHING
         arguments: list[Any] = [
-            "" if version is None else version,
-            latest,
-            "-inf" if since is None else since,
+            "" if known.version is None else known.version,
+            known.stamp,
+            known.latest,
+            "-inf" if known.since is None else known.since,
             self.retention_events,
             keys.event_prefix,
         ]
         return await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments), _rows)
 
-    async def full(self, event_id: str) -> bytes | None:
-        """The `all` projection of an event, or `None` if it is not there. Raises `StoreUnavailable`."""
-        return await self._call(self._client.hget(self.keys.event(event_id), "all"), _body)
+    async def full(self, entry: Entry) -> bytes | None:
+        """The `all` projection of an event, or `None` if it is gone. Raises `StoreUnavailable`."""
+        return (await self.fulls([entry]))[entry.id]
 
-    async def fulls(self, event_ids: Sequence[str]) -> dict[str, bytes | None]:
-        """The `all` projections of several events. Raises `StoreUnavailable`."""
+    async def fulls(self, entries: Sequence[Entry]) -> dict[str, bytes | None]:
+        """The `all` projections of several events, by id; `None` for those that are gone. Raises `StoreUnavailable`."""
         found: dict[str, bytes | None] = {}
-        for start in range(0, len(event_ids), _FULL_BATCH):
-            batch = event_ids[start : start + _FULL_BATCH]
+        for start in range(0, len(entries), _FULL_BATCH):
+            batch = entries[start : start + _FULL_BATCH]
             async with self._client.pipeline(transaction=False) as pipe:
-                for event_id in batch:
-                    pipe.hget(self.keys.event(event_id), "all")
-                bodies = await self._call(pipe.execute(), lambda replies: [_body(reply) for reply in replies])
-                found |= zip(batch, bodies, strict=True)
+                for entry in batch:
+                    pipe.hmget(self.keys.event(entry.id), ["status", "all"])
+                bodies = await self._call(pipe.execute(), lambda replies: list(map(_full, batch, replies)))  # noqa: B023  # Awaited here.
+                found |= {entry.id: body for entry, body in zip(batch, bodies, strict=True)}
         return found
 
     async def append(
@@ -254,8 +289,10 @@ class Store:
         event_id: str | None = None,
         epoch: int | None = None,
         owner: str = "",
+        checked_at: int | None = None,
     ) -> Appended:
-        """Records an event, with a generated id unless one is given.
+        """Records an event, with a generated id unless one is given. It counts as a check that was completed at `checked_at` (µs
+        by Redis' clock), by default now.
 
         Raises `EventConflict` if the id exists with other content, `Fenced` if the epoch is over or another than `owner`
         leads, `StoreUnavailable` if it is not known that the event is recorded (it may be; the same id and content can be
@@ -263,32 +300,40 @@ class Store:
         """
         async with self._turn():  # Writers of one process need not race each other.
             for attempt in range(_BUILD_ATTEMPTS):
-                event, seen_latest = await self._build(services, event_id)
-                full = event.to_bytes(Selector.ALL)
-                outcome, *rest = await self._send(event, full, seen_latest, epoch, owner)
+                event, rows = await self._build(services, event_id)
+                # A write may be held up on its way: it must not make the check younger than it is.
+                checked_at = rows.now if checked_at is None else checked_at
+                status, full, stamp = event.to_bytes(Selector.STATUS), event.to_bytes(Selector.ALL), _new_stamp()
+                outcome, *rest = await self._send(
+                    event,
+                    status,
+                    full,
+                    seen_latest=rows.latest,
+                    epoch=epoch,
+                    owner=owner,
+                    stamp=stamp,
+                    checked_at=checked_at,
+                )
                 if outcome == b"APPENDED":
-                    _, by_age, by_count, by_bytes, published, replicated = rest
+                    version, by_age, by_count, by_bytes, published, replicated = rest
                     self._note_published(bool(published))
-                    return Appended(event, True, by_age, by_count, by_bytes, replicated)
+                    trimmed = by_age, by_count, by_bytes
+                    return Appended(event, status, full, True, *trimmed, replicated, version, stamp, rows.latest)
                 if outcome == b"EXISTS":
                     # Who confirmed the first sending is not known: `WAIT` speaks of the connection that wrote.
-                    return _existing(event, full, stored=rest[1], replicated=not self._write_replicas)
+                    return _existing(event, full, *rest[:2], replicated=not self._write_replicas)
                 if outcome == b"FENCED":
                     raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
                 await asyncio.sleep(random.uniform(0, 0.001 * min(attempt, 10)))  # noqa: S311  # Spreading, not secrecy.
         raise StoreUnavailable("too many writers at once")
 
-    def _note_published(self, published: bool) -> None:
-        """Logs when Redis begins to refuse notifications. Replicas then see changes at their next heartbeat."""
-        if self._publishes and not published:
-            log.warning(
-                "the store refuses to publish changes: its user needs the channel", extra={"channel": self.keys.changes}
-            )
-        self._publishes = published
+    async def checked(self, epoch: int | None = None, owner: str = "", checked_at: int | None = None) -> None:
+        """Notes that a check was completed at `checked_at` (µs by Redis' clock), by default now.
 
-    async def checked(self, epoch: int | None = None, owner: str = "") -> None:
-        """Notes that a check was completed now. Raises `Fenced` or `StoreUnavailable`."""
-        request = self._checked([self.keys.meta, self.keys.leader], ["" if epoch is None else epoch, owner])
+        Raises `Fenced` or `StoreUnavailable`.
+        """
+        arguments: list[Any] = ["" if epoch is None else epoch, owner, "" if checked_at is None else checked_at]
+        request = self._checked([self.keys.meta, self.keys.leader], arguments)
         outcome, *rest = await self._call(request, _outcome)
         if outcome == b"FENCED":
             raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
@@ -365,21 +410,32 @@ class Store:
         finally:
             self._appending.release()
 
-    async def _build(self, services: Mapping[str, Observation], event_id: str | None) -> tuple[Event, str]:
-        """An event of now, and the latest id after which it was made."""
+    async def _build(self, services: Mapping[str, Observation], event_id: str | None) -> tuple[Event, Rows]:
+        """An event of now, and the state after which it was made."""
         keys = self.keys
-        arguments: list[Any] = ["", "", "-inf", 1, keys.event_prefix]
+        arguments: list[Any] = ["", "", "", "-inf", 1, keys.event_prefix]
         rows = await self._call(self._read([keys.timeline, keys.meta, keys.api_keys], arguments), _rows)
         recorded_at = max(rows.now, rows.newest_at + 1)
-        return Event(event_id or uuid7(recorded_at), recorded_at, services), rows.latest
+        return Event(event_id or uuid7(recorded_at), recorded_at, services), rows
 
-    async def _send(self, event: Event, full: bytes, seen_latest: str, epoch: int | None, owner: str) -> list[Any]:
+    async def _send(
+        self,
+        event: Event,
+        status: bytes,
+        full: bytes,
+        *,
+        seen_latest: str,
+        epoch: int | None,
+        owner: str,
+        stamp: str,
+        checked_at: int,
+    ) -> list[Any]:
         keys = self.keys
         arguments: list[Any] = [
             event.id,
             event.recorded_at,
             seen_latest,
-            event.to_bytes(Selector.STATUS),
+            status,
             full,
             self.retention_events,
             self.retention_us,
@@ -390,6 +446,8 @@ class Store:
             keys.changes,
             owner,
             self.retention_bytes,
+            stamp,
+            checked_at,
         ]
         for remaining in reversed(range(_SEND_ATTEMPTS)):
             try:
@@ -409,16 +467,34 @@ class Store:
             reply, confirmed = await self._call(pipe.execute(), tuple)
         return [*_outcome(reply), confirmed >= self._write_replicas]
 
+    def _note_published(self, published: bool) -> None:
+        """Logs when Redis begins to refuse notifications. Replicas then see changes at their next heartbeat."""
+        if self._publishes and not published:
+            log.warning(
+                "the store refuses to publish changes: its user needs the channel", extra={"channel": self.keys.changes}
+            )
+        self._publishes = published
+
     async def _change_api_key(self, name: str, value: bytes) -> bool:
-        arguments: list[Any] = [name, value, self.keys.changes]
+        arguments: list[Any] = [name, value, self.keys.changes, _new_stamp()]
         keys = [self.keys.api_keys, self.keys.meta, self.keys.api_keys_used]
-        return await self._call(self._api_key(keys, arguments), bool)
+        changed, published = await self._call(self._api_key(keys, arguments), tuple)
+        if changed:
+            self._note_published(bool(published))
+        return bool(changed)
 
     async def _call(self, request: Awaitable[Any], meaning: Callable[[Any], T]) -> T:
         """What the reply means; a reply without one is an error like any other of the store."""
-        with _Edge():
-            async with asyncio.timeout(2 * self.timeout):  # Connecting and asking may each take `timeout`.
-                return meaning(await request)
+        try:
+            with _Edge():
+                async with asyncio.timeout(2 * self.timeout):  # Connecting and asking may each take `timeout`.
+                    return meaning(await request)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, (RedisConnectionError, OSError)):
+                # The driver's pool does not notice that an idle connection was reset (only that it was closed): each would
+                # fail once, after the store is back.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+            raise
 
 
 _NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
@@ -484,13 +560,17 @@ def _script(name: str) -> str:
     return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _existing(event: Event, full: bytes, stored: bytes, *, replicated: bool) -> Appended:
+def _existing(event: Event, full: bytes, status: bytes, stored: bytes, *, replicated: bool) -> Appended:
     if stored == full:  # This writer's own: the reply to an earlier sending was lost.
-        return Appended(event, created=True, replicated=replicated)
-    known = Event.from_bytes(stored)
-    if _content(known) != _content(event):
+        return Appended(event, status, stored, True, replicated=replicated)
+    try:
+        known = Event.from_bytes(stored)
+    except ValueError:  # What cannot be read cannot be the same.
+        raise EventConflict(event.id) from None
+    # Another version may have recorded further services; of those that are named here it must say the same.
+    if not _content(event).items() <= _content(known).items():
         raise EventConflict(event.id)
-    return Appended(known, created=False)
+    return Appended(known, status, stored, False)
 
 
 def _content(event: Event) -> Mapping[str, Observation]:
@@ -520,29 +600,56 @@ def _outcome(reply: list[Any]) -> list[Any]:
     return reply
 
 
-def _body(reply: object) -> bytes | None:
-    if reply is not None and not isinstance(reply, bytes):
+def _new_stamp() -> str:
+    """A random mark of one change: a store that lost changes and got others has another one at the same version."""
+    return secrets.token_hex(8)
+
+
+def _full(entry: Entry, reply: list[Any]) -> bytes | None:
+    """The `all` projection of just that event: its id may have been recorded again since."""
+    status, full = reply
+    if not isinstance(status, bytes | None) or not isinstance(full, bytes | None):
         raise TypeError("not an event's bytes")
-    return reply
+    if status != entry.status or full is None:
+        return None
+    if not is_event(full, entry.id):
+        log.error("events in the store cannot be read", extra={"events": entry.id})
+        return None
+    return full
 
 
 def _rows(reply: list[Any]) -> Rows:
-    now, version, latest, checked_at, *changed = reply
-    head = int(now), int(version), latest.decode(), _time(checked_at) if checked_at else None
+    now, version, stamp, latest, checked_at, *changed = reply
+    checked = _time(checked_at) if checked_at else None
+    head = int(now), int(version), stamp.decode(), latest.decode(), checked
     if not changed:
         return Rows(*head)
-    keys, flat, cut_at = changed
+    keys, retained, oldest_at, cut_at, flat = changed
     pairs = keys.items() if isinstance(keys, dict) else zip(keys[::2], keys[1::2], strict=True)
-    rows = zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True)
-    # Redis expires a body by its own clock, a moment before or after the timeline is trimmed: such an event is gone.
-    entries = tuple(
-        Entry(id_.decode(), recorded_at, status)
-        for id_, score, status, _ in rows
-        if status and (recorded_at := _time(score)) is not None
+    entries: list[Entry] = []
+    unreadable: list[str] = []
+    for raw_id, score, status, full in zip(flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True):
+        if not status or not full:  # The body is gone, by Redis' clock a moment before the timeline is trimmed.
+            continue
+        event_id, recorded_at = raw_id.decode("utf-8", "replace"), _time(score)
+        # Of all but the first, only that there is a full body is known here (1).
+        readable = is_event(status, event_id) and (full == b"1" or is_event(full, event_id))
+        if readable and recorded_at is not None:
+            entries.append(Entry(event_id, recorded_at, status))
+        else:
+            unreadable.append(event_id)
+    latest_all = flat[3] if entries and flat[0].decode("utf-8", "replace") == entries[0].id else b""
+    return Rows(
+        *head,
+        tuple(entries),
+        latest_all,
+        _api_keys(pairs),
+        newest_at=int(flat[1]) if flat else 0,
+        oldest_at=int(oldest_at),
+        cut_at=int(cut_at),
+        retained=int(retained),
+        unreadable=tuple(unreadable),
     )
-    latest_all = flat[3] if entries and flat[0].decode() == entries[0].id else b""
-    newest_at = int(flat[1]) if flat else 0
-    return Rows(*head, entries, latest_all, _api_keys(pairs), newest_at, cut_at=int(cut_at or 0))
 
 
 def _time(value: bytes) -> int | None:

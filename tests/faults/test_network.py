@@ -12,8 +12,8 @@ from service.errors import StoreUnavailable
 from service.events import Selector, uuid7
 from service.observability import Metrics
 from service.snapshot import Replica
-from service.store import Store, connect
-from tests.conftest import ALL_GOOD, ONE_BAD
+from service.store import Entry, Store, connect
+from tests.conftest import ALL_GOOD, ONE_BAD, entry_of
 from tests.faults.proxy import Mode, Proxy
 from tests.faults.resp import answering
 
@@ -60,10 +60,13 @@ async def test_the_driver_sends_nothing_twice(proxy: Proxy, valkey: str) -> None
 
 async def test_a_stray_reply_is_never_taken_for_an_answer(open_at: OpenAt) -> None:
     """A connection on which an unasked-for reply arrived is not used again."""
-    async with answering(b"$5\r\nfirst\r\n$5\r\nstray\r\n") as address:
+    entry = Entry("x", 1, b'{"id":"x"}')
+    first = b'{"id":"x","all":1}'
+    reply = b"*2\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in (entry.status, first))
+    async with answering(reply + b"$5\r\nstray\r\n") as address:
         store = open_at(f"redis://{address}/0")
         for _ in range(3):
-            assert await store.full("x") == b"first"
+            assert await store.full(entry) == first
             await asyncio.sleep(0.01)
 
 
@@ -198,7 +201,7 @@ async def test_slow_lines_change_nothing_but_time(mode: Mode, proxy: Proxy, valk
     through = await store.read()
     assert through.entries == (await direct.read()).entries
     assert through.latest_all == appended[1].to_bytes(Selector.ALL)
-    assert await store.full(appended[0].id) == appended[0].to_bytes(Selector.ALL)
+    assert await store.full(entry_of(appended[0])) == appended[0].to_bytes(Selector.ALL)
 
 
 async def test_half_a_reply_is_no_reply(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
@@ -226,7 +229,7 @@ async def test_cancelled_requests_leave_no_reply_behind(proxy: Proxy, valkey: st
     async def ask() -> None:
         nonlocal answered
         event = dice.choice(events)
-        request = asyncio.create_task(store.full(event.id))
+        request = asyncio.create_task(store.full(entry_of(event)))
         await asyncio.sleep(dice.random() ** 2 * 0.05)
         request.cancel()
         try:
@@ -240,6 +243,6 @@ async def test_cancelled_requests_leave_no_reply_behind(proxy: Proxy, valkey: st
     for _ in range(40):
         await asyncio.gather(*(ask() for _ in range(8)))
     assert 0 < answered < 320
-    whole = await asyncio.gather(*(store.full(event.id) for event in events * 4))
+    whole = await asyncio.gather(*(store.full(entry_of(event)) for event in events * 4))
     assert whole == [event.to_bytes(Selector.ALL) for event in events * 4]
     assert proxy.open <= 8

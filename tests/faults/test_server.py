@@ -11,10 +11,10 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from service.errors import StoreUnavailable
-from service.events import Observation, Status
+from service.events import Event, Observation, Status
 from service.observability import Metrics
 from service.snapshot import Replica
-from service.store import Fenced, Store, StoredKey, connect
+from service.store import Entry, Fenced, Rows, Store, StoredKey, connect
 from tests.conftest import ALL_GOOD, ONE_BAD
 from tests.faults.conftest import Server
 from tests.faults.resp import GREETING, answering
@@ -86,7 +86,7 @@ async def test_an_append_across_a_pause_is_recorded_once(server: Server, open_at
     retried = "0190b7c2-0000-7000-8000-000000000001"
     build = store._build
 
-    async def pause_after_building(services: dict[str, Observation], event_id: str | None) -> tuple[object, str]:
+    async def pause_after_building(services: dict[str, Observation], event_id: str | None) -> tuple[Event, Rows]:
         built = await build(services, event_id)
         server.signal(signal.SIGSTOP)
         return built
@@ -192,7 +192,7 @@ def requests(store: Store) -> dict[str, Callable[[], object]]:
     return {
         "read": store.read,
         "append": lambda: store.append(ALL_GOOD),
-        "full": lambda: store.full("x"),
+        "full": lambda: store.full(Entry("x", 1, b"")),
         "checked": store.checked,
         "now": store.now,
         "api_keys": store.api_keys,
@@ -263,8 +263,8 @@ async def test_a_request_that_swallows_its_cancellation_is_cancelled(
 ) -> None:
     """A cancelled request ends as cancelled, even where the driver has lost the cancellation."""
     store = open_at(server.url)
-    monkeypatch.setattr(store._client, "hget", lambda *_: swallowed())
-    request = asyncio.create_task(store.full("x"))
+    monkeypatch.setattr(store._client, "time", lambda *_: swallowed())
+    request = asyncio.create_task(store.now())
     await asyncio.sleep(0.01)
     request.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -3,15 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from service.errors import DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
 from service.events import Event, Selector, Status, uuid7
-from service.store import Appended, Fenced, Store, StoredKey
+from service.store import Appended, Cursor, Entry, Fenced, Rows, Store, StoredKey, open_store
 from service.store.keys import Keys
-from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US
+from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US, entry_of, make_settings
 from tests.integration.planting import planted
 from tests.support import needs
 
@@ -104,7 +106,7 @@ async def test_an_id_with_other_content_is_a_conflict(make_store: MakeStore) -> 
     first = (await store.append(ALL_GOOD)).event
     with pytest.raises(EventConflict):
         await store.append(ONE_BAD, first.id)
-    assert await store.full(first.id) == first.to_bytes(Selector.ALL)
+    assert await store.full(entry_of(first)) == first.to_bytes(Selector.ALL)
     assert await ids(store) == [first.id]
 
 
@@ -153,13 +155,13 @@ async def test_an_event_is_built_anew_when_another_was_first(make_store: MakeSto
     build = store._build
     built: list[Event] = []
 
-    async def build_too_soon(services: Any, event_id: str | None) -> tuple[Event, str]:
-        event, seen_latest = await build(services, event_id)
+    async def build_too_soon(services: Any, event_id: str | None) -> tuple[Event, Rows]:
+        event, rows = await build(services, event_id)
         built.append(event)
         if len(built) == 1:
             await other.append(ONE_BAD)
             event = Event(event.id, event.recorded_at + HOUR_US, services)  # Its time alone would not give it away.
-        return event, seen_latest
+        return event, rows
 
     monkeypatch.setattr(store, "_build", build_too_soon)
     appended = await store.append(ALL_GOOD)
@@ -174,7 +176,7 @@ async def test_infos_are_stored_as_they_are(make_store: MakeStore) -> None:
     text = 'πάντα ῥεῖ 🙂 "quoted"\n\tsecond line'
     services = {"api": type(BAD)(Status.UNHEALTHY, text, text * 2)}
     event = (await store.append(services)).event
-    full = await store.full(event.id)
+    full = await store.full(entry_of(event))
     assert full is not None
     assert Event.from_bytes(full).services == services
 
@@ -212,8 +214,9 @@ async def test_full_events_are_read_in_batches(make_store: MakeStore) -> None:
     store = make_store()
     events = [(await store.append(services)).event for services in (ALL_GOOD, ONE_BAD, ALL_GOOD)]
     expected: dict[str, bytes | None] = {event.id: event.to_bytes(Selector.ALL) for event in events}
-    expected[uuid7(1)] = None
-    assert await store.fulls(list(expected)) == expected
+    gone = uuid7(1)
+    entries = [*map(entry_of, events), Entry(gone, 1, b"")]
+    assert await store.fulls(entries) == expected | {gone: None}
     assert await store.fulls([]) == {}
 
 
@@ -270,7 +273,7 @@ async def test_an_old_latest_stays_until_it_is_replaced(make_store: MakeStore, a
     assert await ids(store) == [ancient.id]
     appended = await store.append(ALL_GOOD)
     assert await ids(store) == [appended.event.id]
-    assert await store.full(ancient.id) is None
+    assert await store.full(entry_of(ancient)) is None
 
 
 async def test_only_events_before_the_latest_expire(make_store: MakeStore, any_client: Any) -> None:
@@ -330,7 +333,7 @@ async def test_keys_are_those_of_the_design(make_store: MakeStore, any_client: A
     }
     assert await any_client.zscore("{ce:west-1}:timeline", events[0].id) == events[0].recorded_at
     assert set(await any_client.hkeys("{ce:west-1}:meta")) == {
-        *(b"latest", b"version", b"checked_at"),
+        *(b"latest", b"version", b"stamp", b"checked_at"),
         *(b"bytes", b"bytes_as_of", b"bytes_exact"),
     }
     assert await any_client.hgetall(f"{{ce:west-1}}:event:{events[0].id}") == {
@@ -379,6 +382,83 @@ async def test_a_check_moves_checked_at_only(make_store: MakeStore, any_client: 
     assert after.checked_at is not None
     assert before.checked_at < after.checked_at <= after.now
     assert (after.version, after.latest) == (before.version, before.latest)
+
+
+@pytest.mark.parametrize("how", ["check", "append"])
+async def test_a_write_that_was_held_up_makes_no_check_younger(make_store: MakeStore, how: str) -> None:
+    """The earlier of the check's own time and Redis' clock counts; a later check is not taken back."""
+    store = make_store()
+
+    async def write(checked_at: int) -> int:
+        if how == "check":
+            await store.checked(checked_at=checked_at)
+        else:
+            await store.append(ALL_GOOD, checked_at=checked_at)
+        noted = (await store.read()).checked_at
+        assert noted is not None
+        return noted
+
+    held_up = await store.now() - 15_000_000
+    assert await write(held_up) == held_up
+    assert await write(held_up - 1) == held_up, "a later check had been noted"
+    future = await store.now() + HOUR_US
+    assert await write(future) <= await store.now()
+
+
+async def test_a_clock_that_was_ahead_holds_no_check_back(make_store: MakeStore, any_client: Any) -> None:
+    """A noted time of the future, from before Redis' clock was set back, gives way to the next check."""
+    store = make_store()
+    await any_client.hset(store.keys.meta, "checked_at", await store.now() + HOUR_US)
+    await store.checked(checked_at=await store.now())
+    noted = (await store.read()).checked_at
+    assert noted is not None
+    assert noted <= await store.now()
+
+
+async def test_a_key_is_not_half_deleted(make_store: MakeStore, any_client: Any) -> None:
+    """Where the deletion of a key cannot be done whole it is not done at all."""
+    store = make_store()
+    await store.create_api_key(key())
+    for name, junk in ((store.keys.api_keys_used, "not a hash"), (store.keys.meta, "not a number")):
+        if name == store.keys.meta:
+            await any_client.hset(name, "version", junk)
+        else:
+            await any_client.set(name, junk)
+        with pytest.raises(StoreUnavailable):
+            await store.delete_api_key(key().name)
+        with pytest.raises(StoreUnavailable):
+            await store.create_api_key(replace(key(), name="another"))
+        assert set(await store.api_keys()) == {key().name}
+        await any_client.delete(name)
+    await store.delete_api_key(key().name)
+
+
+async def test_refused_notices_are_reported_not_raised(valkey: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where Redis' rights do not allow to publish, events and keys are written all the same, and the log says so once."""
+    with Redis.from_url(valkey) as admin:
+        admin.execute_command("ACL", "SETUSER", "mute", "on", ">mute", "~*", "+@all", "resetchannels")
+        store = open_store(make_settings(redis_url=valkey.replace("unix://", "unix://mute:mute@"), redis_timeout="2s"))
+        try:
+            event = (await store.append(ALL_GOOD)).event
+            await store.create_api_key(key())
+            await store.delete_api_key(key().name)
+            assert await ids(store) == [event.id]
+            assert (await store.read()).version == 3
+            assert caplog.text.count("refuses to publish") == 1
+        finally:
+            await store.aclose()
+            admin.execute_command("ACL", "DELUSER", "mute")
+
+
+async def test_an_append_is_whole_or_not_at_all(make_store: MakeStore, any_client: Any) -> None:
+    """A version that cannot be counted up is found before anything is written."""
+    store = make_store()
+    await store.append(ALL_GOOD)
+    await any_client.hset(store.keys.meta, "version", "not a number")
+    before = await any_client.zrange(store.keys.timeline, 0, -1)
+    with pytest.raises(StoreUnavailable):
+        await store.append(ALL_GOOD)
+    assert await any_client.zrange(store.keys.timeline, 0, -1) == before
 
 
 async def test_an_append_counts_as_a_check(make_store: MakeStore) -> None:
@@ -482,17 +562,17 @@ async def test_a_reader_that_knows_all_gets_no_events(make_store: MakeStore) -> 
     store = make_store()
     event = (await store.append(ALL_GOOD)).event
     await store.checked()
-    rows = await store.read(1, event.id)
+    rows = await store.read((await store.read()).cursor)
     assert (rows.entries, rows.api_keys, rows.version, rows.latest) == (None, None, 1, event.id)
     assert rows.checked_at is not None
 
 
-@pytest.mark.parametrize("known", [(1, "other"), (2, None)], ids=["other latest", "other version"])
-async def test_version_and_latest_must_both_be_known(make_store: MakeStore, known: tuple[int, str | None]) -> None:
-    """A reader that knows only one of the two gets the events."""
+@pytest.mark.parametrize("other", [{"latest": "other"}, {"version": 2}, {"stamp": "other"}], ids=str)
+async def test_version_stamp_and_latest_must_all_be_known(make_store: MakeStore, other: dict[str, Any]) -> None:
+    """A reader that knows another version, stamp or latest event gets the events."""
     store = make_store()
     event = (await store.append(ALL_GOOD)).event
-    rows = await store.read(known[0], known[1] or event.id)
+    rows = await store.read(replace((await store.read()).cursor, **other))
     assert rows.entries is not None
     assert [entry.id for entry in rows.entries] == [event.id]
 
@@ -501,7 +581,7 @@ async def test_reading_is_incremental(make_store: MakeStore) -> None:
     """A reader gets the events since the one that it knows, that one included."""
     store = make_store()
     events = [(await store.append(ALL_GOOD)).event for _ in range(5)]
-    rows = await store.read(3, events[2].id, events[2].recorded_at)
+    rows = await store.read(Cursor(3, "", events[2].id, events[2].recorded_at))
     assert rows.entries is not None
     assert [entry.id for entry in rows.entries] == [event.id for event in (events[4], events[3], events[2])]
 
@@ -512,7 +592,7 @@ async def test_an_event_without_a_body_is_expired(make_store: MakeStore, any_cli
     events = [(await store.append(ALL_GOOD)).event for _ in range(3)]
     await any_client.delete(store.keys.event(events[1].id))
     assert await ids(store) == [events[2].id, events[0].id]
-    assert await store.full(events[1].id) is None
+    assert await store.full(entry_of(events[1])) is None
     assert (await store.append(ALL_GOOD)).created
 
 

@@ -22,7 +22,7 @@ from service.monitor.listener import listening
 from service.monitor.loop import Monitor
 from service.observability import Metrics
 from service.store import open_store
-from tests.conftest import make_settings
+from tests.conftest import entry_of, make_settings
 from tests.monitor.test_loop import MakeWorld, World, make_world, until  # noqa: F401  # The fixture is used by name.
 from tests.support import needs
 from tests.test_end_to_end import environment
@@ -365,7 +365,7 @@ async def test_lapsed_leader_keeps_what_it_finds(
     await candidate.campaign()
     await monitor.check(world.client)
     latest = (await world.events())[-1]
-    full = await world.store.full(latest.id)
+    full = await world.store.full(entry_of(latest))
     assert full is not None
     info = Event.from_bytes(full).services["api"].self_info.splitlines()
     assert info[0].startswith("Reachable, but unhealthy: HTTP 503")

@@ -22,7 +22,7 @@ from service.monitor.probe import session
 from service.observability import Metrics
 from service.settings import Settings
 from service.store import Store, open_store
-from tests.conftest import ALL_GOOD, ONE_BAD, emptied, make_settings
+from tests.conftest import ALL_GOOD, ONE_BAD, emptied, entry_of, make_settings
 
 INITIAL, UNHEALTHY, HEALTHY = Status.INITIAL_UNHEALTHY, Status.UNHEALTHY, Status.HEALTHY
 UNAVAILABLE, AVAILABLE = "the store is unavailable, checks go on", "the store is available again"
@@ -105,7 +105,7 @@ class World:
         entries = (await self.store.read()).entries or ()
         return [Event.from_bytes(entry.status) for entry in reversed(entries)]
 
-    async def statuses(self, name: str = "api") -> list[Status]:
+    async def statuses(self, name: str = "api") -> list[Status | str]:
         """A service's recorded statuses, oldest first."""
         return [event.services[name].status for event in await self.events()]
 
@@ -165,7 +165,7 @@ async def test_first_check_records_what_it_saw(make_world: MakeWorld) -> None:
     world.services["compiler"].healthy = False
     await world.check()
     (recorded,) = await world.events()
-    full = await world.store.full(recorded.id)
+    full = await world.store.full(entry_of(recorded))
     assert full is not None
     event = Event.from_bytes(full)
     assert list(event.services) == ["api", "compiler", "runner"]
@@ -379,17 +379,50 @@ async def test_emptied_store_is_written_again(
     assert await world.statuses() == [status]
 
 
-async def test_foreign_event_is_no_reason_to_stop(make_world: MakeWorld, valkey: str) -> None:
-    """A latest event that this version cannot read is followed by one that it can."""
+@pytest.mark.parametrize("recorded", [True, False])
+async def test_a_check_is_as_old_as_it_is(
+    make_world: MakeWorld, valkey: str, monkeypatch: pytest.MonkeyPatch, recorded: bool
+) -> None:
+    """What the store notes is when the check was completed, not when the store was reached at last."""
     world = await make_world("api")
+    if not recorded:
+        await world.check()
+        with Redis.from_url(valkey) as client:
+            client.hdel(world.store.keys.meta, "checked_at")
+    read = world.store.read
+
+    async def slow(*args: Any) -> Any:
+        world.now += 15.0  # By the monitor's clock, between the look at the services and the store's answer.
+        return await read(*args)
+
+    monkeypatch.setattr(world.store, "read", slow)
+    before = await world.store.now()
+    await world.check()
+    monkeypatch.setattr(world.store, "read", read)
+    age = await world.store.now() - (await world.checked_at() or 0)
+    taken = await world.store.now() - before
+    assert len(await world.events()) == 1
+    assert 15_000_000 <= age <= 15_000_000 + taken
+
+
+@pytest.mark.parametrize(
+    ("stored", "readable"),
+    [(b'{"id":"ID","recorded_at":"2026-01-01T00:00:00Z","api_status":"Transitioning"}', 2), (b"not JSON", 1)],
+)
+async def test_foreign_event_is_no_reason_to_stop(
+    make_world: MakeWorld, valkey: str, stored: bytes, readable: int
+) -> None:
+    """A latest event with a status of another version, or one that cannot be read, is followed by one of our own."""
+    world = await make_world("api")
+    await world.check()
     event = (await world.store.append({"api": Observation(HEALTHY)})).event
     with Redis.from_url(valkey) as client:
-        client.hset(world.store.keys.event(event.id), "status", b'{"api_status": "Transitioning"}')
+        client.hset(world.store.keys.event(event.id), "status", stored.replace(b"ID", event.id.encode()))
     await world.check()
     latest = (await world.store.read()).entries
     assert latest is not None
     assert Event.from_bytes(latest[0].status).services["api"].healthy
-    assert len(latest) == 2
+    assert len(latest) == readable + 1
 
 
 @pytest.mark.parametrize("jump_s", [3_600.0, -3_600.0, 3 * 86_400.0])

@@ -209,7 +209,7 @@ async def test_flapping_below_the_threshold_is_no_event(make_world: MakeWorld, t
         await world.check()
     assert await world.statuses() == [HEALTHY, UNHEALTHY, UNHEALTHY, HEALTHY]
     entries = (await world.store.read()).entries
-    infos = [Event.from_bytes(await world.store.full(one.id) or b"").services["api"].self_info for one in entries]
+    infos = [Event.from_bytes(await world.store.full(one) or b"").services["api"].self_info for one in entries]
     assert infos[1].startswith("Check 1 of 2 in a row passed, so it still counts as unhealthy: Reachable: HTTP 200 OK.")
 
 

@@ -1,5 +1,6 @@
 """What falls between: replicas that are ahead of others, writes that could not be read back, failures that are over."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ from redis import Redis
 
 from service.errors import StoreUnavailable
 from service.snapshot import Replica
-from service.store import Rows, Store
+from service.store import Cursor, Rows, Store
 from tests.api.test_stream import listening, record
 from tests.conftest import ALL_GOOD, ONE_BAD, Api
 
@@ -41,11 +42,11 @@ class Unreadable(Store):
 
     readable = True
 
-    async def read(self, version: int | None = None, latest: str = "", since: int | None = None) -> Rows:
+    async def read(self, known: Cursor | None = None) -> Rows:
         """The state, or `StoreUnavailable`."""
         if not self.readable:
             raise StoreUnavailable("just now")
-        return await super().read(version, latest, since)
+        return await super().read(known)
 
 
 @asynccontextmanager
@@ -67,6 +68,57 @@ async def hidden_write(api: Api, monkeypatch: pytest.MonkeyPatch) -> tuple[str, 
         assert replica.snapshot.entries[0].id == own.id
         assert other.id not in replica.snapshot.by_id
     return other.id, own.id
+
+
+@pytest.mark.parametrize("selector", ["status", "all"])
+async def test_who_is_up_to_date_is_not_reset_by_retention(make_api: Callable[..., Any], selector: str) -> None:
+    """A watcher that has the latest event gets the next one and no `reset`, though retention has taken the one before it."""
+    api: Api = await make_api(retention_events=1)
+    await record(api, 1)
+    await api.settle()
+    async with listening(api, f"?selector={selector}") as listener:
+        for _ in range(5):
+            recorded = await record(api, 1)
+            assert (await listener.next())[:2] == ("message", recorded[0])
+            await api.settle()
+
+
+async def test_who_is_up_to_date_is_not_reset_after_a_quiet_time(make_api: Callable[..., Any]) -> None:
+    """The same where the latest event is older than the age limit when the next one comes."""
+    api: Api = await make_api(retention_hours="50ms")
+    await record(api, 1)
+    await api.settle()
+    async with listening(api) as listener:
+        for _ in range(3):
+            latest = api.state.replica.snapshot.latest  # type: ignore[union-attr]
+            while await api.store.now() <= latest.recorded_at + api.store.retention_us:  # type: ignore[union-attr]
+                await asyncio.sleep(0.01)
+            recorded = await record(api, 1)
+            assert (await listener.next())[:2] == ("message", recorded[0])
+            await api.settle()
+
+
+async def test_a_place_whose_id_is_used_again_is_lost(make_api: Callable[..., Any]) -> None:
+    """A watcher whose last event is trimmed, and whose id is recorded again, is reset: it may have missed what lies between."""
+    api: Api = await make_api(retention_events=3)
+    await record(api, 1)
+    await api.settle()
+    async with listening(api) as listener:
+        await record(api, 1)
+        assert (await listener.next())[0] == "message"
+        (watcher,) = api.state.watchers._all
+        replica = api.state.replica
+        watcher._catching_up = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]  # It is behind.
+        place = watcher.place
+        between = await record(api, 3)
+        await api.store.append(ALL_GOOD, place)
+        await api.settle()
+        assert place in replica.snapshot.by_id  # type: ignore[union-attr]
+        watcher.stop()
+        watcher._catching_up = None
+        watcher.go_on()
+        assert (await listener.next())[0] == "reset"
+        assert await listener.ids(3) == [*between[1:], place]
 
 
 async def test_an_own_write_hides_no_other(

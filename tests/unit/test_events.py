@@ -129,8 +129,6 @@ def test_the_status_bytes_keep_the_statuses(event: Event) -> None:
         b'{"id": "x", "recorded_at": "yesterday"}',
         b'{"id": "x", "recorded_at": 5}',
         b'{"id": "x", "recorded_at": "2024-07-03T12:00:00"}',
-        b'{"id": "x", "recorded_at": "2024-07-03T12:00:00Z", "api_status": "Great"}',
-        b'{"id": "x", "recorded_at": "2024-07-03T12:00:00Z", "api_status": null}',
     ],
 )
 def test_bytes_that_are_no_event(data: bytes) -> None:

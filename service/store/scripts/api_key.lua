@@ -1,20 +1,32 @@
--- Creates or deletes one API key, and tells the replicas.
+-- Creates or deletes one API key, and notifies the replicas.
 --
 -- KEYS  api_keys, meta, api_keys_used
--- ARGV  name, what is to be known of the key ('' deletes it), the channel
--- Reply 1, or 0 if a key of that name exists (create) or none does (delete)
+-- ARGV  name, what is to be known of the key ('' deletes it), the channel, the stamp of this change
+-- Reply {1 if the key was created or deleted, 0 if one of that name exists (create) or none does (delete),
+--       1 if the notice was published, else 0}
 
-local name, value, channel = ARGV[1], ARGV[2], ARGV[3]
-local version = string.format('%.0f', tonumber(redis.call('HGET', KEYS[2], 'version') or 0) + 1)
-local changed
+local api_keys, meta, used = KEYS[1], KEYS[2], KEYS[3]
+local name, value, channel, stamp = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+-- All that can fail comes before the first write: these fail for a key of another type.
+local exists = redis.call('HEXISTS', api_keys, name) == 1
+local version = redis.call('HGET', meta, 'version') or '0'
+redis.call('HLEN', used)
+if not tonumber(version) then
+  return redis.error_reply('ERR the version is not a number')
+end
+if exists == (value ~= '') then
+  return {0, 0}
+end
+
+-- A version without its change would do no harm, a change without its version would go unseen.
+version = redis.call('HINCRBY', meta, 'version', 1)
+redis.call('HSET', meta, 'stamp', stamp)
 if value == '' then
-  changed = redis.call('HDEL', KEYS[1], name)
-  redis.call('HDEL', KEYS[3], name)
+  redis.call('HDEL', api_keys, name)
+  redis.pcall('HDEL', used, name)
 else
-  changed = redis.call('HSETNX', KEYS[1], name, value)
+  redis.call('HSET', api_keys, name, value)
 end
-if changed == 1 then
-  redis.call('HSET', KEYS[2], 'version', version)
-  redis.pcall('PUBLISH', channel, version) -- Where the user may not: replicas see the change at their next heartbeat.
-end
-return changed
+local published = redis.pcall('PUBLISH', channel, version)
+return {1, type(published) == 'number' and 1 or 0}

@@ -5,7 +5,8 @@
 -- ARGV  id, recorded_at (µs), the latest id that the writer saw ('' for none), the bytes of `status` and of `all`,
 --       most events, most age (µs), the writer's clock (µs), tolerated disagreement of clocks (µs),
 --       the writer's epoch ('' for a writer that does not lead), the prefix of the events' keys, the channel,
---       who writes ('' for a writer that does not lead), most bytes of all events (no limit without it)
+--       who writes ('' for a writer that does not lead), most bytes of all events, the stamp of this change,
+--       when the check was completed (µs)
 -- Reply {'APPENDED', version, trimmed by age, by count, by bytes, 1 if the change was published}
 --       | {'EXISTS', status bytes, all bytes} | {'MOVED', the latest id} | {'FENCED', the current epoch}
 
@@ -15,7 +16,7 @@ local status_bytes, all_bytes = ARGV[4], ARGV[5]
 local most_events, most_age = tonumber(ARGV[6]), tonumber(ARGV[7])
 local writer_now, tolerance = tonumber(ARGV[8]), tonumber(ARGV[9])
 local epoch, prefix, channel, owner = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
-local most_bytes = tonumber(ARGV[14]) or math.huge
+local most_bytes, stamp, checked_at = tonumber(ARGV[14]) or math.huge, ARGV[15], tonumber(ARGV[16])
 
 local function text(number)
   return string.format('%.0f', number)
@@ -46,6 +47,13 @@ local version = tonumber(state[2] or 0) + 1
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local clocks_agree = math.abs(now - writer_now) <= tolerance
+
+-- As in checked.lua: an append that was held up does not make its check younger, nor take back a later one.
+checked_at = math.min(now, checked_at)
+local noted = tonumber(redis.call('HGET', meta, 'checked_at') or 0)
+if noted <= now then
+  checked_at = math.max(checked_at, noted)
+end
 
 -- Retention takes the oldest events. How many is known before the first write, and they are removed before the new event
 -- is added: memory never holds more than the limit.
@@ -115,7 +123,7 @@ if latest_score then
     redis.call('PEXPIRE', prefix .. latest, text(math.ceil(most_age / 1000)))
   end
 end
-redis.call('HSET', meta, 'latest', id, 'version', text(version), 'checked_at', text(now),
+redis.call('HSET', meta, 'latest', id, 'version', text(version), 'stamp', stamp, 'checked_at', text(checked_at),
   'bytes', text(bytes + new_bytes), 'bytes_as_of', id, 'bytes_exact', exact and '1' or '0')
 if cut_at then
   redis.call('HSET', meta, 'cut_at', cut_at) -- Replicas drop what was recorded until then.

@@ -1,7 +1,7 @@
--- Notes that a check was completed now. Not a change: no version, no publication.
+-- Notes when a check was completed. Not a change: no version, no publication.
 --
 -- KEYS  meta, leader
--- ARGV  the monitor's epoch, and who it is ('' for one that does not lead)
+-- ARGV  the monitor's epoch, and who it is ('' for one that does not lead), when the check was completed (µs, '' for now)
 -- Reply {'CHECKED'} | {'FENCED', the current epoch}
 
 if ARGV[1] ~= '' then
@@ -12,5 +12,12 @@ if ARGV[1] ~= '' then
   end
 end
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'checked_at', string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2])))
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+-- A command that was held up must not make a check younger than it is, nor take back what a later one has noted.
+local checked_at = math.min(now, tonumber(ARGV[3]) or now)
+local noted = tonumber(redis.call('HGET', KEYS[1], 'checked_at') or 0)
+if noted <= now then
+  checked_at = math.max(checked_at, noted)
+end
+redis.call('HSET', KEYS[1], 'checked_at', string.format('%.0f', checked_at))
 return {'CHECKED'}

@@ -1,35 +1,46 @@
 -- Reads the store in one step. Read-only. What the reader knows already is not sent again.
 --
 -- KEYS  timeline, meta, api_keys
--- ARGV  the version and the latest id that the reader knows ('' for none), the recorded_at (µs) of that latest, from
+-- ARGV  the version, its stamp and the latest id that the reader knows ('' for none), the recorded_at (µs) of that latest, from
 --       which it needs events ('-inf' for all), most events, the prefix of the events' keys
--- Reply {now (µs), version, latest id, checked_at (µs or '')}, and, unless version and latest are the known ones,
---       three more: {name, key, …} of the API keys, {id, recorded_at, status bytes, all bytes, …} newest first,
---       in which only the first event has its `all` bytes, and the recorded_at (µs) until which events were trimmed for their
---       bytes ('' if none was). The bytes of an event that expired are ''.
+-- Reply {now (µs), version, stamp, latest id, checked_at (µs or '')}, and, unless version, stamp and latest are the known ones,
+--       five more: {name, key, …} of the API keys, the number of events in the timeline, the recorded_at of the oldest one, the
+--       recorded_at until which events were trimmed for their bytes ('0' if none was), and {id, recorded_at, status bytes, all
+--       bytes, …} newest first, in which only the first event has its `all` bytes; the others have '1' where there are such
+--       bytes. What is gone is ''.
 
 local timeline, meta, api_keys = KEYS[1], KEYS[2], KEYS[3]
-local known_version, known_latest, from = ARGV[1], ARGV[2], ARGV[3]
-local most_events, prefix = tonumber(ARGV[4]), ARGV[5]
+local known_version, known_stamp, known_latest, from = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local most_events, prefix = tonumber(ARGV[5]), ARGV[6]
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]))
-local known = redis.call('HMGET', meta, 'version', 'latest', 'checked_at', 'cut_at')
-local version, latest, checked_at = known[1] or '0', known[2] or '', known[3] or ''
-if version == known_version and latest == known_latest then
-  -- A store that lost its data may have come to the same version and id with another event.
-  if from == '-inf' or tonumber(redis.call('ZSCORE', timeline, latest) or 0) == tonumber(from) then
-    return {now, version, latest, checked_at}
+local known = redis.call('HMGET', meta, 'version', 'stamp', 'latest', 'checked_at', 'cut_at')
+local version, stamp, latest, checked_at = known[1] or '0', known[2] or '', known[3] or '', known[4] or ''
+if version == known_version and stamp == known_stamp and latest == known_latest then
+  -- Where no stamp was written yet, a store that lost its data may have come to the same version and id with another event.
+  if stamp ~= '' or from == '-inf' or tonumber(redis.call('ZSCORE', timeline, latest) or 0) == tonumber(from) then
+    return {now, version, stamp, latest, checked_at}
   end
 end
 
 local events = {}
 local rows = redis.call('ZREVRANGEBYSCORE', timeline, '+inf', from, 'WITHSCORES', 'LIMIT', 0, most_events)
 for i = 1, #rows, 2 do
-  local projections = redis.call('HMGET', prefix .. rows[i], 'status', i == 1 and 'all' or 'status')
+  local body = prefix .. rows[i]
+  local full
+  if i == 1 then
+    full = redis.call('HGET', body, 'all') or ''
+  else
+    full = redis.call('HSTRLEN', body, 'all') > 0 and '1' or ''
+  end
   events[#events + 1] = rows[i]
   events[#events + 1] = rows[i + 1]
-  events[#events + 1] = projections[1] or ''
-  events[#events + 1] = i == 1 and projections[2] or ''
+  events[#events + 1] = redis.call('HGET', body, 'status') or ''
+  events[#events + 1] = full
 end
-return {now, version, latest, checked_at, redis.call('HGETALL', api_keys), events, known[4] or ''}
+local oldest = redis.call('ZRANGE', timeline, 0, 0, 'WITHSCORES')
+return {
+  now, version, stamp, latest, checked_at,
+  redis.call('HGETALL', api_keys), redis.call('ZCARD', timeline), oldest[2] or '0', known[5] or '0', events
+}
