@@ -489,7 +489,9 @@ class Connection(asyncio.Protocol):
         transport = self.transport
         if reserved is not None:  # Until its end, `resume_writing` is to be called when nothing waits any more.
             transport.set_write_buffer_limits(high=0)
-        transport.writelines((head, body))
+        # Not `writelines`: in asyncio before 3.12.9 and 3.13.2 it never pauses the protocol (CVE-2024-12254).
+        transport.write(head)
+        transport.write(body)
         if self.paused:
             self._reserved = reserved
         elif reserved is not None:

@@ -136,7 +136,7 @@ def test_what_is_installed_here_is_what_the_locks_agree_on(lock: str) -> None:
 
 def makefile_commands() -> list[list[str]]:
     """The pip commands that `make setup bench` would run, as make expands them."""
-    dry_run = ["make", "--dry-run", "--always-make", "setup", "bench"]
+    dry_run = ["make", "--no-print-directory", "--dry-run", "--always-make", "setup", "bench"]
     printed = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
     lines = re.sub(r"\\\n\s*", "", printed).splitlines()
     return [shlex.split(step) for line in lines for step in line.split(";") if " -m pip " in step]
@@ -180,7 +180,7 @@ def test_ci_installs_by_make() -> None:
 
 def test_setup_says_what_it_does() -> None:
     """Each step prints a line before it begins, and how long it took; an interrupted setup begins anew."""
-    dry_run = ["make", "--dry-run", "--always-make", "setup"]
+    dry_run = ["make", "--no-print-directory", "--dry-run", "--always-make", "setup"]
     printed = subprocess.run(dry_run, cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
     steps = re.findall(r'step "(\d) of (\d), ', printed)
     assert [int(number) for number, _ in steps] == list(range(1, len(steps) + 1))

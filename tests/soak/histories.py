@@ -187,6 +187,13 @@ class Run:
             await self.settle(node)
             await self.ask(node)
 
+    async def get(self, node: Node, path: str, headers: dict[str, str] = READ) -> Got:
+        """An answer. A replica that was cut off may meet one more connection that was reset then: it is asked again."""
+        answer = await node.api.request("GET", path, headers)
+        if answer.status == 503 and node.reaches and node.readable and "error_code" in answer.json:
+            answer = await node.api.request("GET", path, headers)
+        return answer
+
     def wrong(self, node: Node, what: str, answer: Got | None = None) -> None:
         """Notes an answer that may not be."""
         said = f": {answer.status} {dict(answer.headers).get('Cluster-Stale')} {answer.body[:300]!r}" if answer else ""
@@ -241,14 +248,17 @@ class Run:
         body: dict[str, Any] = {"id": event_id}
         for name, seen in services.items():
             body |= {f"{name}_status": seen.status, f"{name}_self_info": seen.self_info}
-        answer = await node.api.request("POST", LIST, WRITE, json=body)
-        if answer.status == 503:  # A connection that was reset in an outage, and was not used since.
-            answer = await node.api.request("POST", LIST, WRITE, json=body)
+        answer = await self.send(node, body)
         if answer.status != expected:
             self.wrong(node, f"should have answered {expected} to a POST", answer)
         if answer.status == 201:
             event = Event.from_bytes(answer.body)
             self.add(Recorded(event_id, event.recorded_at, event.to_bytes(Selector.STATUS), answer.body), node)
+
+    async def send(self, node: Node, body: dict[str, Any]) -> Got:
+        """The answer to a POST; as in `get`, it is sent again where a connection had been reset."""
+        answer = await node.api.request("POST", LIST, WRITE, json=body)
+        return await node.api.request("POST", LIST, WRITE, json=body) if answer.status == 503 else answer
 
     def add(self, event: Recorded, by: Node | None) -> None:
         """Notes an event that was recorded; the replica that recorded it knows of it."""
@@ -271,7 +281,7 @@ class Run:
             return  # A status of another version cannot be POSTed.
         if not same:
             body[f"{SERVICES[0]}_self_info"] += " and more"
-        answer = await node.api.request("POST", LIST, WRITE, json=body)
+        answer = await self.send(node, body)
         if answer.status != (200 if same else 409) or (same and answer.body != event.full):
             self.wrong(node, "answered wrongly to an event that was there", answer)
 
@@ -485,7 +495,7 @@ class Run:
     async def ask_latest(self, node: Node) -> None:
         """The latest event."""
         selector = self.plan.choice(list(Selector))
-        answer = await node.api.get(f"{LATEST}?selector={selector}")
+        answer = await self.get(node, f"{LATEST}?selector={selector}")
         newest = next(iter(node.known.readable), None)
         expected = bytes_of(newest, selector) if newest is not None else None
         self.judged(node, f"latest {selector}", answer, expected, "NoClusterMonitorEventsAvailable")
@@ -498,14 +508,14 @@ class Run:
         query, selector = self.plan.choice(
             [("", Selector.STATUS), *((f"?selector={one}", one) for one in Selector)],
         )
-        answer = await node.api.get(LIST + query)
+        answer = await self.get(node, LIST + query)
         expected = b"[" + b",".join(bytes_of(event, selector) for event in node.known.readable) + b"]"
         self.judged(node, f"list {selector}", answer, expected)
 
     async def ask_page(self, node: Node) -> None:
         """What is older than some event."""
         before = self.plan.choice(self.used) if self.used else uuid7(1)
-        answer = await node.api.get(f"{LIST}?limit=10&before={before}")
+        answer = await self.get(node, f"{LIST}?limit=10&before={before}")
         known = node.known.event(before)
         older = node.known.readable
         expected = None
@@ -519,14 +529,14 @@ class Run:
         recent = self.used[-2 * self.truth.retention :]
         event_id = self.plan.choice(recent or [uuid7(1)])
         selector = self.plan.choice(list(Selector))
-        answer = await node.api.get(f"{LIST}/{event_id}?selector={selector}")
+        answer = await self.get(node, f"{LIST}/{event_id}?selector={selector}")
         event = node.known.event(event_id)
         expected = bytes_of(event, selector) if event is not None else None
         self.judged(node, f"{event_id} {selector}", answer, expected, "UnknownClusterMonitorEvent")
 
     async def ask_verdict(self, node: Node) -> None:
         """The verdict: never healthy on what is stale or not known."""
-        answer = await node.api.get(VERDICT)
+        answer = await self.get(node, VERDICT)
         newest = next(iter(node.known.readable), None)
         if newest is None or answer.json.get("error_code"):
             self.judged(node, "verdict", answer, None, "NoClusterMonitorEventsAvailable")
@@ -547,7 +557,7 @@ class Run:
         if not tokens:
             return
         token = self.plan.choice(tokens)
-        answer = await node.api.request("GET", f"{LIST}?limit=1", bearer(token))
+        answer = await self.get(node, f"{LIST}?limit=1", bearer(token))
         known = token in dict(node.known.keys).values()
         allowed = {200, 503} if known else {503, 401} if node.fresh is None else {401} if node.fresh else {503}
         if known and node.fresh:
@@ -557,7 +567,7 @@ class Run:
 
     async def ask_former(self, node: Node) -> None:
         """Events in which a service that is no longer configured was unhealthy."""
-        answer = await node.api.get(f"{LIST}?service={FORMER}&status=Unhealthy")
+        answer = await self.get(node, f"{LIST}?service={FORMER}&status=Unhealthy")
         found = [event for event in node.known.readable if f'"{FORMER}_status"'.encode() in event.status]
         self.judged(node, "former", answer, b"[" + b",".join(event.status for event in found) + b"]")
 
