@@ -168,7 +168,7 @@ def config() -> None:
 @config.command("check")
 @with_settings
 def config_check() -> None:
-    """Tell what is wrong with the settings, the keys and the services file, all at once; exits with 2 if anything is."""
+    """Report all problems of the settings, the keys and the services file; exits with 2 if there are any."""
     from service.auth import JwtVerifier
     from service.monitor.services import services
     from service.settings_report import warnings

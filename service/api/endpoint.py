@@ -261,7 +261,7 @@ def refusal(request: web.BaseRequest, error: Exception) -> web.Response:
     if isinstance(error, ApiError):
         return error_response(error)
     gone = isinstance(error, ConnectionError) and request.transport is None
-    # The body broke off, or is malformed (of which the parser in pure Python tells by another class): no bug.
+    # The body is incomplete or malformed (for which the pure-Python parser raises another class): not an internal error.
     if gone or isinstance(error, (web.RequestPayloadError, HttpProcessingError)):
         return error_response(BadMessage())
     return internal_error(request, error)

@@ -72,8 +72,8 @@ _TRACING = re.compile(
 )
 _UNFIT = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|upgrade|content-encoding)[ \t]*:", re.IGNORECASE)
 _BODY = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect|content-encoding)[ \t]*:", re.IGNORECASE)
-_SECOND_SIGN_S = 0.5
-"""Seconds for the answer to the first sign of life on a half-closed stream: more than a round trip takes."""
+_SECOND_COMMENT_S = 0.5
+"""Seconds between two comments on a half-closed stream: more than a round trip, so a reset can answer the first."""
 _LINE_ENDS = FIELDS + 2
 """In the longest head: of the request line, of each field, and of the empty line."""
 _TARGET = re.compile(rb"GET /[!-~]*")
@@ -368,13 +368,13 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more, but may read (RFC 9112, section 9.6). True while there is something to send.
 
-        Requests are answered first, a waiting one at once. A stream goes on; two signs of life find out whether the client has
-        gone: the first is answered with a reset, which the second meets.
+        Requests are answered first, a waiting one at once. A stream goes on. Two comments find out whether the client
+        still reads: if not, its host answers the first with a reset, and writing the second fails.
         """
         self._flush()
         if self._watcher is not None:
             self._watcher.comment()
-            asyncio.get_running_loop().call_later(_SECOND_SIGN_S, self._watcher.comment)
+            asyncio.get_running_loop().call_later(_SECOND_COMMENT_S, self._watcher.comment)
             return True
         if self._handler is None or not self._front.fits or self.idle():
             return False

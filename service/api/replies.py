@@ -124,7 +124,7 @@ class ReadyResponse(web.StreamResponse):
             connection.answered()
 
     def _head(self, answer: Answer, *, close: bool) -> bytes:
-        """The head with what only this request is told, such as that its origin may read, in the request's version."""
+        """The head in the request's HTTP version, with the header fields of this response only, such as those of CORS."""
         if self._version is HttpVersion11:
             return answer.head(not_modified=self._not_modified, close=close, more=rendered(self.headers))
         if not close:

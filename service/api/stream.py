@@ -101,7 +101,7 @@ class Watcher:
         self._catching_up: asyncio.Task[None] | None = None
 
     def deliver(self, frames: bytes, place: Entry) -> None:
-        """Writes what follows its place, unless the client is behind: then it comes to it in its own time.
+        """Writes what follows its place, unless the client is behind: then `_catch_up` will write it.
 
         `frames` are those of the selected events up to the event `place`.
         """
@@ -119,7 +119,7 @@ class Watcher:
         return entry is not None and self.placed_at in {0, entry.recorded_at}
 
     def comment(self) -> None:
-        """A sign of life."""
+        """Writes the keep-alive comment."""
         if not self._client.paused:
             self._client.write(COMMENT)
 
@@ -227,8 +227,9 @@ class Watchers:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._all: dict[Watcher, asyncio.TimerHandle | None] = {}
-        """In the order in which they came: who is told of two changes is told of the first one first. With each, the timer for
-        the end of its credential."""
+        """Each stream and the timer for the end of its credential, in the order in which the streams began.
+
+        Every change is written to the streams in this order, so each stream gets two changes in their order."""
         self._keep_alive: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -246,8 +247,8 @@ class Watchers:
     ) -> Watcher:
         """Begins a stream: with what was recorded after `last_event_id`, or from now on. `more` goes to its head.
 
-        `seconds_left` says for how long the client may go on. It is asked when that time is over, and at each change and each
-        sign of life.
+        `seconds_left` says for how long the client may go on. It is called when that time is over, and at each change and each
+        keep-alive comment.
         """
         place = last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
         watcher = Watcher(self._replica, client, selection, place, seconds_left)

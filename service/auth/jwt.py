@@ -56,7 +56,7 @@ class Source(Protocol):
 
 
 class SignerMissing(AuthenticationFailed):
-    """No key at hand has signed the token, and it names none of them: its issuer may have a new one."""
+    """None of the known keys has signed the token, and it names none of them: its issuer may have a new key."""
 
     error_code = "AuthenticationFailed"
 

@@ -665,7 +665,7 @@ def _api_keys(pairs: Any) -> Mapping[str, StoredKey]:
         try:
             keys[name.decode()] = StoredKey.from_bytes(value)
         except (AttributeError, TypeError, ValueError):
-            log.error("an API key in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # Told whole.
+            log.error("an API key in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # The traceback would add nothing.
     return keys
 
 
@@ -678,5 +678,5 @@ def _days_used(pairs: Any) -> Mapping[str, int]:
             rfc3339(int(day) * _DAY_US)  # Raises for a day that cannot be printed.
             days[key_id] = int(day)
         except (AttributeError, ValueError):
-            log.error("a day of last use in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # Told whole.
+            log.error("a day of last use in the store is unreadable", extra={"key_name": repr(name)[:80]})  # noqa: TRY400  # The traceback would add nothing.
     return days
