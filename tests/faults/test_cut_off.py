@@ -11,12 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from service.auth import Role, mint
-from service.errors import StoreUnavailable
 from service.events import Selector, uuid7
 from service.snapshot import Replica
-from service.store import Cursor, Rows, Store, StoredKey, connect
+from service.store import Store, StoredKey, connect
 from tests.conftest import ALL_GOOD, ONE_BAD, READ, WRITE, Api, Got, bearer
 from tests.faults.proxy import Mode, Proxy
+from tests.support.stores import UnreadableStore
 
 LIST = "/v0/cluster/events"
 VERDICT = "/v0/cluster_healthz"
@@ -222,18 +222,6 @@ async def test_an_equal_version_of_another_history(pair: Pair, caplog: pytest.Lo
     assert {stored.name, other.name} & set(pair.b.state.replica.snapshot.api_keys) == {"other"}  # type: ignore[union-attr]
 
 
-class Unreadable(Store):
-    """A store that can be written to, and read only while it is allowed."""
-
-    readable = True
-
-    async def read(self, known: Cursor | None = None) -> Rows:
-        """The state, or `StoreUnavailable`."""
-        if not self.readable:
-            raise StoreUnavailable("just now")
-        return await super().read(known)
-
-
 @dataclass
 class Half:
     """A replica whose store can be made unreadable, and another writer of the same store."""
@@ -248,14 +236,14 @@ class Half:
 
     def readable(self, yes: bool) -> None:
         """Whether the replica can read its store."""
-        self.monkeypatch.setattr(Unreadable, "readable", yes)
+        self.monkeypatch.setattr(UnreadableStore, "readable", yes)
 
 
 @pytest.fixture
 async def half(make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Half:
     """A replica that only reads when it is asked, and whose store can be made unreadable."""
     api: Api = await make_api(heartbeat="30s", max_staleness="60s", stale_if_error="90s")
-    monkeypatch.setattr(api.state.replica._store, "__class__", Unreadable)
+    monkeypatch.setattr(api.state.replica._store, "__class__", UnreadableStore)
     return Half(api, monkeypatch)
 
 
@@ -285,7 +273,7 @@ async def test_a_lost_own_event_is_noticed(
 async def test_an_own_event_that_retention_took_is_no_loss(make_api: Callable[..., Any], half: Half) -> None:
     """An own event that could not be read back, and that others' events have pushed out since, is not counted as lost."""
     api: Api = await make_api(heartbeat="30s", max_staleness="60s", stale_if_error="90s", retention_events=2)
-    half.monkeypatch.setattr(api.state.replica._store, "__class__", Unreadable)
+    half.monkeypatch.setattr(api.state.replica._store, "__class__", UnreadableStore)
     await api.state.replica.append(ALL_GOOD)
     half.readable(False)
     await api.store.append(ALL_GOOD)

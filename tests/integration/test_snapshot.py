@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import EventConflict, StoreUnavailable
+from service.errors import EventConflict
 from service.events import Selector, uuid7
 from service.observability import Metrics
 from service.settings import Settings
@@ -19,6 +19,7 @@ from service.store import Cursor, Rows, Store, connect, open_store
 from tests.conftest import ALL_GOOD, HOUR_US, ONE_BAD, RETENTION_US, Api, make_settings
 from tests.faults.proxy import Mode, Proxy
 from tests.integration.planting import planted
+from tests.support.stores import UnreadableStore
 
 MakeReplica = Callable[..., Any]
 
@@ -147,18 +148,6 @@ async def test_concurrent_own_writes_are_read(make_replica: MakeReplica) -> None
         return appended.event.id in replica.snapshot.by_id
 
     assert all(await asyncio.gather(*(write_and_look() for _ in range(40))))
-
-
-class UnreadableStore(Store):
-    """A store that can be written to, and read only when it is told so."""
-
-    readable = True
-
-    async def read(self, known: Cursor | None = None) -> Rows:
-        """The state, or `StoreUnavailable`."""
-        if not self.readable:
-            raise StoreUnavailable("just now")
-        return await super().read(known)
 
 
 async def test_own_write_is_answered_though_it_cannot_be_read_back(

@@ -34,10 +34,11 @@ from service.errors import ApiError, StoreUnavailable
 from service.events import Event, Observation, Selector, Status, rfc3339_seconds, uuid7
 from service.snapshot import Replica
 from service.sockets import listen
-from service.store import Cursor, Rows, Store, connect, open_store
+from service.store import Store, connect, open_store
 from tests.conftest import READ, WRITE, Api, Got, bearer, make_settings
 from tests.faults.proxy import Mode, Proxy
 from tests.soak.rig import LATEST, LIST, SERVICES, VERDICT, Valkey, folder, running
+from tests.support.stores import UnreadableStore
 
 RETENTIONS = (1, 2, 4)
 """Events, one of these for each seed: so few that most of what is recorded is trimmed soon."""
@@ -135,18 +136,6 @@ class Node:
         """How often it has found that the store lost data."""
         registry = self.replica.metrics.registry
         return registry.get_sample_value("cluster_events_history_divergence_total") or 0.0
-
-
-class HalfStore(Store):
-    """A store that can be written to and not read, while `readable` is false."""
-
-    readable = True
-
-    async def read(self, known: Cursor | None = None) -> Rows:
-        """The state, or `StoreUnavailable`."""
-        if not self.readable:
-            raise StoreUnavailable("just now")
-        return await super().read(known)
 
 
 @dataclass
@@ -676,7 +665,7 @@ async def rig(seed: int, url: str, count: int = 3) -> AsyncIterator[Run]:
         for number in range(count):
             proxy = await stack.enter_async_context(Proxy(url.removesuffix("/0")).running())
             state = make_state(make_settings(redis_url=proxy.url, **settings))
-            state.replica._store.__class__ = HalfStore
+            state.replica._store.__class__ = UnreadableStore
             state.replica.monotonic = clock = Clock()
             sock = listen("127.0.0.1", 0)
             front = await stack.enter_async_context(serving(state, sock))

@@ -11,9 +11,9 @@ from redis import Redis
 
 from service.errors import StoreUnavailable
 from service.snapshot import Replica
-from service.store import Cursor, Rows, Store
 from tests.api.test_stream import listening, record
 from tests.conftest import ALL_GOOD, ONE_BAD, Api
+from tests.support.stores import UnreadableStore
 
 
 @pytest.fixture
@@ -37,25 +37,13 @@ async def test_a_watcher_may_move_to_a_replica_that_is_behind(make_api: Callable
         assert (await listener.next())[:2] == ("message", ids[1])
 
 
-class Unreadable(Store):
-    """A store that can be written to, and read only while it is told so."""
-
-    readable = True
-
-    async def read(self, known: Cursor | None = None) -> Rows:
-        """The state, or `StoreUnavailable`."""
-        if not self.readable:
-            raise StoreUnavailable("just now")
-        return await super().read(known)
-
-
 @asynccontextmanager
 async def unreadable(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """While it is entered the replica's own store cannot be read."""
-    monkeypatch.setattr(replica._store, "__class__", Unreadable)
-    monkeypatch.setattr(Unreadable, "readable", False)
+    monkeypatch.setattr(replica._store, "__class__", UnreadableStore)
+    monkeypatch.setattr(UnreadableStore, "readable", False)
     yield
-    monkeypatch.setattr(Unreadable, "readable", True)
+    monkeypatch.setattr(UnreadableStore, "readable", True)
 
 
 async def hidden_write(api: Api, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:

@@ -1,0 +1,16 @@
+"""Stores that fail in one way."""
+
+from service.errors import StoreUnavailable
+from service.store import Cursor, Rows, Store
+
+
+class UnreadableStore(Store):
+    """A store that takes writes, and cannot be read while `readable` is false."""
+
+    readable = True
+
+    async def read(self, known: Cursor | None = None) -> Rows:
+        """The state, or `StoreUnavailable`."""
+        if not self.readable:
+            raise StoreUnavailable("just now")
+        return await super().read(known)
