@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from enum import StrEnum, auto
 
+from tests.support.ports import reserve_port
+
 CHUNK = 65_536
 
 
@@ -76,19 +78,20 @@ class Proxy:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
         """Listens inside it."""
-        await self._listen()
-        try:
-            yield self
-        finally:
-            self.reset_all()
-            await self._stop_listening()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        with reserve_port() as reserved:  # Else another socket may take the port while the mode is `REFUSE`.
+            self._port = reserved.getsockname()[1]
+            await self._listen()
+            try:
+                yield self
+            finally:
+                self.reset_all()
+                await self._stop_listening()
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, reuse_port=True)
 
     async def _stop_listening(self) -> None:
         if self._server is not None:
