@@ -83,6 +83,7 @@ async def test_a_full_event_is_compressed_too(api: Api) -> None:
     long = {name: type(seen)(seen.status, "x" * 4_000, "y" * 4_000) for name, seen in ALL_GOOD.items()}
     event = (await api.store.append(long)).event
     await record(api, 1)
+    await api.settle()
     got = await api.get(f"{LIST}/{event.id}?selector=all", GZIP)
     assert got.headers["Content-Encoding"] == "gzip"
     assert got.json["api_self_info"] == "x" * 4_000

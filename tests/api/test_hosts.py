@@ -216,6 +216,7 @@ async def test_stream_answers_no_other_host(make_open: MakeApi) -> None:
 async def test_with_credentials_any_host_will_do(api: Api) -> None:
     """Where a credential is asked for, a page cannot send one in its name: the host does not matter."""
     await api.store.append(ALL_GOOD)
+    await api.settle()
     assert await host_gets(api, "evil.example") == 401
     got = await api.get(LATEST, {"Host": "evil.example"})
     assert got.status == 200
