@@ -49,7 +49,7 @@ class Snapshot:
     confirmed: float
     by_id: Mapping[str, Entry] = field(default_factory=dict)
     left_out: int = 0
-    """Events in the timeline that are not in `entries`: their bodies are gone or cannot be read."""
+    """At most so many events in the timeline are not in `entries`: their bodies are gone or cannot be read."""
 
     def now_us(self, monotonic: float) -> int:
         """Redis' clock at a monotonic time, in µs since 1970."""
@@ -265,7 +265,10 @@ class Replica:
         gone = {id(entry) for entry in entries}
         left = tuple(entry for entry in snapshot.entries if id(entry) not in gone)
         if len(left) < len(snapshot.entries):
-            self.snapshot = replace(snapshot, entries=left, by_id={entry.id: entry for entry in left})
+            # The timeline may still contain them, and the store's retention count them.
+            left_out = snapshot.left_out + len(snapshot.entries) - len(left)
+            by_id = {entry.id: entry for entry in left}
+            self.snapshot = replace(snapshot, entries=left, by_id=by_id, left_out=left_out)
 
     def monitor_silent(self, snapshot: Snapshot) -> bool:
         """Whether no check has been completed for `STALE_AFTER`. One of the future proves nothing: a clock has gone back."""

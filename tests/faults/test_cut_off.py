@@ -419,6 +419,23 @@ async def test_an_event_without_its_full_body_counts_as_trimmed(make_api: Callab
             assert [event["id"] for event in (await api.get(path)).json] == [events[2].id, events[0].id]
 
 
+async def test_retention_counts_an_event_that_was_found_without_its_body(half: Half, client: Redis) -> None:
+    """The store's retention still counts it, so what an own event pushes out is not known until the store is read again."""
+    api = half.api
+    half.monkeypatch.setattr(half.replica._store, "retention_events", 3)
+    oldest, bodiless, _ = [(await half.replica.append(ALL_GOOD)).event for _ in range(3)]
+    half.replica._full.clear()
+    await client.delete(api.store.keys.event(bodiless.id))
+    assert (await api.get(f"{LIST}/{bodiless.id}?selector=all")).status == 404
+    half.readable(False)
+    await half.replica.append(ONE_BAD)
+    assert await client.zscore(api.store.keys.timeline, oldest.id) is None
+    assert half.replica.current() is None
+    half.readable(True)
+    await half.replica.refresh()
+    assert (await api.get(f"{LIST}/{oldest.id}")).status == 404
+
+
 async def test_the_empty_credential_is_no_knowledge(pair: Pair) -> None:
     """Order of checks on a stale replica: credential (401), query (400), id (400), then what is known (503)."""
     await pair.b.settle()
