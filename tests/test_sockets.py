@@ -11,6 +11,7 @@ import pytest
 
 from service.sockets import for_workers, listen
 from tests.support import needs
+from tests.support.processes import kill_session
 from tests.test_end_to_end import ROOT, environment
 
 
@@ -128,16 +129,21 @@ def test_a_port_that_another_process_takes_at_the_same_time(
     """Two processes may both bind before either listens: the second one ends with one line and exit code 1."""
     needs.linux("two sockets bound to one address")
     settings = {"port": "0", "redis_url": valkey, "jwt_secret": "x" * 32, "services": "api=http://127.0.0.1:1/"}
-    ran = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-c", RIVAL.format(port=free_port), *command.split()],
         cwd=ROOT,
         env=environment(**(settings | {setting: str(free_port)})),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=30,
-        check=False,
+        start_new_session=True,
     )
-    assert ran.returncode == 1
-    assert ran.stdout == ""
-    errors = [line for line in ran.stderr.splitlines() if " INFO " not in line]
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        kill_session(process.pid)
+        process.wait()
+    assert process.returncode == 1
+    assert out == ""
+    errors = [line for line in err.splitlines() if " INFO " not in line]
     assert errors == [f"Error: {start} 127.0.0.1:{free_port}: Address already in use"]

@@ -22,7 +22,7 @@ import pytest
 from service.workers import MOST_FAILED_STARTS
 from tests.conftest import JWT_SECRET
 from tests.support import needs
-from tests.support.processes import alive, children
+from tests.support.processes import alive, children, end
 
 pytestmark = pytest.mark.slow
 
@@ -54,8 +54,7 @@ def served(
         (found,) = ports
         yield process, int(found)
     finally:
-        process.terminate()
-        process.communicate(timeout=20)
+        end(process)
 
 
 def logged(process: "subprocess.Popen[str]", pattern: str) -> str:
@@ -163,8 +162,7 @@ def test_metrics_on_a_port_of_their_own(valkey: str) -> None:
     with ExitStack() as stack:
         environ = environment(valkey, metrics_port="0", log_format="json")
         process = start(environ, "--port", "0", "--workers", "2")
-        stack.callback(process.communicate, timeout=20)
-        stack.callback(process.terminate)
+        stack.callback(end, process)
         ports: dict[str, set[int]] = {"serving": set(), "serving metrics": set()}
         assert process.stderr is not None
         for _ in range(4):
@@ -173,8 +171,12 @@ def test_metrics_on_a_port_of_their_own(valkey: str) -> None:
         (port,), (metrics_port,) = ports.values()
         assert status_of(port, "/metrics") == 404
         eventually(lambda: metrics(metrics_port).count("build_info{") == 2)
-        os.kill(children(process.pid)[0], signal.SIGKILL)
+        before = set(children(process.pid))
+        os.kill(min(before), signal.SIGKILL)
         assert 'worker="' in metrics(metrics_port)
+        assert json.loads(logged(process, "(.*a worker ended.*)"))["worker"] in {0, 1}
+        assert json.loads(logged(process, '(.*"serving metrics".*)'))["port"] == metrics_port
+        assert len(set(children(process.pid)) - before) == 1
         eventually(lambda: metrics(metrics_port).count("build_info{") == 2)
 
 
@@ -199,8 +201,7 @@ def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> Non
         (port,) = {int(logged(process, r"serving .*port=(\d+)")) for _ in range(2)}
         eventually(lambda: metrics(port).count("build_info{") == 2)
     finally:
-        process.terminate()
-        process.communicate(timeout=20)
+        end(process)
 
 
 # -- two services -----------------------------------------------------------------------------------------------------
@@ -212,7 +213,10 @@ def test_port_of_another_service(valkey: str, first: int, second: int) -> None:
     environ = environment(valkey)
     with served(environ, workers=first) as (_, port):
         process = start(environ, "--port", str(port), "--workers", str(second))
-        _, said = process.communicate(timeout=20)
+        try:
+            _, said = process.communicate(timeout=20)
+        finally:
+            end(process)
         assert (process.returncode, said) == (1, TAKEN.format(port=port))
 
 
@@ -227,9 +231,9 @@ def test_services_started_together(valkey: str) -> None:
         assert [process.returncode for process in ended] == [1, 1, 1]
         assert [process.communicate()[1] for process in ended] == [TAKEN.format(port=port)] * 3
     finally:
-        for process in processes:
-            process.terminate()
-            process.communicate(timeout=20)
+        with ExitStack() as stack:  # Each is ended, also where another one does not end in time.
+            for process in processes:
+                stack.callback(end, process)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -277,6 +281,7 @@ sys.exit(0 if clean else 1)
 """
 
 
+@contextmanager
 def supervised(
     work: str,
     count: int = 1,
@@ -285,10 +290,15 @@ def supervised(
     pause: float = 0.01,
     steady: float = 60.0,
     forks: bool = True,
-) -> "subprocess.Popen[str]":
-    """A supervisor of workers that do this."""
+) -> Iterator["subprocess.Popen[str]"]:
+    """A supervisor of workers that do this. At the end it is killed, and its workers end with it."""
     code = SUPERVISED.format(work=work, count=count, stop_within=stop_within, pause=pause, steady=steady, forks=forks)
-    return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -303,8 +313,8 @@ def supervised(
 )
 def test_workers_that_keep_ending(work: str, reason: str) -> None:
     """They are started a few times, each end is logged with its reason, and then the parent ends with exit code 1."""
-    process = supervised(work)
-    _, said = process.communicate(timeout=30)
+    with supervised(work) as process:
+        _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     lines = [line for line in said.splitlines() if f" worker=0 reason='{reason}" in line]
     assert len(lines) == MOST_FAILED_STARTS
@@ -315,8 +325,8 @@ def test_workers_that_keep_ending(work: str, reason: str) -> None:
 
 def test_restarts_back_off() -> None:
     """A worker that keeps ending is started anew after pauses that double, but for the first."""
-    process = supervised("print(time.monotonic(), file=sys.stderr, flush=True); os._exit(1)", pause=0.1)
-    _, said = process.communicate(timeout=30)
+    with supervised("print(time.monotonic(), file=sys.stderr, flush=True); os._exit(1)", pause=0.1) as process:
+        _, said = process.communicate(timeout=30)
     starts = [float(line) for line in said.splitlines() if line.replace(".", "").isdigit()]
     pauses = [later - earlier for earlier, later in pairwise(starts)]
     assert len(pauses) == MOST_FAILED_STARTS - 1
@@ -325,18 +335,17 @@ def test_restarts_back_off() -> None:
 
 def test_one_worker_that_keeps_ending_beside_a_steady_one() -> None:
     """While another worker serves, the service goes on, and the one that fails is started again and again."""
-    process = supervised("live(lifeline, ready) if index == 0 else os._exit(3)", count=2, steady=0.0)
-    for _ in range(MOST_FAILED_STARTS + 2):
-        assert logged(process, r"a worker ended worker=(\d)") == "1"
-    process.terminate()
-    process.communicate(timeout=10)
+    with supervised("live(lifeline, ready) if index == 0 else os._exit(3)", count=2, steady=0.0) as process:
+        for _ in range(MOST_FAILED_STARTS + 2):
+            assert logged(process, r"a worker ended worker=(\d)") == "1"
+        end(process)
     assert process.returncode == 0
 
 
 def test_workers_that_cannot_be_forked() -> None:
     """A system without room for another process is a failed start like any other."""
-    process = supervised("pass", forks=False)
-    _, said = process.communicate(timeout=30)
+    with supervised("pass", forks=False) as process:
+        _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     assert said.count("cannot fork: Resource temporarily unavailable") == MOST_FAILED_STARTS
     assert "Traceback" not in said
@@ -347,10 +356,10 @@ def test_workers_that_do_not_end_are_killed() -> None:
     work = (
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); live(lifeline, ready)"
     )
-    process = supervised(work, stop_within=0.1)
-    logged(process, "(up)")
-    process.terminate()
-    _, said = process.communicate(timeout=10)
+    with supervised(work, stop_within=0.1) as process:
+        logged(process, "(up)")
+        process.terminate()
+        _, said = process.communicate(timeout=20)
     assert process.returncode == 0
     stopping, killed = said.splitlines()
     assert stopping == "no worker will be started"

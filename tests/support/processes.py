@@ -1,8 +1,14 @@
-"""The processes of this machine, as the tests see them: from `/proc`, or from `ps` where there is none (macOS)."""
+"""Processes: those of this machine (from `/proc`, or from `ps` on macOS), and the end of those that a test starts."""
 
+import asyncio
+import os
+import signal
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROC = Path("/proc")
 
@@ -62,3 +68,31 @@ def from_ps() -> dict[int, Process]:
     printed = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
     rows = [line.split(None, 3) for line in printed.splitlines()]
     return {int(pid): Process(int(parent), state[0], "".join(command)) for pid, parent, state, *command in rows}
+
+
+def end(process: "subprocess.Popen[str]", seconds: float = 20) -> None:
+    """Ends a process by SIGTERM. Kills it and raises `TimeoutExpired` if it takes longer than `seconds`."""
+    process.terminate()
+    try:
+        process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+
+
+@asynccontextmanager
+async def started(*command: str, **options: Any) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process in a session of its own. At the end, all processes of the session that still run are killed."""
+    process = await asyncio.create_subprocess_exec(*command, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        kill_session(process.pid)
+        await process.wait()
+
+
+def kill_session(leader: int) -> None:
+    """Kills the process that began a session, and all processes that it started in it."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
