@@ -1,6 +1,5 @@
 """Retention by bytes: one writer of large events cannot fill the store, whatever version the other writers have."""
 
-import logging
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +16,7 @@ from service.errors import StoreUnavailable
 from service.events import INFO_LIMIT, Event, Observation, Selector, Status, uuid7
 from service.observability import Metrics
 from service.snapshot import Replica
-from service.store import CLOCK_TOLERANCE_US, Store, StoredKey, connect, count_append
+from service.store import CLOCK_TOLERANCE_US, Store, connect, count_append
 from service.store.store import _reason
 from tests.conftest import ALL_GOOD, RETENTION_US
 from tests.integration.planting import planted
@@ -169,7 +168,7 @@ async def test_bodies_that_expired_before_they_were_trimmed(make_store: MakeStor
 
 
 async def test_an_event_recorded_anew_after_its_body_expired(make_store: MakeStore, any_client: Any) -> None:
-    """A known id without a body is recorded again, once, and counted once."""
+    """A known id without a body is recorded again, and is in the timeline once."""
     store = make_store(retention_bytes=LIMIT, retention_events=3)
     first, second = [(await store.append(saying(1_000))).event for _ in range(2)]
     await any_client.delete(store.keys.event(first.id))
@@ -177,6 +176,19 @@ async def test_an_event_recorded_anew_after_its_body_expired(make_store: MakeSto
     assert again.created
     third = (await store.append(saying(1_000))).event
     assert list(await sizes(any_client, store)) == [second.id, first.id, third.id]
+
+
+async def test_recording_anew_trims_nothing_early(make_store: MakeStore, any_client: Any) -> None:
+    """What an expired body is still counted for, however often, makes no live event go before the limit is reached."""
+    store = make_store(retention_bytes=LIMIT)
+    event = (await store.append(saying(10_000))).event
+    for _ in range(6):
+        await any_client.delete(store.keys.event(event.id))
+        assert (await store.append(saying(10_000), event.id)).trimmed_by_bytes == 0
+    done = [await store.append(saying(10_000)) for _ in range(5)]
+    assert [one.trimmed_by_bytes for one in done] == [0] * 5
+    assert (await store.append(saying(10_000))).trimmed_by_bytes == 1
+    assert await accounted(any_client, store) == sum((await sizes(any_client, store)).values())
 
 
 @asynccontextmanager
@@ -303,29 +315,6 @@ async def test_refused_writes_name_their_reason(setting: str, value: str, reason
         with pytest.raises(StoreUnavailable) as refused:
             await store.append(ALL_GOOD)
         assert refused.value.details == {"reason": reason}
-
-
-# -- notifications ----------------------------------------------------------------------------------------------------
-
-
-async def test_a_refused_notification_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """A user who may not publish records events and manages API keys all the same, and the log says so once."""
-    async with own_store() as (owner, _, admin):
-        admin.acl_setuser("writer", enabled=True, nopass=True, categories=["+@all"], keys=["*"], reset_channels=True)
-        pool = admin.connection_pool.connection_kwargs["path"]
-        client = connect(f"unix://writer:x@{pool}", timeout=2.0)
-        store = Store(client, "default", retention_events=10, retention_us=RETENTION_US, timeout=2.0)
-        with caplog.at_level(logging.WARNING, logger="service.store"):
-            for number in range(1, 4):
-                assert (await store.append(ALL_GOOD)).created
-                assert (await owner.read()).version == number
-        assert [record.message for record in caplog.records] == [
-            "the store refuses to publish changes: its user needs the channel"
-        ]
-        await store.create_api_key(StoredKey("a", uuid7(1), "read", "ab" * 32, 1))
-        await store.delete_api_key("a")
-        assert (await owner.read()).version == 5
-        await store.aclose()
 
 
 # -- replicas ---------------------------------------------------------------------------------------------------------

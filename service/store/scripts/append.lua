@@ -62,8 +62,9 @@ local function size(event)
 end
 
 local others = redis.call('ZCARD', timeline)
-if redis.call('ZSCORE', timeline, id) then
-  others = others - 1 -- Its body has expired, so it is recorded anew.
+local anew = redis.call('ZSCORE', timeline, id) -- Its body has expired, so it is recorded anew.
+if anew then
+  others = others - 1
 end
 local by_age, by_count, by_bytes = 0, 0, 0
 if clocks_agree then
@@ -76,12 +77,12 @@ if by_age + by_count > 0 then
 end
 
 -- `bytes` is how many bytes the events have, as of the event `bytes_as_of`: writers of earlier versions do not keep it. It is
--- `bytes_exact` until an event leaves whose body Redis has expired; then it may be too high. The events are measured before one
--- is trimmed for such a number.
+-- `bytes_exact` until an event leaves or is recorded anew whose body Redis has expired; then it may be too high. The events are
+-- measured before one is trimmed for such a number.
 local new_bytes = #status_bytes + #all_bytes
 local bytes, exact, measured = math.huge, false, false
 if state[4] == latest and tonumber(state[3]) then
-  bytes, exact = tonumber(state[3]), state[5] == '1'
+  bytes, exact = tonumber(state[3]), state[5] == '1' and not anew
 end
 for _, event in ipairs(trimmed) do
   local leaving = size(event)
