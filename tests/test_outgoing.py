@@ -208,7 +208,11 @@ async def test_large_bodies_are_no_framing(answer: bytes) -> None:
 async def test_a_kept_connection_starts_anew_with_each_response() -> None:
     """The limits are for one response: many small ones on one connection never add up to them."""
 
+    connections = 0
+
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
         while await reader.readuntil(b"\r\n\r\n"):
             writer.write(INTERIM * INTERIM_LIMIT + http("200 OK", b"ok", f"X-A: {'b' * 8_000}"))
             await writer.drain()
@@ -217,6 +221,7 @@ async def test_a_kept_connection_starts_anew_with_each_response() -> None:
         for _ in range(2 * HEAD_LIMIT // 8_000):
             async with client.get(f"http://127.0.0.1:{port}/") as answer:
                 assert await answer.read() == b"ok"
+    assert connections == 1
 
 
 async def test_head_limit_counts_bytes_not_fields() -> None:

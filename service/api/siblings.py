@@ -27,7 +27,9 @@ lifetime."""
 class Siblings:
     """The workers of one service. The parent makes it before it forks them; each calls `join`."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, timeout: float = TIMEOUT_S) -> None:
+        self.timeout = timeout
+        """Seconds for one worker's metrics."""
         self._inboxes = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
         """For each worker, the end that it reads and the end that the others write."""
         self._changes = memoryview(mmap.mmap(-1, 8 * count)).cast("Q")
@@ -87,7 +89,7 @@ class Siblings:
             ours.setblocking(False)
             # Its inbox is full (`BlockingIOError`) where it has not read for some time.
             socket.send_fds(self._inboxes[index][1], [b"?"], [theirs.fileno()], socket.MSG_DONTWAIT)
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self.timeout):
                 return await _read(ours)
         return b""
 

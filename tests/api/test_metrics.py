@@ -12,7 +12,6 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api import siblings as module
 from service.api.front import Deadlines
 from service.api.health import metrics_of, state_of
 from service.api.server import serving_metrics
@@ -152,7 +151,7 @@ class Worker:
 async def workers(count: int, joined: int) -> AsyncIterator[list[Worker]]:
     """The first workers of so many."""
     async with AsyncExitStack() as stack:
-        siblings = stack.enter_context(closing(Siblings(count)))
+        siblings = stack.enter_context(closing(Siblings(count, timeout=30.0)))
         made = [Worker(index) for index in range(joined)]
         for worker in made:
             joining = siblings.join(worker.index, worker.render, lambda worker=worker: worker.state)  # type: ignore[misc]
@@ -178,16 +177,15 @@ async def test_a_change_of_a_sibling_shows_at_once() -> None:
         assert await zero.seen() == {"0": "0", "1": "7"}
 
 
-async def test_a_sibling_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sibling_that_does_not_answer_is_left_out() -> None:
     """A worker that does not run is left out, and is there again once it has joined."""
-    monkeypatch.setattr(module, "TIMEOUT_S", 0.02)
     zero, one = Worker(0), Worker(1)
-    with closing(Siblings(2)) as siblings:
+    with closing(Siblings(2, timeout=0.02)) as siblings:
         async with siblings.join(0, zero.render, lambda: zero.state) as (zero.exposition, zero.changed):
             for _ in range(20):  # More than its inbox takes.
                 zero.changed()
                 assert await zero.seen() == {"0": "0"}
-            monkeypatch.undo()
+            siblings.timeout = 30.0
             async with siblings.join(1, one.render, lambda: one.state) as (one.exposition, one.changed):
                 assert await zero.seen() == {"0": "0", "1": "0"}
 
@@ -265,13 +263,20 @@ async def test_deadlines_on_the_port_of_the_metrics(metrics_port: tuple[Api, int
         assert b"cluster_events" not in await line.rest()
 
 
-async def test_connections_of_both_ports_are_counted(metrics_port: tuple[Api, int]) -> None:
+async def test_connections_of_both_ports_are_counted(make_api: Callable[..., Any]) -> None:
     """The gauge of open connections counts those of the API and of the metrics together."""
-    api, port = metrics_port
+    patient = Deadlines(head=60, idle=60, sweep=0.02)
+    api: Api = await make_api(deadlines=patient, metrics_port="0")
     gauge = partial(api.state.metrics.registry.get_sample_value, "cluster_events_http_connections")
-    api.front.deadlines = DEADLINES
-    with socket.create_connection(("127.0.0.1", port)):
-        async with asyncio.timeout(5):
-            while gauge() != 1:
-                await asyncio.sleep(0.01)
-        assert gauge() == 1
+
+    async def counted(number: int) -> None:
+        while gauge() != number:
+            await asyncio.sleep(0.01)
+
+    sock = listen("127.0.0.1", 0)
+    async with serving_metrics(api.state, sock, patient):
+        with socket.create_connection((api.host, api.port)):
+            with socket.create_connection(sock.getsockname()):
+                await counted(2)
+            await counted(1)
+        await counted(0)
