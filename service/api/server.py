@@ -196,6 +196,11 @@ class RequestHandler(fronts.RequestHandler):
         self.connection.note_unrouted("-" if unparsed else request.method, response.status)
         return response
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Logs an internal error. A malformed body that is skipped after the reply is none: its connection just ends."""
+        if not isinstance(kwargs.get("exc_info"), (web.RequestPayloadError, HttpProcessingError)):
+            super().log_exception(*args, **kwargs)
+
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:

@@ -75,10 +75,12 @@ class Line:
             except ConnectionResetError:  # It ended with bytes of ours unread.
                 return b""
 
-    async def rest_or_reply(self) -> None:
-        """Returns at the next reply, or when the other side has ended the connection."""
+    async def finish(self) -> None:
+        """Sends a last request, and returns after its reply or at the end of the connection: whatever was sent before has run."""
+        self.send(head("GET", "/healthz", "Connection: close"))
         with suppress(asyncio.IncompleteReadError, ConnectionResetError):
-            await self.reply()
+            while (await self.reply()).headers.get("Connection") != "close":
+                pass
 
     async def __aenter__(self) -> Self:
         return self
