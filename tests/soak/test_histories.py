@@ -37,28 +37,28 @@ async def test_no_answer_is_wrong(seed: int, valkey: str) -> None:
 
 
 def denies_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
-    """Finding 1: a stale snapshot says 404."""
+    """A stale snapshot says 404."""
     patch.setattr(Reading, "_known", lambda _, entry: entry)
 
 
 def refuses_keys_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
-    """Finding 2: a stale snapshot says 401."""
+    """A stale snapshot says 401."""
     never = type("Never", (AuthenticationFailed,), {})
     patch.setattr(endpoint, "ApiKeyMissing", never)
 
 
 def keeps_full_events_by_id(patch: pytest.MonkeyPatch) -> None:
-    """Finding 3: what was kept of an id outlives it."""
+    """What was kept of an id outlives it."""
     patch.setattr(snapshot, "_key", lambda entry: (entry.id, 0))
 
 
 def compares_versions_only(patch: pytest.MonkeyPatch) -> None:
-    """Finding 4: an equal version is taken for the same history."""
+    """An equal version is taken for the same history."""
     patch.setattr(store, "_new_stamp", lambda: "always the same")
 
 
 def overlooks_own_losses(patch: pytest.MonkeyPatch) -> None:
-    """Finding 5: nothing is compared where an own event was not read back."""
+    """Nothing is compared where an own event was not read back."""
     look = Replica._look_for_losses
 
     def look_unless_provisional(self: Replica, known: Snapshot | None, rows: Any) -> None:
@@ -69,22 +69,22 @@ def overlooks_own_losses(patch: pytest.MonkeyPatch) -> None:
 
 
 def passes_off_own_events(patch: pytest.MonkeyPatch) -> None:
-    """Finding 6: an own event on top of what is known counts as the current state."""
+    """An own event on top of what is known counts as the current state."""
     patch.setattr(Snapshot, "flaw", "")
 
 
 def fails_for_other_statuses(patch: pytest.MonkeyPatch) -> None:
-    """Finding 7: a status of another version is an error."""
+    """A status of another version is an error."""
     patch.setattr(events, "_status", events.Status)
 
 
 def takes_anything_for_an_event(patch: pytest.MonkeyPatch) -> None:
-    """Finding 7: what cannot be read is served."""
+    """What cannot be read is served."""
     patch.setattr(store, "is_event", lambda _data, _id: True)
 
 
 def lists_events_without_bodies(patch: pytest.MonkeyPatch) -> None:
-    """Finding 8: an event without its full body is in one list and not in the other."""
+    """An event without its full body is in one list and not in the other."""
     script = store._script
 
     def without_the_check(name: str) -> str:
@@ -95,7 +95,7 @@ def lists_events_without_bodies(patch: pytest.MonkeyPatch) -> None:
 
 
 def resets_who_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
-    """Finding 9: a watcher whose last event retention took is reset, though it has missed nothing."""
+    """A watcher whose last event retention took is reset, though it has missed nothing."""
     advance = Replica._advance
 
     def only_after_the_latest(self: Replica, known: Snapshot | None, rows: Any, sent: float) -> Snapshot | None:
@@ -107,13 +107,13 @@ def resets_who_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
 
 
 def makes_checks_younger(patch: pytest.MonkeyPatch) -> None:
-    """Finding 10: a check counts from when its note arrives."""
+    """A check counts from when its note arrives."""
     checked = Store.checked
     patch.setattr(Store, "checked", lambda self, checked_at: checked(self))  # noqa: ARG005  # As before.
 
 
 def forgets_former_services(patch: pytest.MonkeyPatch) -> None:
-    """Finding 11: history cannot be searched for a service that is no longer configured."""
+    """History cannot be searched for a service that is no longer configured."""
     from service.api import listing  # noqa: PLC0415
 
     def configured_only(text: str) -> str:
@@ -123,7 +123,7 @@ def forgets_former_services(patch: pytest.MonkeyPatch) -> None:
 
 
 def deletes_keys_by_halves(patch: pytest.MonkeyPatch) -> None:
-    """Finding 12: a key is gone though its deletion failed."""
+    """A key is gone though its deletion failed."""
     script = store._script
 
     def in_another_order(name: str) -> str:
@@ -154,6 +154,8 @@ FAULTS: tuple[Switch, ...] = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # A fault that is not found takes all the histories.
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 async def test_a_fault_that_is_put_back_is_found(fault: Switch, valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The random history itself sees each fault, without a test that was made for it."""
