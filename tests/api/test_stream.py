@@ -19,6 +19,7 @@ from service.events import Selector
 from service.store import Entry
 from tests.api.raw import connected, head
 from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api, bearer, make_settings, make_token
+from tests.support.clocks import put_credentials_forward
 
 LIST = "/v0/cluster/events"
 ACCEPT = READ | {"Accept": "text/event-stream"}
@@ -279,9 +280,7 @@ async def test_every_response_that_could_be_another_says_so(
                 assert "Accept" in [name.strip() for line in got.headers.getall("Vary") for name in line.split(",")]
 
 
-async def test_the_list_says_so_without_store_and_without_monitoring(
-    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_list_says_so_without_store_and_without_monitoring(make_api: Callable[..., Any]) -> None:
     """Also where nothing can be said of the events, and where there is a page of another origin that asks."""
     off: Api = await make_api(monitoring="off")
     got = await off.get(LIST)
@@ -406,12 +405,16 @@ async def test_frames_are_made_once_for_all_who_want_the_same(api: Api, monkeypa
 # -- the end of a credential ------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_ends_when_its_credential_expires(make_api: Callable[..., Any]) -> None:
-    """No change and no sign of life is needed for it: the keep-alive comes later than this test ends."""
+async def test_a_stream_ends_when_its_credential_expires(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No change and no keep-alive comment is needed for it: the comment comes a day later here."""
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 86_400)
     api: Api = await make_api(jwt_leeway="0s")
-    headers = bearer(make_token(Role.READ, 2)) | {"Accept": "text/event-stream"}
-    async with api.client.get(api.url + LIST, headers=headers) as answer, asyncio.timeout(stream.KEEP_ALIVE_S - 1):
+    headers = bearer(make_token(Role.READ, 40)) | {"Accept": "text/event-stream"}
+    async with api.client.get(api.url + LIST, headers=headers) as answer:
         assert answer.status == 200
+        put_credentials_forward(monkeypatch, api.state, 41)
         assert b"data:" not in await answer.content.read()
     assert len(api.state.watchers) == 0
 

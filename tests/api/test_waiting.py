@@ -11,6 +11,7 @@ from service.api.waiting import wait_of
 from service.auth import Role, mint
 from service.errors import StoreUnavailable
 from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, READ, WRITE, Api, Got, bearer, make_settings, make_token
+from tests.support.clocks import put_credentials_forward
 
 LATEST = "/v0/cluster/events/latest"
 VERDICT = "/v0/cluster_healthz"
@@ -175,16 +176,20 @@ async def away() -> None:
 
 
 @pytest.mark.parametrize("kind", ["token", "key"])
-async def test_a_wait_ends_when_its_credential_expires(make_api: Callable[..., Any], kind: str) -> None:
+async def test_a_wait_ends_when_its_credential_expires(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """No change is needed for that."""
-    api: Api = await make_api(jwt_leeway="0s")
+    api: Api = await make_api(jwt_leeway="0s", stale_after="10m")
     await api.state.replica.append(ALL_GOOD)
-    credential = make_token(Role.READ, 2)
+    credential = make_token(Role.READ, 40)
     if kind == "key":
-        credential, stored = mint("agents", Role.READ, 0, round((time.time() + 1) * 1_000_000))
+        credential, stored = mint("agents", Role.READ, 0, round((time.time() + 40) * 1_000_000))
         await api.store.create_api_key(stored)
         await api.settle()
-    await refused(await waiting(api, LATEST, 60, bearer(credential)))
+    task = await waiting(api, LATEST, 60, bearer(credential))
+    put_credentials_forward(monkeypatch, api.state, 41)
+    await refused(task)
 
 
 async def test_a_wait_ends_when_its_signing_key_is_replaced(started: Api) -> None:

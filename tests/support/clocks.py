@@ -1,8 +1,11 @@
-"""The event loop's clock, put forward: what waits for a time runs out at once, on a machine of any speed."""
+"""Clocks put forward: what waits for a time runs out at once, on a machine of any speed."""
 
 import asyncio
+import time
 
 import pytest
+
+from service.api.state import State
 
 
 def put_forward(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -10,3 +13,15 @@ def put_forward(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     now = loop.time
     monkeypatch.setattr(loop, "time", lambda: now() + seconds)
+
+
+def put_credentials_forward(monkeypatch: pytest.MonkeyPatch, state: State, seconds: float) -> None:
+    """Puts forward the clock by which the credentials of a process expire, and the loop's clock with it."""
+
+    def wall() -> float:
+        return time.time() + seconds
+
+    monkeypatch.setattr(state.replica, "wall", wall)
+    for owner in (state.authenticator, state.authenticator._jwt):
+        monkeypatch.setattr(owner, "_wall", wall)
+    put_forward(monkeypatch, seconds)
