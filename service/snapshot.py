@@ -49,7 +49,7 @@ class Snapshot:
     confirmed: float
     by_id: Mapping[str, Entry] = field(default_factory=dict)
     left_out: int = 0
-    """At most so many events in the timeline are not in `entries`: their bodies are gone or cannot be read."""
+    """At most so many events in the timeline are not in `entries`: beyond this replica's retention, gone, or unreadable."""
 
     def now_us(self, monotonic: float) -> int:
         """Redis' clock at a monotonic time, in µs since 1970."""
@@ -426,7 +426,7 @@ class Replica:
     def _become(self, snapshot: Snapshot, *, continuous: bool) -> None:
         """Advances the snapshot by one assignment, and tells the listeners if that changed anything but the time."""
         before, self.snapshot = self.snapshot, snapshot
-        if before is None or before.version != snapshot.version or before.latest != snapshot.latest:
+        if before is None or _identity(before) != _identity(snapshot):
             self._tell(Change(before, snapshot, continuous))
 
     def _tell(self, change: Change) -> None:
@@ -487,6 +487,7 @@ class Replica:
     def _build(self, rows: Rows, older: tuple[Entry, ...], sent: float) -> Snapshot:
         known = self.snapshot
         entries = (rows.entries or ()) + tuple(entry for entry in older if entry.recorded_at >= rows.oldest_at)
+        entries = entries[: self._store.retention_events]  # The writer may be set to retain more.
         self._report_unreadable(rows)
         if known is not None and known.latest is not None and known.latest_all:
             self._full.keep(known.latest, known.latest_all)
@@ -592,6 +593,11 @@ _Key = tuple[str, int]
 
 def _key(entry: Entry) -> _Key:
     return entry.id, entry.recorded_at
+
+
+def _identity(snapshot: Snapshot) -> tuple[object, ...]:
+    """What differs between two snapshots with different contents."""
+    return snapshot.version, snapshot.stamp, snapshot.latest
 
 
 def _went_another_way(known: Snapshot, rows: Rows) -> bool:

@@ -14,7 +14,7 @@ from service.errors import EventConflict
 from service.events import Selector, uuid7
 from service.observability import Metrics
 from service.settings import Settings
-from service.snapshot import Replica
+from service.snapshot import Change, Replica
 from service.store import Cursor, Rows, Store, connect, open_store
 from tests.conftest import ALL_GOOD, HOUR_US, ONE_BAD, RETENTION_US, Api, make_settings
 from tests.faults.proxy import Mode, Proxy
@@ -321,6 +321,18 @@ async def test_replicas_agree_with_the_store_on_the_count(make_replica: MakeRepl
     assert set(replica.snapshot.by_id) == set(events[-3:])
 
 
+async def test_a_replica_may_retain_less_than_the_writer(make_replica: MakeReplica, store: Store) -> None:
+    """The retention of the replica that answers holds, whichever way it read what a writer with a higher one recorded."""
+    events = [(await store.append(ALL_GOOD)).event.id for _ in range(5)]
+    replica = await make_replica(running=False, retention_events=3)
+    for _ in range(3):
+        await replica.refresh()
+        assert ids(replica) == events[:-4:-1]
+        assert set(replica.snapshot.by_id) == set(events[-3:])
+        events.append((await store.append(ALL_GOOD)).event.id)
+    assert metric(replica, "history_divergence_total") == 0
+
+
 async def test_a_replica_that_missed_many_changes_is_not_alarmed(
     make_replica: MakeReplica, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -401,6 +413,22 @@ async def test_lost_api_keys_are_found(
     assert (await replica.refresh()).version == 0
     assert metric(replica, "history_divergence_total") == 1
     assert "the store lost data" in caplog.text
+
+
+async def test_listeners_are_told_of_another_history_that_looks_the_same(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
+    """Where only the stamp of the last change differs, something that no event shows may have changed, such as API keys."""
+    replica = await make_replica(running=False)
+    await store.append(ALL_GOOD)
+    await replica.refresh()
+    changes: list[Change] = []
+    replica.listeners.append(changes.append)
+    await replica.refresh()
+    assert changes == []
+    await client.hset(store.keys.meta, "stamp", "another")
+    after = await replica.refresh()
+    assert [(change.after, change.continuous) for change in changes] == [(after, False)]
 
 
 async def test_full_events_do_not_outlive_the_store(make_replica: MakeReplica, client: Redis, store: Store) -> None:
