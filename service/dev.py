@@ -91,11 +91,9 @@ async def dev(
 def _settings(
     environ: Mapping[str, str], redis_url: str, samples: Mapping[str, str], data_dir: Path | None, host: str
 ) -> Settings:
-    defaults = {
-        f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items()),
-        f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL,
-        f"{PREFIX}CHECK_TIMEOUT": CHECK_TIMEOUT,
-    }
+    defaults = {f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items())}
+    if not environ.get(f"{PREFIX}CHECK_INTERVAL"):  # The time-out must not be longer than another interval.
+        defaults |= {f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL, f"{PREFIX}CHECK_TIMEOUT": CHECK_TIMEOUT}
     if not any(environ.get(f"{PREFIX}{name}") for name in ("JWT_SECRET", "JWT_SECRET_FILE")):
         defaults[f"{PREFIX}JWT_SECRET"] = _secret(data_dir)
     return load({**defaults, **environ, f"{PREFIX}REDIS_URL": redis_url}, host=host)

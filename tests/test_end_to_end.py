@@ -122,13 +122,14 @@ def ask(method: str, url: str, token: str = "") -> tuple[int, Any]:
 def dev(folder: Path, *arguments: str, **settings: str) -> Iterator[Dev]:
     """Starts it in a session of its own, and sees to it that nothing of it is left."""
     folder.mkdir(exist_ok=True)
-    defaults = {"check_interval": f"{CHECK_S}s", "check_timeout": f"{CHECK_S}s"}
+    if "check_interval" not in settings:
+        settings |= {"check_interval": f"{CHECK_S}s", "check_timeout": f"{CHECK_S}s"}
     out, err = folder / "out", folder / "err"
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "service", "dev", "--port", "0", *arguments],
             cwd=ROOT,
-            env=environment(**(defaults | settings)),
+            env=environment(**settings),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -242,6 +243,13 @@ def test_long_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with dev(tmp_path) as running:
         assert running.statuses()
         assert running.stop(signal.SIGINT) == 0
+
+
+def test_another_check_interval(tmp_path: Path) -> None:
+    """A short interval alone is a valid setting: the time-out follows it."""
+    with dev(tmp_path, check_interval="1s") as running:
+        assert running.statuses()
+        assert "checked every 1 s" in running.out.read_text()
 
 
 def test_metrics_on_a_port_of_their_own(tmp_path: Path) -> None:
