@@ -115,7 +115,7 @@ class ReadyResponse(web.StreamResponse):
         answer, self._answer = self._answer, None
         assert answer is not None  # noqa: S101  # The framework calls this once.
         close = not self._keep_alive
-        if answer.shared and not self.headers and self._version is HttpVersion11:
+        if answer.shared and not self.headers and self._version == HttpVersion11:
             connection.write_reply(answer.wire(not_modified=self._not_modified, close=close))
         else:
             body, reserved = (b"", None) if self._not_modified else (answer.body, answer.reserved)
@@ -125,7 +125,7 @@ class ReadyResponse(web.StreamResponse):
 
     def _head(self, answer: Answer, *, close: bool) -> bytes:
         """The head in the request's HTTP version, with the header fields of this response only, such as those of CORS."""
-        if self._version is HttpVersion11:
+        if self._version == HttpVersion11:
             return answer.head(not_modified=self._not_modified, close=close, more=rendered(self.headers))
         if not close:
             self.headers[hdrs.CONNECTION] = "keep-alive"

@@ -346,6 +346,17 @@ async def test_expectation_100_continue_is_met(server: Server) -> None:
         assert (await line.reply()).status == 201
 
 
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+@pytest.mark.parametrize("query", ["", "?limit=1"], ids=["kept", "made for one client"])
+async def test_replies_are_in_the_version_of_the_request(server: Server, query: str, version: str) -> None:
+    """Whichever parser read it, a request in HTTP/1.1 is answered in HTTP/1.1, and keeps its connection."""
+    async with await connected(server.port) as line:
+        line.send(head("GET", f"{POST}{query}", f"Authorization: Bearer {TOKEN.decode()}", version=version))
+        reply = await line.reply()
+    assert (reply.status, reply.version) == (200, version)
+    assert "Connection" not in reply.headers
+
+
 async def test_expectation_in_http10_is_ignored(server: Server) -> None:
     """HTTP/1.0 knows no 100, so an expectation in it is not answered with one (RFC 9110, section 10.1.1)."""
     async with await connected(server.port) as line:
