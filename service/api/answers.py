@@ -182,10 +182,15 @@ class Answers:
             question = Question("/v0/cluster/events/{event_id}", self._make_event, event_id, selector)
             self._events[key] = question
             if len(self._events) > _EVENT_QUESTIONS:
-                _, oldest = self._events.popitem(last=False)
-                for one in (oldest, *oldest.coded.values()):
-                    self.count_hits(one)
+                self._drop(next(iter(self._events)))
         return question
+
+    def _drop(self, key: tuple[str, Selector]) -> None:
+        """Forgets the question about an event; the replies that the poll path gave to it stay counted."""
+        question = self._events.pop(key, None)
+        if question is not None:
+            for one in (question, *question.coded.values()):
+                self.count_hits(one)
 
     def coded(self, question: Question, accept_encoding: str) -> Question:
         """The same question, its answer in a content coding that the client takes. Raises `NotAcceptable`."""
@@ -196,7 +201,10 @@ class Answers:
         if coded is None:
             coded = replace(question, make=self._make_coded, accepted=accepted, plain=question, coded={}, answer=None)
             coded.content = None
-            question.coded[accepted] = coded
+            if (
+                question.kept
+            ):  # Else the two would refer to each other, and their memory wait for the garbage collector.
+                question.coded[accepted] = coded
         return coded
 
     def ready(self, question: Question) -> Answer | None:
@@ -455,8 +463,7 @@ class Answers:
             if question.event_id is None:
                 entry = reading.latest()
             elif (entry := reading.event(question.event_id)) is None:
-                self.count_hits(question)
-                self._events.pop((question.event_id, question.selector), None)
+                self._drop((question.event_id, question.selector))
             if entry is None:
                 raise self._unknown(question)
         except ApiError as error:

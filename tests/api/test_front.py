@@ -157,6 +157,25 @@ async def test_a_known_head_needs_no_handler(both: tuple[Api, Api]) -> None:
     assert sum(stats.buckets) == handled
 
 
+@pytest.mark.parametrize("accept", ["identity", "gzip"])
+async def test_replies_about_an_event_that_is_trimmed_stay_counted(make_api: Callable[..., Any], accept: str) -> None:
+    """What the poll path answered in any coding is in the metrics, also once the event is gone."""
+    api: Api = await make_api(retention_events=1)
+    event = (await api.store.append(ALL_GOOD)).event
+    await api.settle()
+    ask = head(f"/v0/cluster/events/{event.id}", f"Accept-Encoding: {accept}")
+    await warm(api, ask)
+    stats = api.state.metrics.requests.route(EVENT_ROUTE)
+    api.state.answers.count_all_hits()
+    before = stats.counts["GET", 200]
+    await exchange(api, ask, ask)
+    await api.store.append(ALL_GOOD)
+    await api.settle()
+    assert b" 404 " in await exchange(api, ask)
+    api.state.answers.count_all_hits()
+    assert stats.counts["GET", 200] == before + 2
+
+
 async def test_a_tracing_line_makes_no_new_head(both: tuple[Api, Api]) -> None:
     """Heads that differ in tracing lines only are one head to the memo."""
     fast, _ = both

@@ -177,6 +177,19 @@ async def test_clients_that_go_before_their_page_free_it(full: Api) -> None:
     assert full.state.answers.memory.used == 0
 
 
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+async def test_memory_does_not_wait_for_the_garbage_collector(full: Api, coding: str) -> None:
+    """A reply for one client alone is in no reference cycle, compressed or not."""
+    event_id = (await full.get(f"{LIST}?limit=10")).json[-1]["id"]
+    gc.disable()
+    try:
+        for path in (PAGE, f"{LIST}/{event_id}?selector=all"):
+            assert (await full.get(path, {"Accept-Encoding": coding})).status == 200
+            await until(lambda: full.state.answers.memory.used == 0)
+    finally:
+        gc.enable()
+
+
 async def kept_for_slow_clients(full: Api, count: int) -> int:
     """The bytes that this process keeps for so many clients that read nothing of their pages."""
     memory = full.state.answers.memory
