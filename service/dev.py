@@ -10,9 +10,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service.api.app import make_state
+from service.api.app import make_context
+from service.api.context import ApiContext
 from service.api.server import serving, serving_metrics
-from service.api.state import State
 from service.auth import Role, issue
 from service.monitor.process import monitoring
 from service.run import stop_signal
@@ -47,7 +47,9 @@ class Sample:
 
     async def _healthz(self, _request: web.Request) -> web.Response:
         if self.broken:
-            return web.json_response({"status": "unhealthy", "error": f"the sample {self.name} was broken"}, status=503)
+            return web.json_response(
+                {"status": "unhealthy", "error": f"the sample {self.name} was broken"}, status=503
+            )
         return web.json_response({"status": "healthy"})
 
     async def _break(self, _request: web.Request) -> web.Response:
@@ -60,13 +62,16 @@ class Sample:
 
 
 async def dev(
-    environ: Mapping[str, str], sock: socket.socket, data_dir: Path | None, say: Callable[[str], None]
+    environ: Mapping[str, str],
+    sock: socket.socket,
+    data_dir: Path | None,
+    say: Callable[[str], None],
 ) -> None:
     """Runs everything, the API on a listening socket, until a signal.
 
-    `say` gets the text for the person who started it. Settings of the environment apply, but for the
-    store. `data_dir` exists. Raises `SettingsError`, or `OSError` if `data_dir` cannot be used or
-    another port cannot be listened on.
+    `say` gets the text for the person who started it. Settings of the environment apply, but for
+    the store. `data_dir` exists. Raises `SettingsError`, or `OSError` if `data_dir` cannot be used
+    or another port cannot be listened on.
     """
     host, port = sock.getsockname()[:2]
     stop = stop_signal()
@@ -74,26 +79,41 @@ async def dev(
         url = await stack.enter_async_context(embedded(data_dir))
         samples = await stack.enter_async_context(_samples())
         settings = _settings(environ, url, samples, data_dir, host)
-        state = make_state(settings)
-        await stack.enter_async_context(serving(state, sock))
+        context = make_context(settings)
+        await stack.enter_async_context(serving(context, sock))
         if settings.metrics_port is not None:
             metrics_sock = listen(settings.host, settings.metrics_port)
-            await stack.enter_async_context(serving_metrics(state, metrics_sock))
+            await stack.enter_async_context(serving_metrics(context, metrics_sock))
         await stack.enter_async_context(monitoring(settings))
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        await _first_event(state, stop)
+        await _first_event(context, stop)
         if stop.is_set():
             return
-        say(_welcome(address, issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S), samples, settings))
+        say(
+            _welcome(
+                address, issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S), samples, settings
+            )
+        )
         await stop.wait()
 
 
 def _settings(
-    environ: Mapping[str, str], redis_url: str, samples: Mapping[str, str], data_dir: Path | None, host: str
+    environ: Mapping[str, str],
+    redis_url: str,
+    samples: Mapping[str, str],
+    data_dir: Path | None,
+    host: str,
 ) -> Settings:
-    defaults = {f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items())}
-    if not environ.get(f"{PREFIX}CHECK_INTERVAL"):  # The time-out must not be longer than another interval.
-        defaults |= {f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL, f"{PREFIX}CHECK_TIMEOUT": CHECK_TIMEOUT}
+    defaults = {
+        f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items())
+    }
+    if not environ.get(
+        f"{PREFIX}CHECK_INTERVAL"
+    ):  # The time-out must not be longer than another interval.
+        defaults |= {
+            f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL,
+            f"{PREFIX}CHECK_TIMEOUT": CHECK_TIMEOUT,
+        }
     if not any(environ.get(f"{PREFIX}{name}") for name in ("JWT_SECRET", "JWT_SECRET_FILE")):
         defaults[f"{PREFIX}JWT_SECRET"] = _secret(data_dir)
     return load({**defaults, **environ, f"{PREFIX}REDIS_URL": redis_url}, host=host)
@@ -126,11 +146,15 @@ async def _samples() -> AsyncIterator[Mapping[str, str]]:
         yield urls
 
 
-async def _first_event(state: State, stop: asyncio.Event) -> None:
+async def _first_event(context: ApiContext, stop: asyncio.Event) -> None:
     """Waits until there is something to show, or the time is up, or the person has had enough."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(FIRST_EVENT_S):  # A replica tells nobody of its first snapshot, so it is asked.
-            while not stop.is_set() and (state.replica.snapshot is None or state.replica.snapshot.latest is None):
+        async with asyncio.timeout(
+            FIRST_EVENT_S
+        ):  # A replica tells nobody of its first snapshot, so it is asked.
+            while not stop.is_set() and (
+                context.replica.snapshot is None or context.replica.snapshot.latest is None
+            ):
                 await asyncio.sleep(0.02)
 
 

@@ -25,7 +25,8 @@ class ClusterEventsError(Exception):
 
 
 class SettingsError(ClusterEventsError):
-    """Settings that cannot be used: one line per problem, naming the variable and what would be right."""
+    """Settings that cannot be used: one line per problem, naming the variable and what would be
+    right."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -43,7 +44,10 @@ class ApiError(ClusterEventsError):
     close: ClassVar[bool] = False
 
     def __init__(
-        self, message: str, details: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None
+        self,
+        message: str,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -57,7 +61,9 @@ class ApiError(ClusterEventsError):
 
     def body(self) -> bytes:
         """The JSON bytes of this error."""
-        return orjson.dumps({"message": self.message, "error_code": self.error_code, "details": self.details})
+        return orjson.dumps(
+            {"message": self.message, "error_code": self.error_code, "details": self.details}
+        )
 
 
 def cut(value: str, limit: int = 100) -> str:
@@ -93,11 +99,14 @@ class UriTooLong(ApiError):
     close = True
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The request target exceeds {limit_bytes:,} bytes.", {"limit_bytes": limit_bytes})
+        super().__init__(
+            f"The request target exceeds {limit_bytes:,} bytes.", {"limit_bytes": limit_bytes}
+        )
 
 
 class HeadersTooLarge(ApiError):
-    """A header field, all header fields together, or their number exceed a limit (RFC 6585, section 5)."""
+    """A header field, all header fields together, or their number exceed a limit (RFC 6585, section
+    5)."""
 
     status = 431
     close = True
@@ -105,7 +114,10 @@ class HeadersTooLarge(ApiError):
     @classmethod
     def together(cls, limit_bytes: int) -> Self:
         """All header fields together are larger than any agent needs."""
-        return cls(f"The header fields exceed {limit_bytes:,} bytes together.", {"limit_bytes": limit_bytes})
+        return cls(
+            f"The header fields exceed {limit_bytes:,} bytes together.",
+            {"limit_bytes": limit_bytes},
+        )
 
     @classmethod
     def one_field(cls, limit_bytes: int) -> Self:
@@ -115,11 +127,15 @@ class HeadersTooLarge(ApiError):
     @classmethod
     def too_many(cls, limit_fields: int) -> Self:
         """There are too many header fields."""
-        return cls(f"The request has more than {limit_fields} header fields.", {"limit_fields": limit_fields})
+        return cls(
+            f"The request has more than {limit_fields} header fields.",
+            {"limit_fields": limit_fields},
+        )
 
 
 class MisdirectedRequest(ApiError):
-    """With `AUTH=none`: a `Host` that is not one of ours (RFC 9110, section 15.5.20); keeps DNS rebinding out."""
+    """With `AUTH=none`: a `Host` that is not one of ours (RFC 9110, section 15.5.20); keeps DNS
+    rebinding out."""
 
     status = 421
 
@@ -159,12 +175,16 @@ class UnmetExpectation(ApiError):
 
 
 class NotAcceptable(ApiError):
-    """The client refuses the plain body, and takes no coding that there is (RFC 9110, section 12.5.3)."""
+    """The client refuses the plain body, and takes no coding that there is (RFC 9110, section
+    12.5.3)."""
 
     status = 406
 
     def __init__(self, codings: Sequence[str]) -> None:
-        super().__init__(f"Accept one of these content codings: {', '.join(codings)}.", {"codings": list(codings)})
+        super().__init__(
+            f"Accept one of these content codings: {', '.join(codings)}.",
+            {"codings": list(codings)},
+        )
 
 
 class UnsupportedMediaType(ApiError):
@@ -184,7 +204,9 @@ class PayloadTooLarge(ApiError):
     close = True
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(f"The request's body exceeds {limit_bytes} bytes.", {"limit_bytes": limit_bytes})
+        super().__init__(
+            f"The request's body exceeds {limit_bytes} bytes.", {"limit_bytes": limit_bytes}
+        )
 
 
 class InvalidUuidParam(ApiError):
@@ -194,7 +216,9 @@ class InvalidUuidParam(ApiError):
 
     def __init__(self, value: str) -> None:
         error = "expected `latest` or a UUID"
-        super().__init__(f"Invalid event id '{cut(value)}': {error}.", {"value": cut(value), "error": error})
+        super().__init__(
+            f"Invalid event id '{cut(value)}': {error}.", {"value": cut(value), "error": error}
+        )
 
 
 class InvalidQueryParam(ApiError):
@@ -218,10 +242,11 @@ class InvalidEvent(ApiError):
 
 
 class AuthenticationFailed(ApiError):
-    """No credential, or one that is bad, expired or revoked: deliberately one text for all (RFC 6750, section 3).
+    """No credential, or one that is bad, expired or revoked: deliberately one text for all (RFC
+    6750, section 3).
 
-    `why` and `who` are for the audit log alone: the reason in fixed words, and the key id or the subject of a token with a
-    true signature.
+    `why` and `who` are for the audit log alone: the reason in fixed words, and the key id or the
+    subject of a token with a true signature.
     """
 
     status = 401
@@ -239,7 +264,10 @@ class SigningKeysUnavailable(ApiError):
     status = 503
 
     def __init__(self, retry_after_s: int = 5) -> None:
-        super().__init__("The keys of the token's issuer are unavailable.", headers={"Retry-After": str(retry_after_s)})
+        super().__init__(
+            "The keys of the token's issuer are unavailable.",
+            headers={"Retry-After": str(retry_after_s)},
+        )
 
 
 class TooManyRequests(ApiError):
@@ -249,7 +277,9 @@ class TooManyRequests(ApiError):
 
     def __init__(self, retry_after_s: int) -> None:
         message = f"Too many requests with bad credentials came from this address: wait {retry_after_s} s."
-        super().__init__(message, {"retry_after_s": retry_after_s}, headers={"Retry-After": str(retry_after_s)})
+        super().__init__(
+            message, {"retry_after_s": retry_after_s}, headers={"Retry-After": str(retry_after_s)}
+        )
 
 
 class InsufficientPermissions(ApiError):
@@ -259,7 +289,9 @@ class InsufficientPermissions(ApiError):
 
     def __init__(self, required: str, actual: str) -> None:
         details = {"required": required, "actual": actual}
-        super().__init__(f"This needs the role '{required}', the credential has '{actual}'.", details)
+        super().__init__(
+            f"This needs the role '{required}', the credential has '{actual}'.", details
+        )
 
 
 class UnknownClusterMonitorEvent(ApiError):
@@ -297,7 +329,9 @@ class MethodNotAllowed(ApiError):
 
     def __init__(self, method: str, allowed: Sequence[str]) -> None:
         allow = ", ".join(allowed)
-        message = f"This endpoint takes {allow}." if allowed else "No endpoint here takes this method."
+        message = (
+            f"This endpoint takes {allow}." if allowed else "No endpoint here takes this method."
+        )
         super().__init__(message, {"method": cut(method)}, headers={"Allow": allow})
 
 
@@ -345,7 +379,9 @@ class InternalError(ApiError):
     close = True
 
     def __init__(self, request_id: str) -> None:
-        super().__init__("Something went wrong here; the log names the reason.", {"request_id": request_id})
+        super().__init__(
+            "Something went wrong here; the log names the reason.", {"request_id": request_id}
+        )
 
 
 class ClusterMonitoringDisabled(ApiError):

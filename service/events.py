@@ -1,7 +1,8 @@
-"""The domain: statuses, observations, events, selectors, and the wire bytes of an event (DESIGN, sections 2 and 3).
+"""The domain: statuses, observations, events, selectors, and the wire bytes of an event (DESIGN,
+sections 2 and 3).
 
-An event is rendered once, when it is recorded, into the two projections that are stored and served; so the
-bytes that an agent reads are the bytes that the writer made.
+An event is rendered once, when it is recorded, into the two projections that are stored and served;
+so the bytes that an agent reads are the bytes that the writer made.
 """
 
 import re
@@ -16,8 +17,9 @@ from typing import Any, Self
 import orjson
 
 INFO_LIMIT = 8_192
-"""The most bytes (UTF-8) of a self info or a resources info. JSON at most doubles them: in a cleaned text only quotation marks,
-backslashes, line feeds and tabs are escaped, by one byte each."""
+"""The most bytes (UTF-8) of a self info or a resources info. JSON at most doubles them: in a
+cleaned text only quotation marks, backslashes, line feeds and tabs are escaped, by one byte
+each."""
 
 LATEST = "latest"
 """The event id that stands for the newest event."""
@@ -35,7 +37,8 @@ _TIME = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}:)([0-9]{2})(?:\.([0-9]+))?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))",
     re.ASCII,
 )
-"""`date-time` of RFC 3339, section 5.6: date, hours and minutes, seconds, fraction, and the offset in three parts."""
+"""`date-time` of RFC 3339, section 5.6: date, hours and minutes, seconds, fraction, and the offset
+in three parts."""
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but line feed and tab, DEL, C1.
     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # Bidirectional controls (Unicode Standard Annex 9).
@@ -63,7 +66,8 @@ class Selector(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one check saw of one service. A status of another version of this service is text; it counts as not healthy."""
+    """What one check saw of one service. A status of another version of this service is text; it
+    counts as not healthy."""
 
     status: Status | str
     self_info: str = ""
@@ -79,8 +83,8 @@ class Observation:
 class Event:
     """One recorded observation of all services.
 
-    `id` is a lower-case hyphenated UUID, `recorded_at` counts microseconds since 1970 (UTC), `services` maps
-    each service's name to what was seen, in the configured order.
+    `id` is a lower-case hyphenated UUID, `recorded_at` counts microseconds since 1970 (UTC),
+    `services` maps each service's name to what was seen, in the configured order.
     """
 
     id: str
@@ -122,8 +126,9 @@ class Event:
 def observations(data: bytes) -> dict[str, Observation]:
     """What an event's bytes (either projection) say of each service.
 
-    Another version of this service may have written them: a status that is not known stays as it is, a field that is not a text
-    is ignored, as are all other fields. Raises `ValueError` for bytes that are not a JSON object.
+    Another version of this service may have written them: a status that is not known stays as it
+    is, a field that is not a text is ignored, as are all other fields. Raises `ValueError` for
+    bytes that are not a JSON object.
     """
     fields = orjson.loads(data)
     if not isinstance(fields, dict):
@@ -140,7 +145,8 @@ def observations(data: bytes) -> dict[str, Observation]:
 
 
 def is_event(data: bytes, event_id: str) -> bool:
-    """Whether the bytes are the event of that id in either projection, as any version of this service writes it."""
+    """Whether the bytes are the event of that id in either projection, as any version of this
+    service writes it."""
     try:
         fields = orjson.loads(data)
     except ValueError:
@@ -170,15 +176,18 @@ def rfc3339(us: int) -> str:
 
 
 def rfc3339_seconds(us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds. Raises `ValueError` as `rfc3339` does."""
+    """Microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds. Raises `ValueError` as
+    `rfc3339` does."""
     return _datetime(us).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def microseconds(time: str) -> int:
-    """A time of RFC 3339 (section 5.6) in microseconds since 1970: the inverse of `rfc3339`, for any offset.
+    """A time of RFC 3339 (section 5.6) in microseconds since 1970: the inverse of `rfc3339`, for
+    any offset.
 
-    A fraction has any number of digits, and is cut to microseconds. Second 60 is the next minute's first: leap seconds are
-    not counted here. Raises `ValueError` for a text that is no such time, or a time outside the years 1 to 9999 in UTC.
+    A fraction has any number of digits, and is cut to microseconds. Second 60 is the next minute's
+    first: leap seconds are not counted here. Raises `ValueError` for a text that is no such time,
+    or a time outside the years 1 to 9999 in UTC.
     """
     match = _TIME.fullmatch(time)
     if match is None:
@@ -190,7 +199,9 @@ def microseconds(time: str) -> int:
     if sign:
         if int(offset_hours) > 23 or int(offset_minutes) > 59:  # noqa: PLR2004  # As on a clock.
             raise ValueError("the offset is out of range")
-        offset = timedelta(hours=int(f"{sign}{offset_hours}"), minutes=int(f"{sign}{offset_minutes}"))
+        offset = timedelta(
+            hours=int(f"{sign}{offset_hours}"), minutes=int(f"{sign}{offset_minutes}")
+        )
     us = (local - _EPOCH - offset) // timedelta(microseconds=1)
     us += leap * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
     _datetime(us)
@@ -208,15 +219,16 @@ def _datetime(us: int) -> datetime:
 def canonical_uuid(text: str) -> str | None:
     """A UUID in any of its spellings as lower case with hyphens, else `None`.
 
-    Hyphenated, 32 hex digits, `urn:uuid:…` and `{…}`, any case, ASCII only: stricter than `uuid.UUID`, which
-    drops stray hyphens and takes digits of other scripts.
+    Hyphenated, 32 hex digits, `urn:uuid:…` and `{…}`, any case, ASCII only: stricter than
+    `uuid.UUID`, which drops stray hyphens and takes digits of other scripts.
     """
     match = _UUID.fullmatch(text)
     return str(uuid.UUID(match[1] or match[2])) if match else None
 
 
 def uuid7(us: int) -> str:
-    """A UUIDv7 of that time, whose sub-millisecond part fills `rand_a` (RFC 9562, section 6.2, method 3).
+    """A UUIDv7 of that time, whose sub-millisecond part fills `rand_a` (RFC 9562, section 6.2,
+    method 3).
 
     So ids sort as their times do. The libraries take the current time or whole milliseconds only.
     """
@@ -226,7 +238,8 @@ def uuid7(us: int) -> str:
 
 
 def clean(text: str) -> str:
-    """The text with a space for each control character, bidirectional control character and lone surrogate.
+    """The text with a space for each control character, bidirectional control character and lone
+    surrogate.
 
     Line feeds and tabs stay. What is left cannot act on a terminal, and is valid Unicode.
     """

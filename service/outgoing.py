@@ -1,9 +1,11 @@
-"""Outgoing HTTP whose cost the other side cannot drive up: a connector that bounds what is read around a body.
+"""Outgoing HTTP whose cost the other side cannot drive up: a connector that bounds what is read
+around a body.
 
-aiohttp 3.14 bounds each line of a head and the number of its fields. It skips interim responses (RFC 9110, section 15.2), empty
-lines before a status line (RFC 9112, section 2.2) and chunk extensions (RFC 9112, section 7.1.1) without end: until the
-deadline of the request, they cost one core, and interim responses hundreds of MiB. Every outgoing HTTP request of the service
-uses this connector; each caller sets its own deadline and its own limit for the body.
+aiohttp 3.14 bounds each line of a head and the number of its fields. It skips interim responses
+(RFC 9110, section 15.2), empty lines before a status line (RFC 9112, section 2.2) and chunk
+extensions (RFC 9112, section 7.1.1) without end: until the deadline of the request, they cost one
+core, and interim responses hundreds of MiB. Every outgoing HTTP request of the service uses this
+connector; each caller sets its own deadline and its own limit for the body.
 """
 
 from functools import partial
@@ -16,26 +18,34 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
 HEAD_LIMIT = 64 * 1024
-"""The most bytes of a response's head, all interim responses included. Servers send a few hundred bytes."""
+"""The most bytes of a response's head, all interim responses included. Servers send a few hundred
+bytes."""
 INTERIM_LIMIT = 16
-"""The most interim responses before the final one. Servers send one or two; `102 Processing` may come every few seconds."""
+"""The most interim responses before the final one. Servers send one or two; `102 Processing` may
+come every few seconds."""
 FRAMING = 16
-"""The most bytes received for each byte of a body, beyond `HEAD_LIMIT`. Chunks of one byte cost six."""
+"""The most bytes received for each byte of a body, beyond `HEAD_LIMIT`. Chunks of one byte cost
+six."""
 
 _PIECE = 4 * 1024
-"""Bytes given to the parser at a time until the final head is complete: it makes an object of every 16 bytes at the worst."""
+"""Bytes given to the parser at a time until the final head is complete: it makes an object of every
+16 bytes at the worst."""
 
 
 class BoundedConnector(aiohttp.TCPConnector):
     """A `TCPConnector` whose connections fail once they exceed the limits above.
 
-    A head that is too large is a `ClientResponseError`, a body with too much framing a `ClientPayloadError`.
+    A head that is too large is a `ClientResponseError`, a body with too much framing a
+    `ClientPayloadError`.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # The one private attribute on which this stands. `tests/test_outgoing.py` fails if aiohttp stops using it.
-        self._factory = cast("partial[ResponseHandler]", partial(_BoundedResponses, loop=self._loop))
+        # The one private attribute on which this stands. `tests/test_outgoing.py` fails if aiohttp
+        # stops using it.
+        self._factory = cast(
+            "partial[ResponseHandler]", partial(_BoundedResponses, loop=self._loop)
+        )
 
 
 class _BoundedResponses(ResponseHandler):

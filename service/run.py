@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 from service import tasks
-from service.api.app import make_state
-from service.api.health import metrics_of, state_of
+from service.api.app import make_context
+from service.api.context import ApiContext
+from service.api.handlers.health import metrics_fingerprint, render_metrics
 from service.api.server import SHUTDOWN_S, serving, serving_metrics
-from service.api.siblings import Siblings
-from service.api.state import State
+from service.api.worker_metrics import WorkerMetrics
 from service.settings import Settings
 from service.sockets import for_workers
 from service.workers import Supervisor
@@ -27,7 +27,8 @@ PATIENCE_S = 5.0
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a command to its end, on uvloop where it is installed. If a background task ended it, the exit code is 1."""
+    """Runs a command to its end, on uvloop where it is installed. If a background task ended it,
+    the exit code is 1."""
     try:
         import uvloop  # noqa: PLC0415  # Not on every platform.
     except ImportError:  # pragma: no cover
@@ -39,33 +40,37 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         sys.exit(1)
 
 
-async def serve(settings: Settings, sock: socket.socket, metrics_sock: socket.socket | None) -> None:
+async def serve(
+    settings: Settings, sock: socket.socket, metrics_sock: socket.socket | None
+) -> None:
     """The API on a listening socket, until a signal; then `DRAIN` seconds more.
 
     `metrics_sock` is where the metrics are served, if not with the API.
     """
-    await _serve(make_state(settings), sock, metrics_sock, stop_signal())
+    await _serve(make_context(settings), sock, metrics_sock, stop_signal())
 
 
 async def _serve(
-    state: State,
+    context: ApiContext,
     sock: socket.socket,
     metrics_sock: socket.socket | None,
     stop: asyncio.Event,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    settings = state.settings
+    settings = context.settings
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(serving(state, sock))
+        await stack.enter_async_context(serving(context, sock))
         host, port = sock.getsockname()[:2]
         log.info("serving", extra={"host": host, "port": port, "auth": settings.auth.value})
         if metrics_sock is not None:
-            await stack.enter_async_context(serving_metrics(state, metrics_sock))
+            await stack.enter_async_context(serving_metrics(context, metrics_sock))
         ready()
-        if state.authenticator.open_to_all:
-            log.warning("no credential is asked for: whoever reaches this address may read and write everything")
+        if context.authenticator.open_to_all:
+            log.warning(
+                "no credential is asked for: whoever reaches this address may read and write everything"
+            )
         await stop.wait()
-        await state.drain()
+        await context.drain()
         log.info("draining", extra={"seconds": settings.drain})
         await asyncio.sleep(settings.drain)
 
@@ -75,24 +80,38 @@ def serve_with_workers(
 ) -> None:
     """The API in several processes on the port of a listening socket, until a signal.
 
-    All workers accept from `metrics_sock`, and each of them serves the metrics of all. Exits with 1 if
-    the workers keep ending.
+    All workers accept from `metrics_sock`, and each of them serves the metrics of all. Exits with 1
+    if the workers keep ending.
     """
-    make_state(settings)  # Key material that is unfit is told once, here, rather than by every worker.
+    make_context(
+        settings
+    )  # Key material that is unfit is told once, here, rather than by every worker.
     sockets = for_workers(sock, workers)
 
     def work(index: int, lifeline: int, ready: Callable[[], None]) -> None:
         own = sockets[index]
         _close(*(other for other in sockets if other is not own))
-        run(_work(settings, own, metrics_sock, siblings, index=index, lifeline=lifeline, ready=ready))
+        run(
+            _work(
+                settings,
+                own,
+                metrics_sock,
+                worker_metrics,
+                index=index,
+                lifeline=lifeline,
+                ready=ready,
+            )
+        )
 
     def stopping() -> None:
         # Else the port would go on listening when the workers no longer accept.
         _close(*sockets, *([metrics_sock] if metrics_sock else []))
 
     stop_within = settings.drain + SHUTDOWN_S + PATIENCE_S
-    with closing(Siblings(workers)) as siblings:
-        ended_by_signal = Supervisor(workers, work, stop_within=stop_within, stopping=stopping).run()
+    with closing(WorkerMetrics(workers)) as worker_metrics:
+        ended_by_signal = Supervisor(
+            workers, work, stop_within=stop_within, stopping=stopping
+        ).run()
     if not ended_by_signal:
         sys.exit(1)
 
@@ -106,7 +125,7 @@ async def _work(
     settings: Settings,
     sock: socket.socket,
     metrics_sock: socket.socket | None,
-    siblings: Siblings,
+    worker_metrics: WorkerMetrics,
     *,
     index: int,
     lifeline: int,
@@ -120,11 +139,13 @@ async def _work(
         stop.set()
 
     loop.add_reader(lifeline, parent_gone)
-    state = make_state(settings)
-    joined = siblings.join(index, partial(metrics_of, state), partial(state_of, state))
-    async with joined as (state.exposition, changed):
-        state.replica.listeners.append(lambda _: changed())
-        await _serve(state, sock, metrics_sock, stop, ready)
+    context = make_context(settings)
+    joined = worker_metrics.serve(
+        index, partial(render_metrics, context), partial(metrics_fingerprint, context)
+    )
+    async with joined as (context.exposition, changed):
+        context.replica.listeners.append(lambda _: changed())
+        await _serve(context, sock, metrics_sock, stop, ready)
 
 
 async def monitor(settings: Settings) -> None:

@@ -17,21 +17,25 @@ def listen(host: str, port: int) -> socket.socket:
     `strerror` names the address and the reason.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         return _listening(socket.socket(family, kind, protocol), address)
     except (OSError, UnicodeError) as error:  # A name that is too long for DNS is a UnicodeError.
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(getattr(error, "errno", None), f"cannot listen on {shown}: {reason}") from error
+        raise OSError(
+            getattr(error, "errno", None), f"cannot listen on {shown}: {reason}"
+        ) from error
 
 
 def for_workers(first: socket.socket, workers: int) -> Sequence[socket.socket]:
     """A listening socket for each worker, on the address of `first`, a socket of `listen`.
 
     On Linux each worker has its own, `first` among them, and the kernel spreads connections evenly
-    over them (`SO_REUSEPORT`). `first` gets that option only after it listens alone, and `listen` never
-    uses it, so `listen` fails in every other process. On other systems the option does not spread
-    connections, and all workers accept from `first`.
+    over them (`SO_REUSEPORT`). `first` gets that option only after it listens alone, and `listen`
+    never uses it, so `listen` fails in every other process. On other systems the option does not
+    spread connections, and all workers accept from `first`.
     """
     sockets = [first]
     if sys.platform == "linux":

@@ -12,14 +12,15 @@ ended_early: list[str] = []
 """The names of the background tasks that ended, which makes the process' end a failure."""
 
 
-def background(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-    """Starts work that is to go on until it is cancelled. If it ends otherwise, that is logged and stops the process."""
+def spawn_guarded(work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    """Starts work that is to go on until it is cancelled. If it ends otherwise, that is logged and
+    stops the process."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(_ended)
     return task
 
 
-async def end(*tasks: "asyncio.Task[None]") -> None:
+async def cancel_and_wait(*tasks: "asyncio.Task[None]") -> None:
     """Cancels tasks and waits for their ends."""
     for task in tasks:
         task.cancel()

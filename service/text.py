@@ -1,4 +1,5 @@
-"""Text as editors and shells leave it: byte order marks, white space around it, other encodings than UTF-8."""
+"""Text as editors and shells leave it: byte order marks, white space around it, other encodings
+than UTF-8."""
 
 import codecs
 
@@ -15,7 +16,8 @@ _MARKS = (
 )
 """In this order: the mark of UTF-32 begins with that of UTF-16."""
 _BY_ZEROS = {3: "UTF-32", 2: "UTF-16"}
-"""What text without a mark is, by the zeros among its first four bytes, as far as it begins with ASCII."""
+"""What text without a mark is, by the zeros among its first four bytes, as far as it begins with
+ASCII."""
 
 
 def stripped(text: str) -> str:
@@ -25,7 +27,9 @@ def stripped(text: str) -> str:
 
 def other_encoding(data: bytes) -> str | None:
     """UTF-16 or UTF-32, if that is what the text seems to be in."""
-    return next((name for mark, name in _MARKS if data.startswith(mark)), _BY_ZEROS.get(data[:4].count(0)))
+    return next(
+        (name for mark, name in _MARKS if data.startswith(mark)), _BY_ZEROS.get(data[:4].count(0))
+    )
 
 
 def decoded(data: bytes) -> str:

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STEADY_S = 2.0
-"""A worker that has served for so long has started well; one that ends sooner has failed to start."""
+"""A worker that has served for so long has started well; one that ends sooner has failed to
+start."""
 PAUSE_S = 0.5
 """Before the third start of a worker that keeps ending. It doubles with each further start; the
 second start is at once."""
@@ -62,16 +63,17 @@ class Supervisor:
         pause: float = PAUSE_S,
         steady: float = STEADY_S,
     ) -> None:
-        """`stop_within` is how many seconds a worker may take to end before it is killed. `stopping`
-        is called in the parent when no worker will be started any more. `pause` and `steady` are
-        `PAUSE_S` and `STEADY_S`."""
+        """`stop_within` is how many seconds a worker may take to end before it is killed.
+        `stopping` is called in the parent when no worker will be started any more. `pause` and
+        `steady` are `PAUSE_S` and `STEADY_S`."""
         self._workers = [_Worker(index) for index in range(count)]
         self._work = work
         self._stop_within = stop_within
         self._stopping = stopping
         self._pause = pause
         self._steady_after = steady
-        # Shared with the workers: when each of them became ready, by the clock that all share, or 0.
+        # Shared with the workers: when each of them became ready, by the clock that all share, or
+        # 0.
         self._ready_at = memoryview(mmap.mmap(-1, 8 * count)).cast("d")
         self._lifeline = os.pipe()
         self._wake = os.pipe()
@@ -86,12 +88,14 @@ class Supervisor:
         self._watch_signals()
         while not self._ending:
             self._start_due()
-            self._wait(min((worker.due for worker in self._workers if not worker.pid), default=None))
+            self._wait(
+                min((worker.due for worker in self._workers if not worker.pid), default=None)
+            )
             self._reap()
         self._end_all()
         return not self._gave_up
 
-    # -- signals and time ---------------------------------------------------------------------------------------------
+    # -- signals and time --------------------------------------------------------------------------
 
     def _watch_signals(self) -> None:
         """Has signals and the deaths of workers end a `_wait`."""
@@ -107,11 +111,13 @@ class Supervisor:
 
     def _wait(self, until: float | None) -> None:
         """Until a signal, but not beyond a moment."""
-        select.select([self._wake[0]], [], [], None if until is None else max(0.0, until - time.monotonic()))
+        select.select(
+            [self._wake[0]], [], [], None if until is None else max(0.0, until - time.monotonic())
+        )
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake[0], 4_096)
 
-    # -- starting -----------------------------------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -120,7 +126,8 @@ class Supervisor:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
-        """Forks a worker. Signals wait meanwhile: the parent's handlers would swallow the child's."""
+        """Forks a worker. Signals wait meanwhile: the parent's handlers would swallow the
+        child's."""
         self._ready_at[worker.index] = 0.0
         worker.started = time.monotonic()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
@@ -153,7 +160,7 @@ class Supervisor:
                 sys.stderr.flush()
             os._exit(code)
 
-    # -- deaths -------------------------------------------------------------------------------------------------------
+    # -- deaths ------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
         """Notes the workers that have ended."""
@@ -166,17 +173,23 @@ class Supervisor:
                         self._failed(worker, _reason(os.waitstatus_to_exitcode(ended[1])))
 
     def _failed(self, worker: _Worker, reason: str) -> None:
-        """Plans the restart of a worker that has ended, or gives up if it keeps ending soon after its
-        start and no other worker is steady."""
+        """Plans the restart of a worker that has ended, or gives up if it keeps ending soon after
+        its start and no other worker is steady."""
         if self._ending:
             return
         now = time.monotonic()
         worker.failed_starts = 0 if self._steady(worker, now) else worker.failed_starts + 1
-        found = {"worker": worker.index, "reason": reason, "lived_s": round(now - worker.started, 1)}
+        found = {
+            "worker": worker.index,
+            "reason": reason,
+            "lived_s": round(now - worker.started, 1),
+        }
         others_steady = any(one.pid and self._steady(one, now) for one in self._workers)
         if worker.failed_starts >= MOST_FAILED_STARTS and not others_steady:
             self._gave_up = True
-            log.critical("giving up: the workers keep ending", extra=found | {"starts": worker.failed_starts})
+            log.critical(
+                "giving up: the workers keep ending", extra=found | {"starts": worker.failed_starts}
+            )
             return
         pause = 0.0
         if worker.failed_starts > 1:
@@ -192,7 +205,7 @@ class Supervisor:
         ready_at = self._ready_at[worker.index]
         return bool(ready_at) and now - ready_at >= self._steady_after
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- the end -----------------------------------------------------------------------------------
 
     @property
     def _ending(self) -> bool:
@@ -214,7 +227,10 @@ class Supervisor:
         for worker in self._workers:
             if worker.pid:
                 if number is signal.SIGKILL:
-                    log.error("a worker did not end in time", extra={"worker": worker.index, "pid": worker.pid})
+                    log.error(
+                        "a worker did not end in time",
+                        extra={"worker": worker.index, "pid": worker.pid},
+                    )
                 # It has not been waited for, so the process id is still its own.
                 os.kill(worker.pid, number)
 

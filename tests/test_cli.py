@@ -16,7 +16,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from service.auth import Role
-from service.cli import main
+from service.cli.main import main
 from service.events import Observation, Status
 from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, Api, bearer, make_token
 
@@ -43,7 +43,9 @@ class Ran:
 
 def environment(**settings: str) -> dict[str, str]:
     """This process' environment with these settings of ours and no others."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
+    }
     return others | {f"CLUSTER_EVENTS_{name.upper()}": value for name, value in settings.items()}
 
 
@@ -63,8 +65,11 @@ async def run(*arguments: str, **settings: str) -> Ran:
 
 
 @pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs a command in this process, which takes no time: for what ends before there is anything to run."""
+def invoke(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Ran]:
+    """Runs a command in this process, which takes no time: for what ends before there is anything
+    to run."""
 
     def call(*arguments: str, **settings: str) -> Ran:
         monkeypatch.setattr(sys, "argv", ["cluster-events", *arguments])
@@ -97,7 +102,7 @@ def tells_one_line(ran: Ran) -> str:
     return ran.err.strip()
 
 
-# -- events -----------------------------------------------------------------------------------------------------------
+# -- events ----------------------------------------------------------------------------------------
 
 
 async def test_events_lists_newest_first(api: Api) -> None:
@@ -138,9 +143,12 @@ async def test_no_events_yet(api: Api) -> None:
 
 
 async def test_event_shows_every_field(api: Api) -> None:
-    """`event latest` prints the event with its infos, field by field; `--selector status` leaves the infos out."""
+    """`event latest` prints the event with its infos, field by field; `--selector status` leaves
+    the infos out."""
     (event_id,) = await record(api, ONE_BAD)
-    ran, short = await asyncio.gather(ask(api, "event", "latest"), ask(api, "event", event_id, "--selector", "status"))
+    ran, short = await asyncio.gather(
+        ask(api, "event", "latest"), ask(api, "event", event_id, "--selector", "status")
+    )
     assert ran.code == short.code == 0
     assert ["id", event_id] in ran.lines
     assert ["all_healthy", "no"] in ran.lines
@@ -175,7 +183,7 @@ async def test_event_that_is_not_there(api: Api, event_id: str, said: str) -> No
     assert tells_one_line(ran).endswith(said)
 
 
-# -- health -----------------------------------------------------------------------------------------------------------
+# -- health ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +194,8 @@ async def test_event_that_is_not_there(api: Api, event_id: str, said: str) -> No
     ],
 )
 async def test_health_tells_the_verdict(api: Api, observed: Any, code: int, line: str) -> None:
-    """`health` exits with 0 if the cluster is healthy and 2 if not, and prints a line per service."""
+    """`health` exits with 0 if the cluster is healthy and 2 if not, and prints a line per
+    service."""
     await record(api, observed)
     ran = await ask(api, "health")
     assert ran.code == code
@@ -200,13 +209,16 @@ async def test_health_tells_the_verdict(api: Api, observed: Any, code: int, line
 
 @pytest.mark.parametrize("observed", [ALL_GOOD, ONE_BAD], ids=["healthy", "unhealthy"])
 async def test_stale_verdict_is_not_known(make_api: MakeApi, observed: Any) -> None:
-    """A verdict of which nobody knows whether it still holds is neither healthy nor unhealthy: exit code 1."""
+    """A verdict of which nobody knows whether it still holds is neither healthy nor unhealthy: exit
+    code 1."""
     api = await make_api(stale_after="1ms")
     await record(api, observed)
     await asyncio.sleep(0.01)
     ran, as_json = await asyncio.gather(ask(api, "health"), ask(api, "health", "--json"))
     assert ran.code == as_json.code == FAILED
-    assert ran.out.splitlines()[0] == "The state of the cluster is not known: the knowledge is stale."
+    assert (
+        ran.out.splitlines()[0] == "The state of the cluster is not known: the knowledge is stale."
+    )
     assert json.loads(as_json.out)["stale"] is True
 
 
@@ -224,7 +236,8 @@ async def test_stale_event_is_marked(make_api: MakeApi) -> None:
 
 
 async def test_health_without_events_or_store(make_api: MakeApi) -> None:
-    """Before the first event, and where the service cannot read its store, the health is not known."""
+    """Before the first event, and where the service cannot read its store, the health is not
+    known."""
     unborn, cut_off = await make_api(), await make_api(redis_url="unix:///nonexistent/s")
     ran = await ask(unborn, "health")
     assert ran.code == FAILED
@@ -234,12 +247,13 @@ async def test_health_without_events_or_store(make_api: MakeApi) -> None:
     assert tells_one_line(ran).endswith("(503 StoreUnavailable)")
 
 
-# -- services that cannot be asked ------------------------------------------------------------------------------------
+# -- services that cannot be asked -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", [("events",), ("event", "latest"), ("health",)])
 async def test_service_that_does_not_listen(unused_tcp_port: int, command: tuple[str, ...]) -> None:
-    """A service that cannot be reached is one line on stderr, and exit code 1: the health is not known."""
+    """A service that cannot be reached is one line on stderr, and exit code 1: the health is not
+    known."""
     url = f"http://127.0.0.1:{unused_tcp_port}"
     ran = await run(*command, "--url", url, "--token", TOKEN)
     assert ran.code == FAILED
@@ -252,7 +266,10 @@ async def test_service_that_does_not_listen(unused_tcp_port: int, command: tuple
         ("ftp://127.0.0.1", "Error: 'ftp://127.0.0.1' is not an http:// or https:// URL"),
         ("127.0.0.1:8080", "Error: '127.0.0.1:8080' is not an http:// or https:// URL"),
         ("http://[", "Error: cannot reach http://[: Invalid IPv6 URL"),
-        ("http://127.0.0.1:99999", "Error: cannot reach http://127.0.0.1:99999: Port out of range 0-65535"),
+        (
+            "http://127.0.0.1:99999",
+            "Error: cannot reach http://127.0.0.1:99999: Port out of range 0-65535",
+        ),
     ],
 )
 def test_impossible_url(invoke: Callable[..., Ran], url: str, said: str) -> None:
@@ -297,7 +314,11 @@ def said(status: str, body: str) -> bytes:
         (said("503 Unavailable", "<html>"), "health", "answered 503: is this cluster-events?"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "health", ": SSH-2.0-OpenSSH_9.2"),
         (b"", "health", ": Remote end closed connection without response"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[", "events", ": IncompleteRead(1 bytes read, 8 more expected)"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[",
+            "events",
+            ": IncompleteRead(1 bytes read, 8 more expected)",
+        ),
     ],
 )
 async def test_other_server(answer: bytes, command: str, expected: str) -> None:
@@ -328,12 +349,13 @@ async def test_url_with_a_path_prefix(api: Api) -> None:
     assert asked == ["/platform/health/v0/cluster_healthz"] * 2
 
 
-# -- credentials ------------------------------------------------------------------------------------------------------
+# -- credentials -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 async def test_missing_and_wrong_token(api: Api) -> None:
-    """Without a token the command says how to give one; a wrong one is told as the service tells it, and not repeated."""
+    """Without a token the command says how to give one; a wrong one is told as the service tells
+    it, and not repeated."""
     ran = await run("events", "--url", api.url)
     assert ran.code == FAILED
     assert tells_one_line(ran) == (
@@ -347,7 +369,8 @@ async def test_missing_and_wrong_token(api: Api) -> None:
 
 @pytest.mark.slow
 async def test_api_keys_from_their_making_to_their_end(api: Api, valkey: str) -> None:
-    """A key made in the store opens the API with its role, is listed without its secret, and is refused once deleted."""
+    """A key made in the store opens the API with its role, is listed without its secret, and is
+    refused once deleted."""
     await record(api, ALL_GOOD)
     made = await run("keys", "create", "agents", "--expires", "90d", redis_url=valkey)
     assert made.code == 0
@@ -364,7 +387,10 @@ async def test_api_keys_from_their_making_to_their_end(api: Api, valkey: str) ->
     )
     assert again.code == FAILED
     assert "agents" in tells_one_line(again)
-    assert {name: json.loads(writer.out)[name] for name in ("name", "role")} == {"name": "writer", "role": "write"}
+    assert {name: json.loads(writer.out)[name] for name in ("name", "role")} == {
+        "name": "writer",
+        "role": "write",
+    }
 
     table, as_json = await asyncio.gather(
         run("keys", "list", redis_url=valkey), run("keys", "list", "--json", redis_url=valkey)
@@ -392,7 +418,10 @@ async def test_no_keys_yet(valkey: str) -> None:
 async def test_keys_without_a_store() -> None:
     """A store that cannot be reached is one line, without its address or password."""
     ran = await run("keys", "list", redis_url="redis://user:hunter2@127.0.0.1:1/0")
-    assert (ran.code, tells_one_line(ran)) == (FAILED, "Error: The store is unavailable: it cannot be reached.")
+    assert (ran.code, tells_one_line(ran)) == (
+        FAILED,
+        "Error: The store is unavailable: it cannot be reached.",
+    )
 
 
 @pytest.mark.slow
@@ -404,10 +433,12 @@ async def test_token_opens_the_api(api: Api, role: str, status: int) -> None:
     assert (ran.code, ran.err) == (0, "")
     token = ran.out.strip()
     assert (await api.request("GET", "/v0/cluster/events", bearer(token))).status == 200
-    assert (await api.request("POST", "/v0/cluster/events", bearer(token), data=b"{}")).status == status
+    assert (
+        await api.request("POST", "/v0/cluster/events", bearer(token), data=b"{}")
+    ).status == status
 
 
-# -- command lines and settings ---------------------------------------------------------------------------------------
+# -- command lines and settings --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -435,7 +466,8 @@ async def test_token_opens_the_api(api: Api, role: str, status: int) -> None:
     ],
 )
 def test_wrong_command_line(invoke: Callable[..., Ran], arguments: tuple[str, ...]) -> None:
-    """A wrong command line exits with 64, which no other outcome has, and explains itself on stderr."""
+    """A wrong command line exits with 64, which no other outcome has, and explains itself on
+    stderr."""
     ran = invoke(*arguments, jwt_secret=JWT_SECRET)
     assert ran.code == WRONG_COMMAND_LINE
     assert ran.out == ""
@@ -444,9 +476,12 @@ def test_wrong_command_line(invoke: Callable[..., Ran], arguments: tuple[str, ..
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"), [(("--help",), "Commands:"), (("events", "-h"), "--limit"), (("--version",), "0.")]
+    ("arguments", "expected"),
+    [(("--help",), "Commands:"), (("events", "-h"), "--limit"), (("--version",), "0.")],
 )
-def test_help_and_version(invoke: Callable[..., Ran], arguments: tuple[str, ...], expected: str) -> None:
+def test_help_and_version(
+    invoke: Callable[..., Ran], arguments: tuple[str, ...], expected: str
+) -> None:
     """Help and version go to stdout, and are no error."""
     ran = invoke(*arguments)
     assert (ran.code, ran.err) == (0, "")
@@ -462,9 +497,14 @@ async def test_wrong_command_line_and_settings_of_a_process() -> None:
     assert tells_one_line(settings).startswith("cluster-events: CLUSTER_EVENTS_PORT: ")
 
 
-@pytest.mark.parametrize("command", [("serve",), ("monitor",), ("dev",), ("token",), ("openapi",), ("keys", "list")])
-def test_wrong_settings_are_told_all_at_once(invoke: Callable[..., Ran], command: tuple[str, ...]) -> None:
-    """Every wrong setting is named on a line of its own, no secret is shown, and the exit code is 2."""
+@pytest.mark.parametrize(
+    "command", [("serve",), ("monitor",), ("dev",), ("token",), ("openapi",), ("keys", "list")]
+)
+def test_wrong_settings_are_told_all_at_once(
+    invoke: Callable[..., Ran], command: tuple[str, ...]
+) -> None:
+    """Every wrong setting is named on a line of its own, no secret is shown, and the exit code is
+    2."""
     ran = invoke(
         *command,
         port="99999",
@@ -476,7 +516,10 @@ def test_wrong_settings_are_told_all_at_once(invoke: Callable[..., Ran], command
     assert (ran.code, ran.out) == (WRONG_SETTINGS, "")
     lines = ran.err.splitlines()
     named = {line.removeprefix("cluster-events: ").partition(":")[0] for line in lines}
-    assert named == {f"CLUSTER_EVENTS_{name}" for name in ("PORT", "HEARTBEAT", "SERVICES", "JWT_SECRET", "REDIS_URL")}
+    assert named == {
+        f"CLUSTER_EVENTS_{name}"
+        for name in ("PORT", "HEARTBEAT", "SERVICES", "JWT_SECRET", "REDIS_URL")
+    }
     assert not any(secret in ran.err for secret in ("t0psecret", "hunter2", "Traceback"))
 
 
@@ -501,7 +544,7 @@ async def test_openapi_describes_the_configured_services() -> None:
     assert "compiler_status" not in ran.out
 
 
-# -- output -----------------------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
@@ -547,4 +590,7 @@ async def test_serve_on_a_taken_port(api: Api, valkey: str) -> None:
     """A port that is taken is one line that names it, and exit code 1."""
     ran = await run("serve", "--port", str(api.port), redis_url=valkey, jwt_secret=JWT_SECRET)
     assert ran.code == FAILED
-    assert tells_one_line(ran) == f"Error: cannot listen on 127.0.0.1:{api.port}: Address already in use"
+    assert (
+        tells_one_line(ran)
+        == f"Error: cannot listen on 127.0.0.1:{api.port}: Address already in use"
+    )

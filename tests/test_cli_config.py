@@ -9,9 +9,7 @@ import pytest
 from tests.conftest import ALL_GOOD, JWT_SECRET, Api
 from tests.test_cli import HEALTHY, TOKEN, UNHEALTHY, WRONG_SETTINGS, record, run
 
-MISSPELT = (
-    "CLUSTER_EVENTS_RETENTON_HOURS is not used: there is no such setting; the nearest is CLUSTER_EVENTS_RETENTION_HOURS"
-)
+MISSPELT = "CLUSTER_EVENTS_RETENTON_HOURS is not used: there is no such setting; the nearest is CLUSTER_EVENTS_RETENTION_HOURS"
 LINKS = {
     "port": "tcp://10.0.0.1:80",
     "service_host": "10.0.0.1",
@@ -30,7 +28,7 @@ LINKS = {
 """What Kubernetes sets for Services whose names begin with `cluster-events`."""
 
 
-# -- config check -----------------------------------------------------------------------------------------------------
+# -- config check ----------------------------------------------------------------------------------
 
 
 async def test_misspelt_setting_is_reported() -> None:
@@ -48,10 +46,14 @@ async def test_misspelt_setting_is_reported_beside_mistakes() -> None:
     assert ran.err.splitlines()[1] == f"cluster-events: {MISSPELT}"
 
 
-@pytest.mark.parametrize("command", [("openapi",), ("token",), ("config", "show"), ("monitor", "--once")])
+@pytest.mark.parametrize(
+    "command", [("openapi",), ("token",), ("config", "show"), ("monitor", "--once")]
+)
 async def test_misspelt_setting_is_logged_by_every_command(command: tuple[str, ...]) -> None:
     """Every command that uses settings logs at its start which variables are none."""
-    ran = await run(*command, retenton_hours="5", jwt_secret=JWT_SECRET, services="api=tcp://127.0.0.1:1")
+    ran = await run(
+        *command, retenton_hours="5", jwt_secret=JWT_SECRET, services="api=tcp://127.0.0.1:1"
+    )
     assert ran.code in {0, UNHEALTHY}
     assert [line for line in ran.err.splitlines() if line.endswith(MISSPELT)]
 
@@ -60,7 +62,9 @@ async def test_check_looks_at_the_keys(tmp_path: Path) -> None:
     """An unfit key and an unfit services file are reported together."""
     file = tmp_path / "services.toml"
     file.write_text("[api]\nurl = 'http://a/'\nca_file = '/nonexistent'\n")
-    ran = await run("config", "check", jwt_public_key="-----BEGIN nonsense", services_file=str(file))
+    ran = await run(
+        "config", "check", jwt_public_key="-----BEGIN nonsense", services_file=str(file)
+    )
     assert (ran.code, ran.out) == (WRONG_SETTINGS, "")
     assert [line.split(": ")[1] for line in ran.err.splitlines()] == [
         "CLUSTER_EVENTS_JWT_PUBLIC_KEY",
@@ -68,10 +72,12 @@ async def test_check_looks_at_the_keys(tmp_path: Path) -> None:
     ]
 
 
-# -- service links ----------------------------------------------------------------------------------------------------
+# -- service links ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [("config", "check"), ("openapi",), ("token",), ("config", "show")])
+@pytest.mark.parametrize(
+    "command", [("config", "check"), ("openapi",), ("token",), ("config", "show")]
+)
 async def test_service_links_do_no_harm(command: tuple[str, ...]) -> None:
     """What Kubernetes sets for Services named like this one changes nothing and is not reported."""
     linked = await run(*command, jwt_secret=JWT_SECRET, **LINKS)
@@ -92,18 +98,23 @@ async def test_clients_strip_their_variables(api: Api, around: str) -> None:
     """What is around a URL and a token, in variables and in options, does not count."""
     await record(api, ALL_GOOD)
     url, token = around + api.url + around, around + TOKEN + around
-    for ran in await asyncio.gather(run("health", url=url, token=token), run("health", "--url", url, "--token", token)):
+    for ran in await asyncio.gather(
+        run("health", url=url, token=token), run("health", "--url", url, "--token", token)
+    ):
         assert (ran.code, ran.err) == (HEALTHY, "")
 
 
-# -- config show ------------------------------------------------------------------------------------------------------
+# -- config show -----------------------------------------------------------------------------------
 
 
 async def test_show_has_values_and_origins(tmp_path: Path) -> None:
-    """`config show` has a line per setting, for people, and the same as JSON, for programs; no secret in either."""
+    """`config show` has a line per setting, for people, and the same as JSON, for programs; no
+    secret in either."""
     secret, services = tmp_path / "secret", tmp_path / "services.toml"
     secret.write_text("hunter2" * 10)
-    services.write_text("[api]\nurl = 'http://me:hunter2@a/?key=hunter2'\n[web]\nurl = 'http://w/'\n")
+    services.write_text(
+        "[api]\nurl = 'http://me:hunter2@a/?key=hunter2'\n[web]\nurl = 'http://w/'\n"
+    )
     given = {
         "jwt_secret_file": str(secret),
         "services_file": str(services),

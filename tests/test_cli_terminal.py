@@ -1,4 +1,5 @@
-"""The client commands, whatever the server sends and wherever their output goes: clean text, documented exit codes."""
+"""The client commands, whatever the server sends and wherever their output goes: clean text,
+documented exit codes."""
 
 import asyncio
 import io
@@ -16,15 +17,27 @@ from unittest.mock import patch
 import click
 import pytest
 
-from service.cli import cli, main
-from service.client import BODY_LIMIT, Frame
+from service.cli.http_client import BODY_LIMIT, Frame
+from service.cli.main import cli, main
 from tests.conftest import ALL_GOOD, READ, Api
 from tests.support import needs
 from tests.support.processes import started
-from tests.test_cli import FAILED, HEALTHY, ROOT, UNHEALTHY, WRONG_COMMAND_LINE, Ran, environment, run, said
+from tests.test_cli import (
+    FAILED,
+    HEALTHY,
+    ROOT,
+    UNHEALTHY,
+    WRONG_COMMAND_LINE,
+    Ran,
+    environment,
+    run,
+    said,
+)
 
 TOKEN = READ["Authorization"].removeprefix("Bearer ")
-ACTS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
+ACTS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\u2028\u2029]"
+)
 """What acts on a terminal."""
 HOSTILE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\x7f\r\u202eexe.txt\u2066\u200f\u061c\u2028"
 BEYOND = "zażółć “…” 健康 🙂"
@@ -38,7 +51,11 @@ ASKED = {
     "wait": ("wait", "--timeout", "500ms"),
 }
 """The commands that ask a running service."""
-PATHS = {"events": "/v0/cluster/events", "event": "/v0/cluster/events/latest", "watch": "/v0/cluster/events?limit=1"}
+PATHS = {
+    "events": "/v0/cluster/events",
+    "event": "/v0/cluster/events/latest",
+    "watch": "/v0/cluster/events?limit=1",
+}
 
 
 def event(text: str = "") -> dict[str, Any]:
@@ -55,13 +72,27 @@ def event(text: str = "") -> dict[str, Any]:
 
 def verdict(text: str = "", *, healthy: bool = True) -> dict[str, Any]:
     """A verdict with that text in everything that is one."""
-    service = {"healthy": healthy, "message": f"fine{text}", "unchanged_since": text, "checked_at": None}
-    return {"all_healthy": healthy, "stale": False, "stale_after_seconds": 30, f"api{text}": service}
+    service = {
+        "healthy": healthy,
+        "message": f"fine{text}",
+        "unchanged_since": text,
+        "checked_at": None,
+    }
+    return {
+        "all_healthy": healthy,
+        "stale": False,
+        "stale_after_seconds": 30,
+        f"api{text}": service,
+    }
 
 
 def answers(text: str = "") -> dict[str, bytes]:
     """The bodies of a service, by path."""
-    values = {"/v0/cluster_healthz": verdict(text), PATHS["event"]: event(text), PATHS["events"]: [event(text)]}
+    values = {
+        "/v0/cluster_healthz": verdict(text),
+        PATHS["event"]: event(text),
+        PATHS["events"]: [event(text)],
+    }
     return {path: json.dumps(value).encode() for path, value in values.items()}
 
 
@@ -70,7 +101,8 @@ Behaviour = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 @asynccontextmanager
 async def server(behaviour: Behaviour) -> AsyncIterator[str]:
-    """A server that gets the head of each request, does as it likes, and closes; gives its URL. It ends with all of that."""
+    """A server that gets the head of each request, does as it likes, and closes; gives its URL. It
+    ends with all of that."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,14 +137,20 @@ def sends(answer: bytes) -> Behaviour:
 async def pretending(
     bodies: Mapping[str, bytes], status: str = "200 OK", fields: bytes = b"", stream: bytes = b""
 ) -> AsyncIterator[str]:
-    """A server that answers each path with its body, as whatever it is; gives its URL. A stream ends after its bytes."""
+    """A server that answers each path with its body, as whatever it is; gives its URL. A stream
+    ends after its bytes."""
 
     async def behave(head: bytes, writer: asyncio.StreamWriter) -> None:
         if b"text/event-stream" in head:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + stream)
         else:
             body = bodies.get(head.split()[1].decode().partition("?")[0], b"")
-            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode() + fields + b"\r\n" + body)
+            writer.write(
+                f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode()
+                + fields
+                + b"\r\n"
+                + body
+            )
 
     async with server(behave) as url:
         yield url
@@ -132,7 +170,10 @@ async def here(*arguments: str, encoding: str = "utf-8", **settings: str) -> Ran
 
     For those that ask a service: others configure the logging of the whole process.
     """
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors) for errors in ("strict", "backslashreplace"))
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding, errors)
+        for errors in ("strict", "backslashreplace")
+    )
 
     def call() -> int:
         with (
@@ -159,13 +200,16 @@ def one_line(ran: Ran) -> str:
     return ran.err.strip()
 
 
-# -- what the server says ---------------------------------------------------------------------------------------------
+# -- what the server says --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("json_option", [(), ("--json",)], ids=["table", "json"])
 @pytest.mark.parametrize("command", ASKED)
-async def test_nothing_that_a_server_sends_acts_on_the_terminal(command: str, json_option: tuple[str, ...]) -> None:
-    """Ids, times, names, statuses, infos, header fields: control and bidirectional characters are not printed."""
+async def test_nothing_that_a_server_sends_acts_on_the_terminal(
+    command: str, json_option: tuple[str, ...]
+) -> None:
+    """Ids, times, names, statuses, infos, header fields: control and bidirectional characters are
+    not printed."""
     fields = b"Cluster-Stale: \x1b]0;pwned\x07\x9b2J\r\n"
     stream = frame(event(HOSTILE)) + REFUSED_STREAM
     async with pretending(answers(HOSTILE), fields=fields, stream=stream) as url:
@@ -183,7 +227,9 @@ async def test_nothing_that_a_server_sends_acts_on_the_terminal(command: str, js
 @pytest.mark.parametrize("command", ASKED)
 async def test_no_error_of_a_server_acts_on_the_terminal(command: str) -> None:
     """Its message and its code are cleaned, and are one line."""
-    error = json.dumps({"message": f"no\n{HOSTILE}", "error_code": f"Odd{HOSTILE}", "details": {}}).encode()
+    error = json.dumps(
+        {"message": f"no\n{HOSTILE}", "error_code": f"Odd{HOSTILE}", "details": {}}
+    ).encode()
     async with pretending(dict.fromkeys(answers(), error), status="403 Forbidden") as url:
         ran = await here(*ASKED[command], url=url)
     assert (ran.code, ran.out) == (FAILED, "")
@@ -202,11 +248,16 @@ async def test_no_odd_head_acts_on_the_terminal(head: bytes) -> None:
 
 
 async def test_key_names_are_cleaned(api: Api, valkey: str) -> None:
-    """A store written by something else cannot act on the terminal through the names of its keys."""
-    record = b'{"name":"\\u001b[2Jx","id":"a\\u009bb","role":"read\\u202e","sha256":"00","created_at":1}'
+    """A store written by something else cannot act on the terminal through the names of its
+    keys."""
+    record = (
+        b'{"name":"\\u001b[2Jx","id":"a\\u009bb","role":"read\\u202e","sha256":"00","created_at":1}'
+    )
     await api.store._client.hset(api.store.keys.api_keys, "\x1b[2Jx", record)
     lines = [("list",), ("list", "--json"), ("show", "\x1b[2Jx"), ("show", "\x1b[2Jy")]
-    table, as_json, shown, missing = [await run("keys", *words, redis_url=valkey) for words in lines]
+    table, as_json, shown, missing = [
+        await run("keys", *words, redis_url=valkey) for words in lines
+    ]
     assert [ran.code for ran in (table, as_json, shown, missing)] == [0, 0, 0, FAILED]
     assert json.loads(as_json.out)[0]["name"] == "\x1b[2Jx"
     assert not any(ACTS.search(ran.out + ran.err) for ran in (table, as_json, shown, missing))
@@ -285,7 +336,7 @@ def test_time_to_retry_is_bounded(value: str, seconds: float | None) -> None:
 
 async def test_a_line_without_end_ends_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     """One event of a stream has a limit, in one line or in many."""
-    monkeypatch.setattr("service.client.BODY_LIMIT", 10_000)
+    monkeypatch.setattr("service.cli.http_client.BODY_LIMIT", 10_000)
     for stream in (b"data: " + b"x" * 10_001, b"data: x\n" * 2_000):
         async with pretending(answers(), stream=stream) as url:
             ran = await here("watch", url=url)
@@ -295,9 +346,11 @@ async def test_a_line_without_end_ends_the_watch(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("command", ASKED)
 @pytest.mark.parametrize("length", [f"Content-Length: {10**15}", "Connection: close"])
-async def test_a_body_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch, command: str, length: str) -> None:
+async def test_a_body_without_end_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, command: str, length: str
+) -> None:
     """A body beyond any of ours is neither allocated nor read to its end."""
-    monkeypatch.setattr("service.client.BODY_LIMIT", 1_000_000)
+    monkeypatch.setattr("service.cli.http_client.BODY_LIMIT", 1_000_000)
     assert BODY_LIMIT > 1_000_000
 
     async def endless(_: bytes, writer: asyncio.StreamWriter) -> None:
@@ -324,14 +377,15 @@ CUT_OFF = {
 @pytest.mark.parametrize("command", ASKED)
 @pytest.mark.parametrize("answer", CUT_OFF.values(), ids=CUT_OFF)
 async def test_a_server_that_closes_early(command: str, answer: bytes) -> None:
-    """A connection that ends in the head or in the body is no answer; `wait` tries until its time is up."""
+    """A connection that ends in the head or in the body is no answer; `wait` tries until its time
+    is up."""
     async with server(sends(answer)) as url:
         ran = await here(*ASKED[command], url=url)
     assert (ran.code, ran.out) == (FAILED, "")
     assert "Error: " in one_line(ran)
 
 
-# -- encodings --------------------------------------------------------------------------------------------------------
+# -- encodings -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "cp1252", "gbk", "utf-8"])
@@ -388,7 +442,10 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     needs.file("/usr/share/i18n/charmaps/ISO-8859-1.gz", of="locales")
     for name, language, charmap in (("de", "de_DE", "ISO-8859-1"), ("zh", "zh_CN", "GBK")):
         subprocess.run(
-            [compiler, "-i", language, "-f", charmap, folder / name], check=False, capture_output=True, timeout=60
+            [compiler, "-i", language, "-f", charmap, folder / name],
+            check=False,
+            capture_output=True,
+            timeout=60,
         )
         assert (folder / name).is_dir()
     return folder
@@ -401,7 +458,9 @@ async def process(*arguments: str, env: Mapping[str, str], **streams: Any) -> Ra
         "stdout": asyncio.subprocess.PIPE,
         "stderr": asyncio.subprocess.PIPE,
     } | streams
-    async with started(sys.executable, "-m", "service", *arguments, cwd=ROOT, env=env, **streams) as command:
+    async with started(
+        sys.executable, "-m", "service", *arguments, cwd=ROOT, env=env, **streams
+    ) as command:
         out, err = await command.communicate()
     assert command.returncode is not None
     return Ran(command.returncode, (out or b"").decode("latin-1"), (err or b"").decode("latin-1"))
@@ -418,7 +477,9 @@ async def process(*arguments: str, env: Mapping[str, str], **streams: Any) -> Ra
     ],
     ids=["ISO-8859-1", "GBK", "C", "cp1252", "ASCII"],
 )
-async def test_real_locales(request: pytest.FixtureRequest, variables: dict[str, str], encoding: str) -> None:
+async def test_real_locales(
+    request: pytest.FixtureRequest, variables: dict[str, str], encoding: str
+) -> None:
     """Processes in a real locale print its characters, `?` for others, and nothing else."""
     if variables.get("LC_ALL", "C") != "C":
         variables = variables | {"LOCPATH": str(request.getfixturevalue("locales"))}
@@ -431,7 +492,7 @@ async def test_real_locales(request: pytest.FixtureRequest, variables: dict[str,
                 assert BEYOND.encode(encoding, "replace").decode("latin-1").split()[0] in ran.out
 
 
-# -- output that is lost ----------------------------------------------------------------------------------------------
+# -- output that is lost ---------------------------------------------------------------------------
 
 PRINTS = {
     **ASKED,
@@ -459,7 +520,8 @@ async def test_full_disk(command: tuple[str, ...], unbuffered: str) -> None:
 
 @pytest.mark.parametrize("command", PRINTS.values(), ids=PRINTS)
 async def test_closed_pipe(command: tuple[str, ...]) -> None:
-    """A reader that has gone before anything was printed gets no traceback, and neither has stderr one."""
+    """A reader that has gone before anything was printed gets no traceback, and neither has stderr
+    one."""
     async with pretending(answers()) as url:
         reading, writing = os.pipe()
         os.close(reading)
@@ -481,7 +543,9 @@ LOST_ERRORS: dict[str, tuple[tuple[str, ...], int]] = {
 
 @pytest.mark.parametrize(("command", "code"), LOST_ERRORS.values(), ids=LOST_ERRORS)
 @pytest.mark.parametrize("lost", ["full", "closed pipe", "closed"])
-async def test_messages_that_are_lost_change_no_exit_code(command: tuple[str, ...], code: int, lost: str) -> None:
+async def test_messages_that_are_lost_change_no_exit_code(
+    command: tuple[str, ...], code: int, lost: str
+) -> None:
     """Where stderr cannot be written, the exit code says what it says otherwise."""
     if lost == "full":
         needs.linux("/dev/full")
@@ -519,7 +583,7 @@ async def test_stdout_that_is_closed() -> None:
 
 async def test_reader_that_leaves_during_a_watch(api: Api) -> None:
     """A pipe that closes between two events ends the watch at the next one, without a traceback."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     async with started(
         *("bash", "-c", f"{sys.executable} -m service watch; echo $? >&2"),
         cwd=ROOT,
@@ -533,12 +597,16 @@ async def test_reader_that_leaves_during_a_watch(api: Api) -> None:
         shell._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
         ended = asyncio.create_task(shell.stderr.read())
         while not ended.done():
-            await api.state.replica.append(ALL_GOOD)
+            await api.context.replica.append(ALL_GOOD)
             await asyncio.wait([ended], timeout=0.05)
         assert await ended == b"1\n"
 
 
 def test_every_client_command_is_held_to_all_this() -> None:
     """A new command that asks a service belongs into the tables above."""
-    asking = {name for name, command in cli.commands.items() if {"url", "token"} <= {p.name for p in command.params}}
+    asking = {
+        name
+        for name, command in cli.commands.items()
+        if {"url", "token"} <= {p.name for p in command.params}
+    }
     assert asking == set(ASKED)

@@ -1,4 +1,5 @@
-"""`cluster-events dev` as a person runs it: a process in its own session, seen through its output and its HTTP."""
+"""`cluster-events dev` as a person runs it: a process in its own session, seen through its output
+and its HTTP."""
 
 import http.client
 import json
@@ -29,7 +30,9 @@ CHECK_S = 0.5
 
 def environment(**settings: str) -> dict[str, str]:
     """This process' environment with these settings of ours and no others."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
+    }
     return others | {f"CLUSTER_EVENTS_{name.upper()}": value for name, value in settings.items()}
 
 
@@ -90,7 +93,11 @@ class Dev:
         """The exit code of `cluster-events health`."""
         command = [sys.executable, "-m", "service", "health"]
         ran = subprocess.run(
-            command, cwd=ROOT, env=environment(url=self.url, token=self.token), capture_output=True, check=False
+            command,
+            cwd=ROOT,
+            env=environment(url=self.url, token=self.token),
+            capture_output=True,
+            check=False,
         )
         return ran.returncode
 
@@ -115,7 +122,9 @@ def ask(method: str, url: str, token: str = "") -> tuple[int, Any]:
         body = answer.read()
     finally:
         connection.close()
-    return answer.status, json.loads(body) if "json" in answer.headers["Content-Type"] else body.decode()
+    return answer.status, json.loads(body) if "json" in answer.headers[
+        "Content-Type"
+    ] else body.decode()
 
 
 @contextmanager
@@ -146,14 +155,20 @@ def dev(folder: Path, *arguments: str, **settings: str) -> Iterator[Dev]:
 
 
 def test_break_and_mend(tmp_path: Path) -> None:
-    """What the printed text promises holds: the first event is there, and a service breaks and mends as told."""
+    """What the printed text promises holds: the first event is there, and a service breaks and
+    mends as told."""
     with dev(tmp_path) as running:
-        healthy = {"api_status": "Healthy", "compiler_status": "Healthy", "runner_status": "Healthy"}
+        healthy = {
+            "api_status": "Healthy",
+            "compiler_status": "Healthy",
+            "runner_status": "Healthy",
+        }
         assert running.statuses() == healthy
         assert running.get("/v0/cluster/events")[1]
         assert running.health() == 0
-        assert f'curl -s -H "Authorization: Bearer $CLUSTER_EVENTS_TOKEN" {running.url}/v0/cluster/events/latest' in (
-            running.said
+        assert (
+            f'curl -s -H "Authorization: Bearer $CLUSTER_EVENTS_TOKEN" {running.url}/v0/cluster/events/latest'
+            in (running.said)
         )
         for verb, compiler, code in (("break", "Unhealthy", 2), ("mend", "Healthy", 0)):
             url = running.printed(rf"curl -X POST (http://\S+/{verb})\n")
@@ -168,7 +183,8 @@ def test_break_and_mend(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
-    """A signal to the group ends the process and all that it started, at once, in order, and with exit code 0."""
+    """A signal to the group ends the process and all that it started, at once, in order, and with
+    exit code 0."""
     with dev(tmp_path) as running:
         url = running.url
         children = descendants(running.process.pid)
@@ -176,7 +192,9 @@ def test_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
         assert running.stop(number) == 0
         until(lambda: not any(map(alive, children)), STOP_S)
         logged = running.err.read_text()
-        assert not [word for word in ("Traceback", "ERROR", "CRITICAL", "unavailable") if word in logged]
+        assert not [
+            word for word in ("Traceback", "ERROR", "CRITICAL", "unavailable") if word in logged
+        ]
         with pytest.raises(ConnectionRefusedError):
             ask("GET", url + "/healthz")
 
@@ -191,7 +209,8 @@ def test_signal_during_the_start(tmp_path: Path) -> None:
 
 
 def test_data_dir_outlives_a_restart(tmp_path: Path) -> None:
-    """With `--data-dir`, events and the token outlive a restart; the secret is readable by its owner alone."""
+    """With `--data-dir`, events and the token outlive a restart; the secret is readable by its
+    owner alone."""
     data = tmp_path / "data"
     with dev(tmp_path / "first", "--data-dir", str(data)) as running:
         token, (_, before) = running.token, running.get("/v0/cluster/events")
@@ -199,7 +218,10 @@ def test_data_dir_outlives_a_restart(tmp_path: Path) -> None:
     assert (data / "jwt_secret").stat().st_mode & 0o777 == 0o600
     with dev(tmp_path / "second", "--data-dir", str(data)) as running:
         assert running.get("/v0/cluster/events/" + before[0]["id"], token) == (200, before[0])
-        until(lambda: len(running.get("/v0/cluster/events", token)[1]) == len(before) + 1, CHECK_S + 0.5)
+        until(
+            lambda: len(running.get("/v0/cluster/events", token)[1]) == len(before) + 1,
+            CHECK_S + 0.5,
+        )
         assert running.stop(signal.SIGTERM) == 0
 
 
@@ -207,7 +229,11 @@ def test_killed_store_does_not_pass_for_health(tmp_path: Path) -> None:
     """When the store dies, the verdict is no longer healthy, and a signal still ends everything."""
     with dev(tmp_path, max_staleness="300ms", heartbeat="100ms", stale_if_error="300ms") as running:
         assert running.get("/v0/cluster_healthz")[0] == 200
-        (store,) = [pid for pid, command in descendants(running.process.pid).items() if "valkey-server" in command]
+        (store,) = [
+            pid
+            for pid, command in descendants(running.process.pid).items()
+            if "valkey-server" in command
+        ]
         os.kill(store, signal.SIGKILL)
         until(lambda: running.get("/v0/cluster/events/latest")[0] == 503, 3.0)
         assert running.health() == 1
@@ -222,7 +248,10 @@ def test_taken_port(tmp_path: Path) -> None:
         second = stack.enter_context(dev(tmp_path / "second", "--port", str(port)))
         assert second.process.wait(START_S) == 1
         assert second.said == ""
-        assert second.err.read_text() == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        assert (
+            second.err.read_text()
+            == f"Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+        )
 
 
 def test_data_dir_that_cannot_be_used(tmp_path: Path) -> None:

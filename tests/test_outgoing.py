@@ -1,4 +1,5 @@
-"""Responses without end: each client of the service gives up after a bounded number of bytes, long before its deadline."""
+"""Responses without end: each client of the service gives up after a bounded number of bytes, long
+before its deadline."""
 
 import asyncio
 import logging
@@ -10,12 +11,12 @@ import aiohttp
 import pytest
 
 from service import outgoing
-from service.auth.key_sets import KeySet
-from service.monitor import heartbeat, webhook
-from service.monitor.kubernetes import kubernetes
-from service.monitor.probe import probe, session
+from service.auth.jwks import JwksClient
+from service.metrics import Metrics
+from service.monitor.kubernetes.client import kubernetes
+from service.monitor.notify import heartbeat, webhook
+from service.monitor.probes.http import probe, session
 from service.monitor.services import Workload
-from service.observability import Metrics
 from service.outgoing import HEAD_LIMIT, INTERIM_LIMIT, BoundedConnector
 from tests.monitor.cluster import credentials
 from tests.monitor.test_probe import Behaviour, check_of, http, says, service
@@ -40,7 +41,8 @@ FLOODS = {
 
 
 def flood(begins: bytes, goes_on: bytes) -> Behaviour:
-    """Sends the beginning, then the rest again and again, as fast as it is taken, until the client closes."""
+    """Sends the beginning, then the rest again and again, as fast as it is taken, until the client
+    closes."""
 
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10_000)
@@ -81,7 +83,7 @@ async def looked(url: str, folder: Path) -> str:
 
 async def fetched(url: str, _: Path) -> str:
     """Why the keys of an issuer could not be fetched."""
-    keys = KeySet("https://issuer.example", url, ("RS256",), lambda: None)
+    keys = JwksClient("https://issuer.example", url, ("RS256",), lambda: None)
     async with keys.running():
         try:
             await keys._get(url)
@@ -106,13 +108,16 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines that no test reaches: a client that ends has found the flood."""
     for module in (heartbeat, webhook):
         monkeypatch.setattr(module, "TIMEOUT_S", 50)
-    monkeypatch.setattr("service.auth.key_sets.TIMEOUT_S", 50)
+    monkeypatch.setattr("service.auth.jwks.TIMEOUT_S", 50)
 
 
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 @pytest.mark.parametrize("kind", HEADS)
-async def test_no_client_reads_a_head_without_end(tmp_path: Path, kind: str, client: Client) -> None:
-    """Interim responses, empty lines, fields: what comes before a body ends the request when it exceeds its limit."""
+async def test_no_client_reads_a_head_without_end(
+    tmp_path: Path, kind: str, client: Client
+) -> None:
+    """Interim responses, empty lines, fields: what comes before a body ends the request when it
+    exceeds its limit."""
     async with service(flood(*FLOODS[kind])) as port:
         said = await client(f"http://127.0.0.1:{port}/", tmp_path / "account")
     assert "ClientResponseError" in said or "The answer is not well-formed HTTP" in said
@@ -120,15 +125,22 @@ async def test_no_client_reads_a_head_without_end(tmp_path: Path, kind: str, cli
 
 @pytest.mark.parametrize("client", [probed, looked, fetched])
 @pytest.mark.parametrize("kind", [name for name in FLOODS if name not in HEADS])
-async def test_no_client_reads_framing_without_end(tmp_path: Path, kind: str, client: Client) -> None:
-    """Chunk extensions, chunk sizes and trailers without end make the body incomplete, for every client that reads one."""
+async def test_no_client_reads_framing_without_end(
+    tmp_path: Path, kind: str, client: Client
+) -> None:
+    """Chunk extensions, chunk sizes and trailers without end make the body incomplete, for every
+    client that reads one."""
     async with service(flood(*FLOODS[kind])) as port:
         said = await client(f"http://127.0.0.1:{port}/", tmp_path / "account")
-    assert any(text in said for text in ("ClientPayloadError", "ClientResponseError", "incomplete", "not well-formed"))
+    assert any(
+        text in said
+        for text in ("ClientPayloadError", "ClientResponseError", "incomplete", "not well-formed")
+    )
 
 
 async def test_switched_protocol_is_not_read(tmp_path: Path) -> None:
-    """After `101 Switching Protocols`, which was not asked for, the rest is no response: it is left where it is."""
+    """After `101 Switching Protocols`, which was not asked for, the rest is no response: it is left
+    where it is."""
     switching = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"
     async with service(flood(switching, b"x")) as port:
         said = await probed(f"http://127.0.0.1:{port}/", tmp_path)
@@ -149,7 +161,7 @@ async def test_slow_drip_ends_at_the_deadline() -> None:
     assert result.info.startswith("Timed out after 0.35 s while ")
 
 
-# -- what is within the limits ----------------------------------------------------------------------------------------
+# -- what is within the limits ---------------------------------------------------------------------
 
 
 async def parsed_heads(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour) -> tuple[str, int]:
@@ -171,18 +183,26 @@ async def parsed_heads(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour) ->
     ("number", "first_line"),
     [
         (INTERIM_LIMIT, "Reachable: HTTP 200 OK."),
-        (INTERIM_LIMIT + 1, f"The answer is not well-formed HTTP: more than {INTERIM_LIMIT} interim responses"),
+        (
+            INTERIM_LIMIT + 1,
+            f"The answer is not well-formed HTTP: more than {INTERIM_LIMIT} interim responses",
+        ),
     ],
 )
-async def test_interim_responses_are_counted(monkeypatch: pytest.MonkeyPatch, number: int, first_line: str) -> None:
+async def test_interim_responses_are_counted(
+    monkeypatch: pytest.MonkeyPatch, number: int, first_line: str
+) -> None:
     """So many interim responses before the final one are skipped, and one more is too many."""
     info, heads = await parsed_heads(monkeypatch, says(INTERIM * number + http("200 OK", b"ok")))
     assert info.startswith(first_line)
     assert heads == number + 1  # All in one piece of what was received.
 
 
-async def test_one_segment_of_interim_responses_is_not_parsed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What came together is given to the parser in pieces: it makes hundreds of objects, not the 100,000 that were sent."""
+async def test_one_segment_of_interim_responses_is_not_parsed_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What came together is given to the parser in pieces: it makes hundreds of objects, not the
+    100,000 that were sent."""
     _, heads = await parsed_heads(monkeypatch, says(b"HTTP/1.1 100\r\n\r\n" * 100_000))
     assert INTERIM_LIMIT < heads <= INTERIM_LIMIT + 4_096 // 16
 
@@ -217,7 +237,10 @@ async def test_a_kept_connection_starts_anew_with_each_response() -> None:
             writer.write(INTERIM * INTERIM_LIMIT + http("200 OK", b"ok", f"X-A: {'b' * 8_000}"))
             await writer.drain()
 
-    async with service(behave) as port, aiohttp.ClientSession(connector=BoundedConnector(limit=1)) as client:
+    async with (
+        service(behave) as port,
+        aiohttp.ClientSession(connector=BoundedConnector(limit=1)) as client,
+    ):
         for _ in range(2 * HEAD_LIMIT // 8_000):
             async with client.get(f"http://127.0.0.1:{port}/") as answer:
                 assert await answer.read() == b"ok"
@@ -225,7 +248,8 @@ async def test_a_kept_connection_starts_anew_with_each_response() -> None:
 
 
 async def test_head_limit_counts_bytes_not_fields() -> None:
-    """A head as large as allowed is read; twice as many fields are too large, although each is within aiohttp's limits."""
+    """A head as large as allowed is read; twice as many fields are too large, although each is
+    within aiohttp's limits."""
     fields = [f"X-{number}: {'b' * 8_000}" for number in range(HEAD_LIMIT // 8_100)]
     result, _ = await check_of(says(http("200 OK", b"ok", *fields)))
     assert result.info == "Reachable: HTTP 200 OK.\nok"
@@ -237,7 +261,9 @@ async def test_flood_of_a_key_set_is_logged_as_such(caplog: pytest.LogCaptureFix
     """The reason stands in the log, and the keys at hand stay."""
     with caplog.at_level(logging.WARNING):
         async with service(flood(*FLOODS["100 Continue"])) as port:
-            keys = KeySet("https://issuer.example", f"http://127.0.0.1:{port}/", ("RS256",), lambda: None)
+            keys = JwksClient(
+                "https://issuer.example", f"http://127.0.0.1:{port}/", ("RS256",), lambda: None
+            )
             async with keys.running():
                 while not caplog.records:
                     await asyncio.sleep(0.01)

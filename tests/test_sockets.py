@@ -33,7 +33,8 @@ def close(*sockets: socket.socket) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("shared", [False, True], ids=["one", "workers"])
 def test_a_port_that_is_listened_on_is_taken(host: str, shared: bool) -> None:
-    """`listen` listens at once, and fails where another socket listens, that of a service with workers included."""
+    """`listen` listens at once, and fails where another socket listens, that of a service with
+    workers included."""
     if ":" in host:
         needs.ipv6()
     first = listen(host, 0)
@@ -104,7 +105,7 @@ class Racing(plain):
             rivals[-1].listen()
 
 socket.socket = Racing
-from service.cli import main
+from service.cli.main import main
 sys.argv[0] = "cluster-events"
 main()
 """
@@ -126,9 +127,15 @@ main()
 def test_a_port_that_another_process_takes_at_the_same_time(
     free_port: int, valkey: str, command: str, setting: str, start: str
 ) -> None:
-    """Two processes may both bind before either listens: the second one ends with one line and exit code 1."""
+    """Two processes may both bind before either listens: the second one ends with one line and exit
+    code 1."""
     needs.linux("two sockets bound to one address")
-    settings = {"port": "0", "redis_url": valkey, "jwt_secret": "x" * 32, "services": "api=http://127.0.0.1:1/"}
+    settings = {
+        "port": "0",
+        "redis_url": valkey,
+        "jwt_secret": "x" * 32,
+        "services": "api=http://127.0.0.1:1/",
+    }
     process = subprocess.Popen(
         [sys.executable, "-c", RIVAL.format(port=free_port), *command.split()],
         cwd=ROOT,

@@ -18,9 +18,21 @@ TOKEN = READ["Authorization"].removeprefix("Bearer ")
 
 async def command(url: str, *arguments: str, token: str = TOKEN) -> Process:
     """A client command as a process."""
-    environ = {**os.environ, "CLUSTER_EVENTS_URL": url, "CLUSTER_EVENTS_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+    environ = {
+        **os.environ,
+        "CLUSTER_EVENTS_URL": url,
+        "CLUSTER_EVENTS_TOKEN": token,
+        "PYTHONUNBUFFERED": "1",
+    }
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "service", *arguments, env=environ, stdout=PIPE, stderr=PIPE, preexec_fn=hear_ctrl_c
+        sys.executable,
+        "-m",
+        "service",
+        *arguments,
+        env=environ,
+        stdout=PIPE,
+        stderr=PIPE,
+        preexec_fn=hear_ctrl_c,
     )
 
 
@@ -43,12 +55,12 @@ async def ended(process: Process) -> tuple[int | None, str, str]:
 
 async def test_watch_prints_events_as_they_come(api: Api) -> None:
     """The latest first, then a line per event; Ctrl-C ends it without a traceback."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     process = await command(api.url, "watch")
     first = await line(process)
     assert "healthy" in first
     assert "compiler Healthy" in first
-    await api.state.replica.append(ONE_BAD)
+    await api.context.replica.append(ONE_BAD)
     second = await line(process)
     assert "unhealthy" in second
     assert "compiler Unhealthy" in second
@@ -62,19 +74,19 @@ async def test_watch_prints_events_as_they_come(api: Api) -> None:
 async def test_watch_comes_back_and_misses_nothing(make_api: Callable[..., Any]) -> None:
     """A stream that ends is gone on with where it ended."""
     api: Api = await make_api()
-    ids = [(await api.state.replica.append(ALL_GOOD)).event.id]
+    ids = [(await api.context.replica.append(ALL_GOOD)).event.id]
     process = await command(api.url, "watch", "--json", "--selector", "all")
     assert json.loads(await line(process))["id"] == ids[0]
     for round_ in range(2):
-        ids.append((await api.state.replica.append(ONE_BAD)).event.id)
+        ids.append((await api.context.replica.append(ONE_BAD)).event.id)
         found = json.loads(await line(process))
         assert (found["id"], found["compiler_self_info"]) == (ids[-1], "broken")
         if round_ == 0:
             async with asyncio.timeout(5):
-                while not len(api.state.watchers):
+                while not len(api.context.watchers):
                     await asyncio.sleep(0.01)
-            api.state.watchers.end_all()
-            ids.append((await api.state.replica.append(ALL_GOOD)).event.id)
+            api.context.watchers.end_all()
+            ids.append((await api.context.replica.append(ALL_GOOD)).event.id)
             assert json.loads(await line(process))["id"] == ids[-1]
     process.terminate()
     await process.wait()
@@ -91,19 +103,19 @@ async def test_watch_needs_a_credential(api: Api, token: str) -> None:
 
 async def test_wait_ends_when_the_cluster_is_healthy(api: Api) -> None:
     """It waits while the cluster is unhealthy and ends, with 0, at the change."""
-    await api.state.replica.append(ONE_BAD)
+    await api.context.replica.append(ONE_BAD)
     process = await command(api.url, "wait", "--timeout", "20s", "--json")
     async with asyncio.timeout(10):
-        while not len(api.state.waiting):
+        while not len(api.context.long_polls):
             await asyncio.sleep(0.01)
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     code, out, messages = await ended(process)
     assert (code, json.loads(out)["all_healthy"], messages) == (0, True, "")
 
 
 async def test_wait_until_unhealthy(api: Api) -> None:
     """What is so already is not waited for."""
-    await api.state.replica.append(ONE_BAD)
+    await api.context.replica.append(ONE_BAD)
     code, out, _ = await ended(await command(api.url, "wait", "--until", "unhealthy"))
     assert code == 0
     assert "unhealthy" in out
@@ -112,7 +124,7 @@ async def test_wait_until_unhealthy(api: Api) -> None:
 @pytest.mark.slow
 async def test_wait_in_vain(api: Api) -> None:
     """When the time is up it says what is, and exits with 2."""
-    await api.state.replica.append(ONE_BAD)
+    await api.context.replica.append(ONE_BAD)
     code, out, messages = await ended(await command(api.url, "wait", "--timeout", "1s"))
     assert code == 2
     assert "The cluster is unhealthy." in out

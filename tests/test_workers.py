@@ -33,7 +33,9 @@ TAKEN = "Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 def environment(valkey: str, **settings: str) -> dict[str, str]:
     """The environment of `serve` on that store."""
     values = {"redis_url": valkey, "jwt_secret": JWT_SECRET, "drain": "0"} | settings
-    others = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
+    }
     return others | {f"CLUSTER_EVENTS_{name.upper()}": value for name, value in values.items()}
 
 
@@ -86,7 +88,9 @@ def status_of(port: int, path: str) -> int:
 def requests_of(page: str, code: int) -> dict[str, float]:
     """How many requests each worker answered with that status."""
     counts: Counter[str] = Counter()
-    for worker, count in re.findall(rf'http_requests_total\{{code="{code}".*worker="(\d+)"\}} ([\d.]+)', page):
+    for worker, count in re.findall(
+        rf'http_requests_total\{{code="{code}".*worker="(\d+)"\}} ([\d.]+)', page
+    ):
         counts[worker] += float(count)  # type: ignore[assignment]
     return dict(counts)
 
@@ -106,23 +110,29 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-# -- one service ------------------------------------------------------------------------------------------------------
+# -- one service -----------------------------------------------------------------------------------
 
 
 def test_workers_share_a_port_and_its_metrics(valkey: str) -> None:
-    """Every request is counted once, whichever worker answered it and whichever is asked for the metrics."""
+    """Every request is counted once, whichever worker answered it and whichever is asked for the
+    metrics."""
     with served(environment(valkey)) as (_, port):
         for _ in range(30):
             assert status_of(port, "/v0/config") == 401
-        eventually(lambda: sum(requests_of(metrics(port), 401).values()) == 30)  # At the latest a second later.
+        eventually(
+            lambda: sum(requests_of(metrics(port), 401).values()) == 30
+        )  # At the latest a second later.
         page = metrics(port)
         assert len(re.findall(r"build_info\{", page)) == WORKERS
         ages = re.findall(r"snapshot_age_seconds\{worker=.*\} ([\d.e-]+)", page)
-        assert len([age for age in ages if 0 < float(age) < 2]) == WORKERS  # As they are now, whoever is asked.
+        assert (
+            len([age for age in ages if 0 < float(age) < 2]) == WORKERS
+        )  # As they are now, whoever is asked.
 
 
 def test_connections_are_spread_evenly(valkey: str) -> None:
-    """No worker of two gets less than a quarter of 200 connections: by chance that happens once in 10¹³ runs."""
+    """No worker of two gets less than a quarter of 200 connections: by chance that happens once in
+    10¹³ runs."""
     needs.linux("a kernel that spreads connections over the sockets of a port")
     with served(environment(valkey), workers=2) as (_, port):
         for _ in range(200):
@@ -134,7 +144,8 @@ def test_connections_are_spread_evenly(valkey: str) -> None:
 
 
 def test_a_dead_worker_is_replaced(valkey: str) -> None:
-    """A worker that is killed is started again. No connection is refused meanwhile, and the others go on."""
+    """A worker that is killed is started again. No connection is refused meanwhile, and the others
+    go on."""
     with served(environment(valkey)) as (process, port):
         before = children(process.pid)
         os.kill(before[0], signal.SIGKILL)
@@ -146,7 +157,8 @@ def test_a_dead_worker_is_replaced(valkey: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_together(valkey: str, number: signal.Signals) -> None:
-    """All end when the parent gets the signal to stop, and also when it is killed; then the port is free."""
+    """All end when the parent gets the signal to stop, and also when it is killed; then the port is
+    free."""
     with served(environment(valkey)) as (process, port):
         workers = children(process.pid)
         assert len(workers) == WORKERS
@@ -158,7 +170,8 @@ def test_workers_end_together(valkey: str, number: signal.Signals) -> None:
 
 
 def test_metrics_on_a_port_of_their_own(valkey: str) -> None:
-    """`METRICS_PORT` serves the metrics of all workers, also while one is being replaced; the API's port has none."""
+    """`METRICS_PORT` serves the metrics of all workers, also while one is being replaced; the API's
+    port has none."""
     with ExitStack() as stack:
         environ = environment(valkey, metrics_port="0", log_format="json")
         process = start(environ, "--port", "0", "--workers", "2")
@@ -196,7 +209,13 @@ def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> Non
     environ.pop("COVERAGE_PROCESS_CONFIG", None)  # It would write a file.
     command = [sys.executable, "-m", "service", "serve", "--port", "0", "--workers", "2"]
     limit = write_nothing if folder == "read-only" else None
-    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, preexec_fn=limit)  # noqa: PLW1509
+    process = subprocess.Popen(
+        command,
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limit,  # noqa: PLW1509
+    )
     try:
         (port,) = {int(logged(process, r"serving .*port=(\d+)")) for _ in range(2)}
         eventually(lambda: metrics(port).count("build_info{") == 2)
@@ -204,12 +223,13 @@ def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> Non
         end(process)
 
 
-# -- two services -----------------------------------------------------------------------------------------------------
+# -- two services ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("first", "second"), [(2, 2), (1, 2), (2, 1)], ids=str)
 def test_port_of_another_service(valkey: str, first: int, second: int) -> None:
-    """A service does not start on a port that another one serves, with workers or without: one line, exit code 1."""
+    """A service does not start on a port that another one serves, with workers or without: one
+    line, exit code 1."""
     environ = environment(valkey)
     with served(environ, workers=first) as (_, port):
         process = start(environ, "--port", str(port), "--workers", str(second))
@@ -221,7 +241,8 @@ def test_port_of_another_service(valkey: str, first: int, second: int) -> None:
 
 
 def test_services_started_together(valkey: str) -> None:
-    """Of several services that are started on one port at the same time, one serves; the others end with one line."""
+    """Of several services that are started on one port at the same time, one serves; the others end
+    with one line."""
     environ, port = environment(valkey), free_port()
     processes = [start(environ, "--port", str(port), "--workers", workers) for workers in "1212"]
     try:
@@ -238,7 +259,8 @@ def test_services_started_together(valkey: str) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_restart_on_the_same_port(valkey: str, workers: int) -> None:
-    """A service starts on the port that it has just left, although connections that it closed linger (TIME_WAIT)."""
+    """A service starts on the port that it has just left, although connections that it closed
+    linger (TIME_WAIT)."""
     environ, port = environment(valkey), 0
     for _ in range(2):
         with (
@@ -250,11 +272,11 @@ def test_restart_on_the_same_port(valkey: str, workers: int) -> None:
                 pass
 
 
-# -- workers that fail ------------------------------------------------------------------------------------------------
+# -- workers that fail -----------------------------------------------------------------------------
 
 SUPERVISED = """
 import os, signal, sys, time
-from service.observability import configure_logging
+from service.logs import configure_logging
 from service.settings import LogFormat
 from service.workers import Supervisor
 
@@ -291,8 +313,11 @@ def supervised(
     steady: float = 60.0,
     forks: bool = True,
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A supervisor of workers that do this. At the end it is killed, and its workers end with it."""
-    code = SUPERVISED.format(work=work, count=count, stop_within=stop_within, pause=pause, steady=steady, forks=forks)
+    """A supervisor of workers that do this. At the end it is killed, and its workers end with
+    it."""
+    code = SUPERVISED.format(
+        work=work, count=count, stop_within=stop_within, pause=pause, steady=steady, forks=forks
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -312,7 +337,8 @@ def supervised(
     ids=["raises", "exits", "crashes", "serves and ends"],
 )
 def test_workers_that_keep_ending(work: str, reason: str) -> None:
-    """They are started a few times, each end is logged with its reason, and then the parent ends with exit code 1."""
+    """They are started a few times, each end is logged with its reason, and then the parent ends
+    with exit code 1."""
     with supervised(work) as process:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
@@ -325,7 +351,9 @@ def test_workers_that_keep_ending(work: str, reason: str) -> None:
 
 def test_restarts_back_off() -> None:
     """A worker that keeps ending is started anew after pauses that double, but for the first."""
-    with supervised("print(time.monotonic(), file=sys.stderr, flush=True); os._exit(1)", pause=0.1) as process:
+    with supervised(
+        "print(time.monotonic(), file=sys.stderr, flush=True); os._exit(1)", pause=0.1
+    ) as process:
         _, said = process.communicate(timeout=30)
     starts = [float(line) for line in said.splitlines() if line.replace(".", "").isdigit()]
     pauses = [later - earlier for earlier, later in pairwise(starts)]
@@ -334,8 +362,11 @@ def test_restarts_back_off() -> None:
 
 
 def test_one_worker_that_keeps_ending_beside_a_steady_one() -> None:
-    """While another worker serves, the service goes on, and the one that fails is started again and again."""
-    with supervised("live(lifeline, ready) if index == 0 else os._exit(3)", count=2, steady=0.0) as process:
+    """While another worker serves, the service goes on, and the one that fails is started again and
+    again."""
+    with supervised(
+        "live(lifeline, ready) if index == 0 else os._exit(3)", count=2, steady=0.0
+    ) as process:
         for _ in range(MOST_FAILED_STARTS + 2):
             assert logged(process, r"a worker ended worker=(\d)") == "1"
         end(process)
@@ -352,10 +383,9 @@ def test_workers_that_cannot_be_forked() -> None:
 
 
 def test_workers_that_do_not_end_are_killed() -> None:
-    """A worker that ignores the signal to stop is killed in the end, and the parent ends in order."""
-    work = (
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); live(lifeline, ready)"
-    )
+    """A worker that ignores the signal to stop is killed in the end, and the parent ends in
+    order."""
+    work = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); live(lifeline, ready)"
     with supervised(work, stop_within=0.1) as process:
         logged(process, "(up)")
         process.terminate()

@@ -2,15 +2,15 @@
 
 from service.auth.api_keys import check_name, describe, mint
 from service.auth.authenticator import Authenticator
+from service.auth.failure_limiter import FailureLimiter
 from service.auth.jwt import JwtVerifier, issue
 from service.auth.principal import Principal, Role, parse_role
-from service.auth.refusals import Refusals
 
 __all__ = [
     "Authenticator",
+    "FailureLimiter",
     "JwtVerifier",
     "Principal",
-    "Refusals",
     "Role",
     "check_name",
     "describe",

@@ -1,7 +1,8 @@
 """API keys: `apikey:<public id>_<256 random bits><checksum>`.
 
-The id is for look-ups and logs; the checksum lets a mistyped key be refused without a look-up, and secret scanners tell a key
-from noise. The store holds a SHA-256 digest only: the secret is random, so a slow hash would protect nothing and cost CPU.
+The id is for look-ups and logs; the checksum lets a mistyped key be refused without a look-up, and
+secret scanners tell a key from noise. The store holds a SHA-256 digest only: the secret is random,
+so a slow hash would protect nothing and cost CPU.
 """
 
 import hashlib
@@ -31,21 +32,26 @@ _NO_DIGEST = "0" * 64
 
 
 class ApiKeyMissing(AuthenticationFailed):
-    """No API key of that id is known: it never was, it was revoked, or it is newer than what is known."""
+    """No API key of that id is known: it never was, it was revoked, or it is newer than what is
+    known."""
 
     error_code = "AuthenticationFailed"
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`: it stands in paths and logs.
+    """Raises `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`: it stands in paths
+    and logs.
 
-    `.` and `..` are no names either: clients remove such segments from a path (RFC 3986, section 5.2.4).
+    `.` and `..` are no names either: clients remove such segments from a path (RFC 3986, section
+    5.2.4).
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise ValueError("a key's name has 1 to 64 of A-Z a-z 0-9 . _ -, and is neither . nor ..")
 
 
-def mint(name: str, role: Role, now_us: int, expires_at_us: int | None = None) -> tuple[str, StoredKey]:
+def mint(
+    name: str, role: Role, now_us: int, expires_at_us: int | None = None
+) -> tuple[str, StoredKey]:
     """A new key, to be shown once, and what the store keeps of it. Times are in µs since 1970.
 
     Raises `ValueError` for an end that cannot be printed, after the year 9999.
@@ -61,7 +67,8 @@ def mint(name: str, role: Role, now_us: int, expires_at_us: int | None = None) -
 def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
     """The principal of a key. `keys` is by public id, `now` in seconds since 1970.
 
-    Raises `AuthenticationFailed` for a key that is mistyped, unknown (`ApiKeyMissing`), revoked or expired.
+    Raises `AuthenticationFailed` for a key that is mistyped, unknown (`ApiKeyMissing`), revoked or
+    expired.
     """
     match = _KEY.fullmatch(token)
     if not match or not hmac.compare_digest(_checksum(match[1]), match[3]):
@@ -79,7 +86,8 @@ def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
 
 
 def describe(key: StoredKey, used: Mapping[str, int]) -> dict[str, Any]:
-    """What may be told of a key. `used` has the days of last use since 1970 by public id, as far as they have been noted."""
+    """What may be told of a key. `used` has the days of last use since 1970 by public id, as far as
+    they have been noted."""
     day = used.get(key.id)
     return {
         "id": key.id,

@@ -1,8 +1,10 @@
-"""JSON Web Tokens, verified by PyJWT, behind checks that PyJWT leaves to its users (RFC 7519, RFC 8725).
+"""JSON Web Tokens, verified by PyJWT, behind checks that PyJWT leaves to its users (RFC 7519, RFC
+8725).
 
-PyJWT takes an `exp` that is a string of digits, the last of two `exp`s, UTF-16 payloads, padded segments, any `typ`, cuts the
-fraction of times off, and fails with errors of other kinds on bytes beyond ASCII. So the form of a token is checked here before
-PyJWT sees it, and its times are compared here.
+PyJWT takes an `exp` that is a string of digits, the last of two `exp`s, UTF-16 payloads, padded
+segments, any `typ`, cuts the fraction of times off, and fails with errors of other kinds on bytes
+beyond ASCII. So the form of a token is checked here before PyJWT sees it, and its times are
+compared here.
 """
 
 import base64
@@ -17,7 +19,14 @@ from typing import Any, NoReturn, Protocol
 import jwt
 
 from service.auth.principal import Principal, Role, parse_role
-from service.auth.signers import Signers, canonical, fitting, from_pem, from_secrets, named
+from service.auth.verification_keys import (
+    VerificationKeys,
+    canonical,
+    fitting,
+    from_pem,
+    from_secrets,
+    named,
+)
 from service.errors import AuthenticationFailed, SettingsError
 from service.settings import PREFIX, Settings
 
@@ -29,8 +38,8 @@ _MAX_TIME = 2**53
 _MOST_NESTING = 128
 """Objects and lists in a token's header or claims, which are flat or nearly so."""
 _MOST_TRIED = 8
-"""Keys that are tried for one token: more than an issuer has at a time that share an algorithm and have no ids. A stranger's
-token without a key id costs as many verifications, some 0.1 ms each."""
+"""Keys that are tried for one token: more than an issuer has at a time that share an algorithm and
+have no ids. A stranger's token without a key id costs as many verifications, some 0.1 ms each."""
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _LONGEST_NAME = 64
 
@@ -48,15 +57,16 @@ class Source(Protocol):
     """Where the keys of an issuer come from; `None` while they cannot be had."""
 
     @property
-    def signers(self) -> Signers | None:
+    def verification_keys(self) -> VerificationKeys | None:
         """The keys."""
 
-    async def look_again(self) -> None:
+    async def refresh_for_unknown_kid(self) -> None:
         """Asks the issuer for its keys, unless that was done just now."""
 
 
-class SignerMissing(AuthenticationFailed):
-    """None of the known keys has signed the token, and it names none of them: its issuer may have a new key."""
+class VerificationKeyMissing(AuthenticationFailed):
+    """None of the known keys has signed the token, and it names none of them: its issuer may have a
+    new key."""
 
     error_code = "AuthenticationFailed"
 
@@ -66,7 +76,8 @@ class SignerMissing(AuthenticationFailed):
 
 
 class JwtVerifier:
-    """Verifies tokens with the keys of the settings, or with those that the issuers publish (`sources`, by issuer).
+    """Verifies tokens with the keys of the settings, or with those that the issuers publish
+    (`sources`, by issuer).
 
     `wall` gives seconds since 1970.
     """
@@ -78,12 +89,12 @@ class JwtVerifier:
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Raises `SettingsError` for keys that are unfit."""
-        self._signers = configured_signers(settings)
+        self._fetch_verification_keys = configured_verification_keys(settings)
         self._sources = sources or {}
         self._algorithms = frozenset(
             canonical(settings.key_set_algorithms)
             if self._sources
-            else [name for one in self._signers for name in one.algorithms]
+            else [name for one in self._fetch_verification_keys for name in one.algorithms]
         )
         self._issuers = settings.jwt_issuer
         self._audience = settings.jwt_audience
@@ -91,14 +102,19 @@ class JwtVerifier:
         self._max_lifetime = settings.jwt_max_lifetime
         self._leeway = settings.jwt_leeway
         self._wall = wall
-        self._required = ["exp", *(["iss"] if self._issuers else []), *(["aud"] if self._audience else [])]
+        self._required = [
+            "exp",
+            *(["iss"] if self._issuers else []),
+            *(["aud"] if self._audience else []),
+        ]
         if self._sources:  # RFC 9068, section 2.2: what every issuer of access tokens gives.
             self._required += ["iat", "sub"]
 
     def verify(self, token: str) -> Principal:
         """The principal of a token; it ends with `exp` and the leeway.
 
-        Raises `AuthenticationFailed` for whatever is wrong with it, `SignerMissing` if only its key is not at hand.
+        Raises `AuthenticationFailed` for whatever is wrong with it, `VerificationKeyMissing` if
+        only its key is not at hand.
         """
         header, claims = _parts(token)
         exp = self._end(claims)
@@ -112,10 +128,13 @@ class JwtVerifier:
             raise AuthenticationFailed("wrong algorithm")
         source = self._sources.get(issuer) if isinstance(issuer, str) else None
         if source is None:  # A key id means something in a key set only: configured keys have none.
-            signers, keys = self._signers, fitting(self._signers, None, canonical_algorithm)
+            verification_keys, keys = (
+                self._fetch_verification_keys,
+                fitting(self._fetch_verification_keys, None, canonical_algorithm),
+            )
         else:
-            signers = source.signers or ()
-            keys = fitting(signers, kid, canonical_algorithm)[:_MOST_TRIED]
+            verification_keys = source.verification_keys or ()
+            keys = fitting(verification_keys, kid, canonical_algorithm)[:_MOST_TRIED]
         for key in keys:
             try:
                 self._decode(token, key.key, algorithm)
@@ -126,11 +145,13 @@ class JwtVerifier:
             self._judge_times(claims, exp)
             return Principal(_name(claims) or "token", self._role(claims), exp + self._leeway)
         why = "bad signature" if keys else "no key fits"
-        if source is None or named(signers, kid):
+        if source is None or named(verification_keys, kid):
             raise AuthenticationFailed(why)
-        if self._wall() >= exp + self._leeway:  # No key would make it valid: the issuer need not be asked.
+        if (
+            self._wall() >= exp + self._leeway
+        ):  # No key would make it valid: the issuer need not be asked.
             raise AuthenticationFailed("expired")
-        raise SignerMissing(source, why)
+        raise VerificationKeyMissing(source, why)
 
     def _decode(self, token: str, key: Any, algorithm: str) -> None:
         jwt.decode(
@@ -152,8 +173,8 @@ class JwtVerifier:
     def _end(self, claims: Mapping[str, Any]) -> float:
         """When the token ends: its `exp`.
 
-        A token that is valid for too long is refused: no one can revoke it. It counts as issued by now, within the leeway,
-        whatever its `iat` says.
+        A token that is valid for too long is refused: no one can revoke it. It counts as issued by
+        now, within the leeway, whatever its `iat` says.
         """
         exp = _numeric_date(claims["exp"]) if "exp" in claims else 0.0
         if not 0 < exp < _MAX_TIME:
@@ -165,7 +186,8 @@ class JwtVerifier:
         return exp
 
     def _judge_times(self, claims: Mapping[str, Any], exp: float) -> None:
-        """Raises `AuthenticationFailed` for a token with a true signature that is not valid now (RFC 7519, section 4.1)."""
+        """Raises `AuthenticationFailed` for a token with a true signature that is not valid now
+        (RFC 7519, section 4.1)."""
         now = self._wall()
         if now >= exp + self._leeway:
             raise AuthenticationFailed("expired", _name(claims))
@@ -173,29 +195,40 @@ class JwtVerifier:
             raise AuthenticationFailed("not yet valid", _name(claims))
 
     def _role(self, claims: Mapping[str, Any]) -> Role:
-        """The highest role that the claim names, which may be one name or a list; `READ` without the claim."""
+        """The highest role that the claim names, which may be one name or a list; `READ` without
+        the claim."""
         named = claims.get(self._role_claim, "read")
-        return max(map(parse_role, named if isinstance(named, list) else [named]), default=Role.NONE)
+        return max(
+            map(parse_role, named if isinstance(named, list) else [named]), default=Role.NONE
+        )
 
 
-def configured_signers(settings: Settings) -> Signers:
-    """The keys that the settings carry themselves. Raises `SettingsError` for public keys that are unfit."""
+def configured_verification_keys(settings: Settings) -> VerificationKeys:
+    """The keys that the settings carry themselves. Raises `SettingsError` for public keys that are
+    unfit."""
     if settings.jwt_secrets:
         return from_secrets(settings.jwt_secrets, settings.algorithms)
     if not settings.jwt_public_key:
         return ()
     try:
-        signers = from_pem(settings.jwt_public_key.get_secret_value())
+        verification_keys = from_pem(settings.jwt_public_key.get_secret_value())
     except ValueError as error:
         raise SettingsError([f"{PREFIX}JWT_PUBLIC_KEY: {error}"]) from None
     wanted = canonical(settings.algorithms)
-    chosen = [tuple(name for name in signer.algorithms if name in wanted) for signer in signers]
+    chosen = [
+        tuple(name for name in signer.algorithms if name in wanted) for signer in verification_keys
+    ]
     if not wanted:
-        chosen = [signer.algorithms[:1] for signer in signers]
+        chosen = [signer.algorithms[:1] for signer in verification_keys]
     elif not all(chosen) or not set().union(*chosen).issuperset(wanted):
-        possible = ", ".join(dict.fromkeys(name for signer in signers for name in signer.algorithms))
+        possible = ", ".join(
+            dict.fromkeys(name for signer in verification_keys for name in signer.algorithms)
+        )
         raise SettingsError([f"{PREFIX}JWT_ALGORITHMS: this public key is for {possible}"])
-    return tuple(replace(signer, algorithms=names) for signer, names in zip(signers, chosen, strict=True))
+    return tuple(
+        replace(signer, algorithms=names)
+        for signer, names in zip(verification_keys, chosen, strict=True)
+    )
 
 
 def issue(settings: Settings, subject: str, role: Role, lifetime_s: float) -> str:
@@ -204,9 +237,17 @@ def issue(settings: Settings, subject: str, role: Role, lifetime_s: float) -> st
     Raises `SettingsError` without a secret, or for a lifetime that the service would refuse.
     """
     if not settings.jwt_secrets:
-        raise SettingsError([f"{PREFIX}JWT_SECRET: set it to sign tokens; with a public key, your issuer signs them"])
+        raise SettingsError(
+            [
+                f"{PREFIX}JWT_SECRET: set it to sign tokens; with a public key, your issuer signs them"
+            ]
+        )
     if lifetime_s > settings.jwt_max_lifetime:
-        raise SettingsError([f"{PREFIX}JWT_MAX_LIFETIME: tokens are valid for at most {settings.jwt_max_lifetime:g} s"])
+        raise SettingsError(
+            [
+                f"{PREFIX}JWT_MAX_LIFETIME: tokens are valid for at most {settings.jwt_max_lifetime:g} s"
+            ]
+        )
     now = int(time.time())
     claims: dict[str, Any] = {
         "sub": subject,
@@ -232,7 +273,8 @@ def _name(claims: Mapping[str, Any]) -> str | None:
 
 
 def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header and the claims, in which nothing can be understood in two ways. The signature is yet to be verified."""
+    """The header and the claims, in which nothing can be understood in two ways. The signature is
+    yet to be verified."""
     match = _TOKEN.fullmatch(token) if len(token) <= _MAX_TOKEN else None
     if not match:
         raise AuthenticationFailed("malformed token")
@@ -244,7 +286,8 @@ def _parts(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _numeric_date(value: object) -> float:
-    """A time in seconds since 1970, with or without a fraction (RFC 7519, section 2, NumericDate)."""
+    """A time in seconds since 1970, with or without a fraction (RFC 7519, section 2,
+    NumericDate)."""
     try:
         date = float(value) if type(value) in {int, float} else math.inf  # type: ignore[arg-type]
     except OverflowError:
@@ -255,7 +298,8 @@ def _numeric_date(value: object) -> float:
 
 
 def _strict_json(segment: str) -> dict[str, Any]:
-    """A segment as a JSON object in UTF-8 in which no name stands twice and no number is infinite."""
+    """A segment as a JSON object in UTF-8 in which no name stands twice and no number is
+    infinite."""
     try:
         text = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)).decode("utf-8")
         value = json.loads(_shallow(text), object_pairs_hook=_unique, parse_constant=_refuse)
@@ -267,7 +311,8 @@ def _strict_json(segment: str) -> dict[str, Any]:
 
 
 def _shallow(text: str) -> str:
-    """The text, if it cannot be nested deeply: how deep a parser can go differs between versions of Python."""
+    """The text, if it cannot be nested deeply: how deep a parser can go differs between versions of
+    Python."""
     if text.count("{") + text.count("[") > _MOST_NESTING:
         raise ValueError("nested too deeply")
     return text

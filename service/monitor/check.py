@@ -1,4 +1,5 @@
-"""One service's check: what it says of itself, what the platform says of the resources behind it, and both together."""
+"""One service's check: what it says of itself, what the platform says of the resources behind it,
+and both together."""
 
 import asyncio
 from dataclasses import dataclass
@@ -6,11 +7,11 @@ from dataclasses import dataclass
 import aiohttp
 
 from service.events import clean_info
-from service.monitor.kubernetes import Kubernetes
-from service.monitor.probe import Result, probe
+from service.monitor.kubernetes.client import Kubernetes
+from service.monitor.kubernetes.workloads import WorkloadHealth
+from service.monitor.probes.http import Result, probe
+from service.monitor.probes.tcp import probe_redis, probe_tcp
 from service.monitor.services import Service, scheme
-from service.monitor.tcp import probe_redis, probe_tcp
-from service.monitor.workloads import Look
 from service.settings import Unknown
 
 RESOURCES_INFO = "Resources are not monitored."
@@ -32,7 +33,8 @@ async def check_service(
     kubernetes: Kubernetes | None = None,
     unknown: Unknown = Unknown.IGNORE,
 ) -> Finding:
-    """Checks a service and its resources at the same time, within the service's time-out. Never raises for what they do."""
+    """Checks a service and its resources at the same time, within the service's time-out. Never
+    raises for what they do."""
     result, look = await asyncio.gather(_itself(client, service), _resources(service, kubernetes))
     healthy_resources = look.healthy if look.healthy is not None else unknown is Unknown.IGNORE
     info = result.info
@@ -40,7 +42,9 @@ async def check_service(
         result.healthy and not healthy_resources
     ):  # The self info is what the verdict shows: it must not say that all is well.
         first, _, rest = info.partition("\n")
-        info = clean_info(f"{first} But its resources are not well: {look.info.partition(chr(10))[0]}\n{rest}".rstrip())
+        info = clean_info(
+            f"{first} But its resources are not well: {look.info.partition(chr(10))[0]}\n{rest}".rstrip()
+        )
     return Finding(result.healthy and healthy_resources, info, look.info)
 
 
@@ -61,7 +65,7 @@ async def _itself(client: aiohttp.ClientSession, service: Service) -> Result:
             )
 
 
-async def _resources(service: Service, kubernetes: Kubernetes | None) -> Look:
+async def _resources(service: Service, kubernetes: Kubernetes | None) -> WorkloadHealth:
     if kubernetes is None or service.workload is None:
-        return Look(True, RESOURCES_INFO)
+        return WorkloadHealth(True, RESOURCES_INFO)
     return await kubernetes.look(service.workload, service.timeout)

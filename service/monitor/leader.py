@@ -1,10 +1,12 @@
-"""Which monitor leads: one holds a lease in the store and renews it, the others stand by and ask for it.
+"""Which monitor leads: one holds a lease in the store and renews it, the others stand by and ask
+for it.
 
-Safety does not rest here: the store's scripts refuse what a former leader writes. What this adds is that a leader knows when
-it may no longer be one, without asking anybody: at a deadline counted from the *sending* of its last good renewal, on a clock
-that goes on while the machine is suspended. While the store is away nobody can tell who leads. Whoever led last then goes on
-looking after the services, so that it knows at once what to record when the store returns; it records nothing until it leads
-again.
+Safety does not rest here: the store's scripts refuse what a former leader writes. What this adds is
+that a leader knows when it may no longer be one, without asking anybody: at a deadline counted from
+the *sending* of its last good renewal, on a clock that goes on while the machine is suspended.
+While the store is away nobody can tell who leads. Whoever led last then goes on looking after the
+services, so that it knows at once what to record when the store returns; it records nothing until
+it leads again.
 """
 
 import asyncio
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from service.errors import StoreUnavailable
-from service.observability import Metrics
+from service.metrics import Metrics
 from service.settings import Settings
 from service.store import Store
 
@@ -40,39 +42,44 @@ class Leader(Protocol):
     def leads(self) -> bool:
         """Whether this monitor may write."""
 
-    async def turn(self) -> None:
+    async def wait_until_leading(self) -> None:
         """Returns when this monitor is to check."""
 
-    async def relieved(self) -> None:
+    async def wait_until_replaced(self) -> None:
         """Returns when another is known to lead."""
 
-    def fenced(self) -> None:
+    def on_fenced(self) -> None:
         """To be told when the store refused a write: another leads."""
 
 
 class Alone:
-    """The only monitor there is. It takes no lease, and the store lets it write as it does any outsider."""
+    """The only monitor there is. It takes no lease, and the store lets it write as it does any
+    outsider."""
 
     owner = ""
     epoch: int | None = None
     leads = True
 
-    async def turn(self) -> None:
+    async def wait_until_leading(self) -> None:
         """At once."""
 
-    async def relieved(self) -> None:
+    async def wait_until_replaced(self) -> None:
         """Never."""
         await asyncio.Event().wait()
 
-    def fenced(self) -> None:
+    def on_fenced(self) -> None:
         """Never happens."""
 
 
-class Candidate:
+class LeaseHolder:
     """One of several monitors: leads while it holds the lease, else stands by."""
 
     def __init__(
-        self, settings: Settings, store: Store, metrics: Metrics, clock: Callable[[], float] = boottime
+        self,
+        settings: Settings,
+        store: Store,
+        metrics: Metrics,
+        clock: Callable[[], float] = boottime,
     ) -> None:
         """`clock` gives seconds on a monotonic clock that counts suspension."""
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(8).hex()}"
@@ -92,41 +99,43 @@ class Candidate:
 
     @property
     def leads(self) -> bool:
-        """Whether this monitor may write: it holds the lease, and its own deadline has not passed."""
+        """Whether this monitor may write: it holds the lease, and its own deadline has not
+        passed."""
         return self.epoch is not None and self._clock() < self._deadline
 
     @property
-    def knows(self) -> bool:
-        """Whether it is known who leads: this monitor, or another that the store named when it was last asked."""
+    def leader_known(self) -> bool:
+        """Whether it is known who leads: this monitor, or another that the store named when it was
+        last asked."""
         return self.leads or (self._holder is not None and self._holder != self.owner)
 
-    async def turn(self) -> None:
+    async def wait_until_leading(self) -> None:
         """Returns when no other monitor is known to lead."""
         await self._turn.wait()
 
-    async def relieved(self) -> None:
+    async def wait_until_replaced(self) -> None:
         """Returns when another is known to lead."""
         await self._relieved.wait()
 
-    def fenced(self) -> None:
+    def on_fenced(self) -> None:
         """The store refused a write of this epoch. Asks at once who leads."""
         self._metrics.fenced.inc()
         log.warning("the store refused a write: another monitor leads", extra={"epoch": self.epoch})
-        self._end_of_term("another has taken it")
+        self._step_down("another has taken it")
         self._ask.set()
 
     async def run(self) -> None:
         """Asks for the lease, or renews it, until cancelled."""
         while True:
             self._ask.clear()
-            await self.campaign()
+            await self.try_acquire()
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._ask.wait()
             except TimeoutError:
                 pass
 
-    async def campaign(self) -> None:
+    async def try_acquire(self) -> None:
         """Asks for the lease, or renews it, once."""
         sent = self._clock()
         try:
@@ -137,9 +146,11 @@ class Candidate:
             if self.epoch is None and not self._failing:
                 log.warning("the store gives no lease", extra={"reason": error.for_log()})
             elif self.epoch is not None and not self.leads:
-                self._end_of_term(f"the lease could not be renewed in time: {error.for_log()}")
+                self._step_down(f"the lease could not be renewed in time: {error.for_log()}")
             self._failing = True
-            if not self._seen:  # The first word that is heard of the store: nobody is known to lead.
+            if (
+                not self._seen
+            ):  # The first word that is heard of the store: nobody is known to lead.
                 self._turn.set()
             return
         self._failing = False
@@ -149,12 +160,13 @@ class Candidate:
         if lease.owner == self.owner:
             self._lead(lease.epoch, sent + self._settings.lease_deadline)
         else:
-            self._end_of_term("another has taken it")
+            self._step_down("another has taken it")
             self._turn.clear()
             self._relieved.set()
 
     async def release(self) -> None:
-        """Gives the lease back, so that another leads at once. To be called when nothing is being written any more."""
+        """Gives the lease back, so that another leads at once. To be called when nothing is being
+        written any more."""
         self.epoch = None
         self._metrics.leading.set(0)
         try:
@@ -171,7 +183,7 @@ class Candidate:
         self._relieved.clear()
         self._turn.set()
 
-    def _end_of_term(self, why: str) -> None:
+    def _step_down(self, why: str) -> None:
         if self.epoch is not None:
             log.warning("no longer leading", extra={"epoch": self.epoch, "why": why})
         self.epoch = None
@@ -183,6 +195,7 @@ class Candidate:
         self._holder = holder
 
     def _pause(self) -> float:
-        """Seconds until it asks again: give or take a fifth, so that monitors do not ask in step."""
+        """Seconds until it asks again: give or take a fifth, so that monitors do not ask in
+        step."""
         renew = self._settings.lease_renew * random.uniform(0.8, 1.2)  # noqa: S311  # Spreading, not secrecy.
         return renew if self.epoch is not None else renew / 2

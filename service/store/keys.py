@@ -1,4 +1,5 @@
-"""The names of one cluster's keys. All share the hash tag `{ce:NAME}`, so one script can touch them all."""
+"""The names of one cluster's keys. All share the hash tag `{ce:NAME}`, so one script can touch them
+all."""
 
 from dataclasses import dataclass
 
@@ -40,7 +41,8 @@ class Keys:
 
     @property
     def api_keys_used(self) -> str:
-        """Hash: an API key's name → its id and the day of its last use (days since 1970), with a space between."""
+        """Hash: an API key's name → its id and the day of its last use (days since 1970), with a
+        space between."""
         return self._key("api_keys_used")
 
     @property

@@ -1,4 +1,5 @@
-"""Raw bytes on a real socket, and the replies read back byte by byte: what no HTTP client would send."""
+"""Raw bytes on a real socket, and the replies read back byte by byte: what no HTTP client would
+send."""
 
 import asyncio
 from collections.abc import Mapping
@@ -62,13 +63,18 @@ class Line:
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
             version, status, _ = first.split(" ", 2)
-            headers = CIMultiDict([(name, value) for name, _, value in (line.partition(": ") for line in lines)])
+            headers = CIMultiDict(
+                [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+            )
             has_body = method != "HEAD" and int(status) >= 200 and int(status) not in {204, 304}
-            body = await self.reader.readexactly(int(headers["Content-Length"])) if has_body else b""
+            body = (
+                await self.reader.readexactly(int(headers["Content-Length"])) if has_body else b""
+            )
         return Reply(version, int(status), headers, body)
 
     async def rest(self) -> bytes:
-        """What comes before the other side ends the connection. Raises `TimeoutError` if it does not."""
+        """What comes before the other side ends the connection. Raises `TimeoutError` if it does
+        not."""
         async with asyncio.timeout(PATIENCE_S):
             try:
                 return await self.reader.read()
@@ -76,7 +82,8 @@ class Line:
                 return b""
 
     async def finish(self) -> None:
-        """Sends a last request, and returns after its reply or at the end of the connection: whatever was sent before has run."""
+        """Sends a last request, and returns after its reply or at the end of the connection:
+        whatever was sent before has run."""
         self.send(head("GET", "/healthz", "Connection: close"))
         with suppress(asyncio.IncompleteReadError, ConnectionResetError):
             while (await self.reply()).headers.get("Connection") != "close":
@@ -107,7 +114,9 @@ async def connected(port: int) -> Line:
     return Line(*await asyncio.open_connection("127.0.0.1", port, limit=2**24))
 
 
-def head(method: str = "GET", target: str = "/healthz", *fields: str, version: str = "HTTP/1.1") -> bytes:
+def head(
+    method: str = "GET", target: str = "/healthz", *fields: str, version: str = "HTTP/1.1"
+) -> bytes:
     """A request head with a Host and the fields given."""
     return "\r\n".join([f"{method} {target} {version}", "Host: here", *fields, "", ""]).encode()
 

@@ -1,4 +1,5 @@
-"""Who may do what: every route crossed with every kind of credential, and the order in which things are checked."""
+"""Who may do what: every route crossed with every kind of credential, and the order in which things
+are checked."""
 
 import asyncio
 import time
@@ -63,7 +64,9 @@ ROUTE_ROWS: Mapping[tuple[str, str], Row] = {
     ("GET", "/v0/api_keys"): WRITING,
     ("POST", "/v0/api_keys"): Row(REFUSED, FORBIDDEN, "201", body=b'{"name": "made-NUMBER"}'),
     ("GET", "/v0/api_keys/{name}"): replace(WRITING, path="/v0/api_keys/reader"),
-    ("DELETE", "/v0/api_keys/{name}"): Row(REFUSED, FORBIDDEN, "404 UnknownApiKey", path="/v0/api_keys/nobody"),
+    ("DELETE", "/v0/api_keys/{name}"): Row(
+        REFUSED, FORBIDDEN, "404 UnknownApiKey", path="/v0/api_keys/nobody"
+    ),
     ("GET", "/healthz"): OPEN,
     ("GET", "/readyz"): OPEN,
     ("GET", "/metrics"): OPEN,
@@ -111,13 +114,16 @@ class Secret(Issuer):
     def __init__(self) -> None:
         super().__init__(ISSUER)
 
-    def token(self, kid: str | None = None, headers: Mapping[str, Any] | None = None, **claims: Any) -> str:
+    def token(
+        self, kid: str | None = None, headers: Mapping[str, Any] | None = None, **claims: Any
+    ) -> str:
         """A token signed with the secret."""
         return self.signed(JWT_SECRET, "HS256", {"kid": kid, **(headers or {})}, **claims)
 
 
 async def credentials(store: Store, issuer: Issuer) -> Mapping[str, tuple[Role | None, bytes]]:
-    """Header lines of every kind of credential, each with what it may do; `None` is nothing. API keys are put in the store."""
+    """Header lines of every kind of credential, each with what it may do; `None` is nothing. API
+    keys are put in the store."""
     now = time.time_ns() // 1_000
     keys = {}
     for name, role, expires in (
@@ -158,9 +164,15 @@ async def credentials(store: Store, issuer: Issuer) -> Mapping[str, tuple[Role |
         "no issuer": bad(issuer.token(iss=None, role="write")),
         "wrong audience": bad(issuer.token(aud="another service", role="write")),
         "no audience": bad(issuer.token(aud=None, role="write")),
-        "wrong algorithm": bad(issuer.signed(private_key("RS256"), "RS384", {"kid": "first"}, role="write")),
-        "a secret's algorithm": bad(issuer.signed("x" * 64, "HS256", {"kid": "first"}, role="write")),
-        "unknown key id": bad(issuer.signed(private_key("ES256", 2), "ES256", {"kid": "unknown"}, role="write")),
+        "wrong algorithm": bad(
+            issuer.signed(private_key("RS256"), "RS384", {"kid": "first"}, role="write")
+        ),
+        "a secret's algorithm": bad(
+            issuer.signed("x" * 64, "HS256", {"kid": "first"}, role="write")
+        ),
+        "unknown key id": bad(
+            issuer.signed(private_key("ES256", 2), "ES256", {"kid": "unknown"}, role="write")
+        ),
         "alg none": bad(issuer.signed("", "none", {"kid": "first"}, role="write")),
         "bytes beyond ASCII": (None, field(b"Bearer " + write.encode() + b"\xff\xe9")),
         "UTF-8": bad("café"),
@@ -181,7 +193,9 @@ async def ask(line: Line, method: str, path: str, fields: bytes, body: bytes) ->
     """The reply to one request."""
     body = body.replace(b"NUMBER", b"%d" % next(NUMBERS))
     length = b"Content-Length: %d\r\n" % len(body) if body else b""
-    line.send(f"{method} {path} HTTP/1.1\r\nHost: here\r\n".encode() + fields + length + b"\r\n" + body)
+    line.send(
+        f"{method} {path} HTTP/1.1\r\nHost: here\r\n".encode() + fields + length + b"\r\n" + body
+    )
     return await line.reply(method)
 
 
@@ -199,8 +213,11 @@ async def healthy(request: pytest.FixtureRequest, make_api: Callable[..., Any]) 
 
 
 @pytest.fixture(params=["secret", "secret without the poll path", "published keys"])
-async def guarded(request: pytest.FixtureRequest, make_api: Callable[..., Any]) -> AsyncIterator[tuple[Api, Issuer]]:
-    """An API process with one event, whose tokens need an issuer and an audience, and who issues them."""
+async def guarded(
+    request: pytest.FixtureRequest, make_api: Callable[..., Any]
+) -> AsyncIterator[tuple[Api, Issuer]]:
+    """An API process with one event, whose tokens need an issuer and an audience, and who issues
+    them."""
     async with issuing() as publisher:
         published = request.param == "published keys"
         settings = publisher.settings() if published else SECRET_SETTINGS
@@ -214,7 +231,8 @@ async def guarded(request: pytest.FixtureRequest, make_api: Callable[..., Any]) 
 async def test_every_credential_gets_what_its_role_allows(
     guarded: tuple[Api, Issuer], method: str, template: str
 ) -> None:
-    """Each kind of credential gets the status and the code of the table, at the first sight of the request and at later ones."""
+    """Each kind of credential gets the status and the code of the table, at the first sight of the
+    request and at later ones."""
     row = ROWS[method, template]
     api, issuer = guarded
     cast = await credentials(api.store, issuer)
@@ -222,12 +240,16 @@ async def test_every_credential_gets_what_its_role_allows(
     allowed = {None: row.stranger, Role.READ: row.reader, Role.WRITE: row.writer}
     expected = {name: allowed[role] for name, (role, _) in cast.items()}
     async with await connected(api.port) as line:
-        for _ in range(3):  # The poll path remembers a request at its second sight, and answers it from then on.
+        for _ in range(
+            3
+        ):  # The poll path remembers a request at its second sight, and answers it from then on.
             found = {}
             for name, (_, fields) in cast.items():
                 reply = await ask(line, method, row.path or template, fields, row.body)
                 found[name] = outcome(reply)
-                assert reply.headers.get("WWW-Authenticate") == ("Bearer" if reply.status == 401 else None)
+                assert reply.headers.get("WWW-Authenticate") == (
+                    "Bearer" if reply.status == 401 else None
+                )
             assert found == expected
 
 
@@ -237,18 +259,24 @@ def test_every_route_has_a_row() -> None:
 
 
 async def test_refusals_do_not_differ(guarded: tuple[Api, Issuer]) -> None:
-    """All bad credentials get the same bytes: a stranger learns nothing about what was wrong, or which keys exist."""
+    """All bad credentials get the same bytes: a stranger learns nothing about what was wrong, or
+    which keys exist."""
     api, issuer = guarded
     cast = await credentials(api.store, issuer)
     await api.settle()
     async with await connected(api.port) as line:
-        replies = [await ask(line, "GET", "/v0/config", fields, b"") for role, fields in cast.values() if role is None]
+        replies = [
+            await ask(line, "GET", "/v0/config", fields, b"")
+            for role, fields in cast.values()
+            if role is None
+        ]
     assert len({reply.body for reply in replies}) == 1
     assert orjson.loads(replies[0].body)["details"] == {}
 
 
 async def test_key_is_refused_once_it_is_revoked(healthy: Api) -> None:
-    """A key that has just been used, and is remembered, is refused as soon as the replica knows that it was revoked."""
+    """A key that has just been used, and is remembered, is refused as soon as the replica knows
+    that it was revoked."""
     key, stored = mint("agent", Role.READ, 0)
     await healthy.store.create_api_key(stored)
     await healthy.settle()
@@ -261,17 +289,20 @@ async def test_key_is_refused_once_it_is_revoked(healthy: Api) -> None:
 
 @pytest.mark.slow
 async def test_token_is_refused_once_it_has_expired(healthy: Api) -> None:
-    """A token that has just been used, and is remembered, is refused at the moment when it ends: `JWT_LEEWAY` after `exp`."""
+    """A token that has just been used, and is remembered, is refused at the moment when it ends:
+    `JWT_LEEWAY` after `exp`."""
     end = int(time.time()) + 2.5
     credential = bearer(jwt.encode({"exp": end - LEEWAY_S}, JWT_SECRET))
-    while (answer := await healthy.request("GET", "/v0/cluster/events/latest", credential)).status == 200:
+    while (
+        answer := await healthy.request("GET", "/v0/cluster/events/latest", credential)
+    ).status == 200:
         assert time.time() < end + 0.5
         await asyncio.sleep(0.05)
     assert answer.status == 401
     assert time.time() >= end
 
 
-# -- the order of checks ----------------------------------------------------------------------------------------------
+# -- the order of checks ---------------------------------------------------------------------------
 
 NONE = bearer(jwt.encode({"exp": int(time.time()) + 3_600, "role": "admin"}, JWT_SECRET))
 
@@ -308,7 +339,8 @@ NONE = bearer(jwt.encode({"exp": int(time.time()) + 3_600, "role": "admin"}, JWT
 async def test_order_of_checks(
     make_api: Callable[..., Any], method: str, path: str, credential: dict[str, str], expected: str
 ) -> None:
-    """Credential, role, query, id, store: the first that fails is the answer, so the store is asked last, if at all."""
+    """Credential, role, query, id, store: the first that fails is the answer, so the store is asked
+    last, if at all."""
     api: Api = await make_api(redis_url="unix:///no/such/socket", stale_if_error="0")
     answer = await api.request(method, path, credential)
     assert outcome(Reply("HTTP/1.1", answer.status, answer.headers, answer.body)) == expected
@@ -330,10 +362,16 @@ async def test_forbidden_says_which_role_is_needed(api: Api) -> None:
         ("POST", "/healthz", "GET, HEAD"),
     ],
 )
-async def test_wrong_method_is_told_the_right_ones(api: Api, method: str, path: str, allow: str) -> None:
+async def test_wrong_method_is_told_the_right_ones(
+    api: Api, method: str, path: str, allow: str
+) -> None:
     """405 lists the methods that the path takes."""
     answer = await api.request(method, path, READ)
-    assert (answer.status, answer.headers["Allow"], answer.json["details"]) == (405, allow, {"method": method})
+    assert (answer.status, answer.headers["Allow"], answer.json["details"]) == (
+        405,
+        allow,
+        {"method": method},
+    )
 
 
 async def test_without_authentication_everyone_is_a_writer(make_api: Callable[..., Any]) -> None:
@@ -344,27 +382,38 @@ async def test_without_authentication_everyone_is_a_writer(make_api: Callable[..
         assert (await api.request("GET", "/v0/cluster/events/latest", fields)).status == 200
 
 
-# -- HEAD -------------------------------------------------------------------------------------------------------------
+# -- HEAD ------------------------------------------------------------------------------------------
 
-HEAD_PATHS = [row.path or path for (method, path), row in ROWS.items() if method == "GET" and path != "/metrics"]
+HEAD_PATHS = [
+    row.path or path
+    for (method, path), row in ROWS.items()
+    if method == "GET" and path != "/metrics"
+]
 
 
 @pytest.mark.parametrize("path", HEAD_PATHS)
 async def test_head_is_get_without_the_body(healthy: Api, path: str) -> None:
-    """HEAD gets the status and the header fields of GET, and no body, with a credential and without."""
+    """HEAD gets the status and the header fields of GET, and no body, with a credential and
+    without."""
     await healthy.settle()
     for fields in (b"", f"Authorization: Bearer {make_token(Role.READ)}\r\n".encode()):
         async with await connected(healthy.port) as line:
             get = await ask(line, "GET", path, fields, b"")
             head = await ask(line, "HEAD", path, fields, b"")
-            again = await ask(line, "GET", path, fields, b"")  # Whatever HEAD had sent too much would be read as this.
+            again = await ask(
+                line, "GET", path, fields, b""
+            )  # Whatever HEAD had sent too much would be read as this.
         assert (head.status, head.body) == (get.status, b"")
         assert stable(head) == stable(get) == stable(again)
 
 
 def stable(reply: Reply) -> dict[str, str]:
     """The header fields that do not change with the clock."""
-    return {name: value for name, value in reply.headers.items() if name not in {"Date", "Cluster-Checked-At"}}
+    return {
+        name: value
+        for name, value in reply.headers.items()
+        if name not in {"Date", "Cluster-Checked-At"}
+    }
 
 
 async def test_head_of_the_metrics(api: Api) -> None:

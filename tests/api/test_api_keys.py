@@ -13,12 +13,14 @@ import jwt
 import orjson
 import pytest
 
-from service.api import app, stream
-from service.api.front import Grant
-from service.auth import Role, mint, usage
+from service.api import app
+from service.api.live import event_stream as stream
+from service.api.poll_path.connection import MemoEntry
+from service.auth import Role, mint
+from service.auth import key_usage as usage
 from service.errors import StoreUnavailable
 from service.events import LAST_US
-from service.snapshot import Replica
+from service.replica.replica import Replica
 from tests.api.raw import Line, connected
 from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, Got, bearer
 
@@ -33,7 +35,8 @@ async def create(api: Api, headers: dict[str, str] | None = None, **body: Any) -
 
 
 async def test_key_from_its_making_to_its_end(api: Api) -> None:
-    """A key is shown once, opens what its role allows at once, is described without its secret, and ends with its deletion."""
+    """A key is shown once, opens what its role allows at once, is described without its secret, and
+    ends with its deletion."""
     await api.store.append(ALL_GOOD)
     made = await create(api, name="agents")
     assert made.status == 201
@@ -44,7 +47,10 @@ async def test_key_from_its_making_to_its_end(api: Api) -> None:
     assert (await api.request("GET", LATEST, bearer(key))).status == 200
     assert (await api.request("POST", "/v0/cluster/events", bearer(key), data=b"{}")).status == 403
 
-    one, listed = await api.request("GET", f"{KEYS}/agents", WRITE), await api.request("GET", KEYS, WRITE)
+    one, listed = (
+        await api.request("GET", f"{KEYS}/agents", WRITE),
+        await api.request("GET", KEYS, WRITE),
+    )
     assert listed.json == [one.json]
     assert list(one.json) == ["id", "name", "role", "created_at", "expires_at", "last_used_on"]
     assert one.json | {"created_at": ""} == {
@@ -71,7 +77,8 @@ async def test_key_from_its_making_to_its_end(api: Api) -> None:
 
 
 async def test_role_and_end_are_what_was_asked_for(api: Api) -> None:
-    """A key may write if that was asked for, and is refused from the moment on that was asked for."""
+    """A key may write if that was asked for, and is refused from the moment on that was asked
+    for."""
     end = datetime.fromtimestamp(time.time() + 1.2, UTC).isoformat()
     made = await create(api, name="deploy", role="write", expires_at=end)
     key = made.json["api_key"]
@@ -85,7 +92,8 @@ async def test_role_and_end_are_what_was_asked_for(api: Api) -> None:
 
 
 async def test_names_are_taken_once(api: Api) -> None:
-    """A second key of a name is refused, and the first one goes on; a name is free again after its key is deleted."""
+    """A second key of a name is refused, and the first one goes on; a name is free again after its
+    key is deleted."""
     first = (await create(api, name="agents")).json["api_key"]
     second = await create(api, name="agents", role="write")
     assert (second.status, second.json["error_code"], second.json["details"]) == (
@@ -100,14 +108,21 @@ async def test_names_are_taken_once(api: Api) -> None:
     assert (await api.request("GET", "/v0/config", bearer(third))).status == 200
 
 
-async def test_nobody_gives_more_than_they_have(make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_gives_more_than_they_have(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where readers may make keys, they make keys for reading."""
-    routes = [replace(route, role=Role.READ) if route.path == KEYS else route for route in app.ROUTES]
+    routes = [
+        replace(route, role=Role.READ) if route.path == KEYS else route for route in app.ROUTES
+    ]
     monkeypatch.setattr(app, "ROUTES", tuple(routes))
     api = await make_api()
     assert (await create(api, READ, name="reader")).status == 201
     refused = await create(api, READ, name="writer", role="write")
-    assert (refused.status, refused.json["details"]) == (403, {"required": "write", "actual": "read"})
+    assert (refused.status, refused.json["details"]) == (
+        403,
+        {"required": "write", "actual": "read"},
+    )
     assert [key["name"] for key in (await api.request("GET", KEYS, READ)).json] == ["reader"]
 
 
@@ -136,18 +151,29 @@ BAD_BODIES: dict[str, tuple[bytes, list[str]]] = {
     "end past": (b'{"name": "a", "expires_at": "2020-01-01T00:00:00Z"}', ["expires_at"]),
     "end a duration": (b'{"name": "a", "expires_at": "90d"}', ["expires_at"]),
     "end a number": (b'{"name": "a", "expires_at": 1893456000}', ["expires_at"]),
-    "end without an offset": (b'{"name": "a", "expires_at": "2999-01-01T00:00:00"}', ["expires_at"]),
+    "end without an offset": (
+        b'{"name": "a", "expires_at": "2999-01-01T00:00:00"}',
+        ["expires_at"],
+    ),
     "end no date": (b'{"name": "a", "expires_at": "2999-02-30T00:00:00Z"}', ["expires_at"]),
     "end in year 0": (b'{"name": "a", "expires_at": "0000-01-01T00:00:00Z"}', ["expires_at"]),
-    "end after year 9999": (b'{"name": "a", "expires_at": "9999-12-31T23:59:59-23:59"}', ["expires_at"]),
-    "end with a bare space": (b'{"name": "a", "expires_at": "2999-01-01T00:00:00 02:00"}', ["expires_at"]),
+    "end after year 9999": (
+        b'{"name": "a", "expires_at": "9999-12-31T23:59:59-23:59"}',
+        ["expires_at"],
+    ),
+    "end with a bare space": (
+        b'{"name": "a", "expires_at": "2999-01-01T00:00:00 02:00"}',
+        ["expires_at"],
+    ),
     "another field": (b'{"name": "a", "scopes": ["all"]}', ["scopes"]),
     "all at once": (b'{"role": 1, "expires_at": 1, "x": 1}', ["name", "role", "expires_at", "x"]),
 }
 
 
 @pytest.mark.parametrize(("body", "fields"), BAD_BODIES.values(), ids=BAD_BODIES)
-async def test_bodies_that_describe_no_key_are_refused(api: Api, body: bytes, fields: list[str]) -> None:
+async def test_bodies_that_describe_no_key_are_refused(
+    api: Api, body: bytes, fields: list[str]
+) -> None:
     """Every field at fault is named, and nothing is made."""
     answer = await api.request("POST", KEYS, WRITE, data=body)
     assert (answer.status, answer.json["error_code"]) == (400, "InvalidApiKey")
@@ -175,7 +201,8 @@ UNREADABLE: dict[str, bytes] = {
     "not an object": b"[]",
     "not UTF-8": b'"\xff"',
     "no digest": b'{"name":"odd","id":"12345678","role":"read","created_at":0}',
-    "made after year 9999": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":%d}' % (LAST_US + 1),
+    "made after year 9999": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":%d}'
+    % (LAST_US + 1),
     "ended before year 1": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":0,"expires_at":%d}'
     % -(2**60),
 }
@@ -183,12 +210,15 @@ UNREADABLE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("record", UNREADABLE.values(), ids=UNREADABLE)
 async def test_unreadable_record_hides_no_other(api: Api, record: bytes) -> None:
-    """A record that cannot be read or printed opens nothing; the other keys are listed, shown, made, used and deleted."""
+    """A record that cannot be read or printed opens nothing; the other keys are listed, shown,
+    made, used and deleted."""
     await api.store.append(ALL_GOOD)
     key = (await create(api, name="agents")).json["api_key"]
     client, keys = api.store._client, api.store.keys
     await client.hset(keys.api_keys, "odd", record)
-    await client.hset(keys.api_keys_used, mapping={"agents": b"never", "odd": b"12345678 99999999999"})
+    await client.hset(
+        keys.api_keys_used, mapping={"agents": b"never", "odd": b"12345678 99999999999"}
+    )
     await client.hincrby(keys.meta, "version", 1)
     await api.settle()
     assert [found["name"] for found in (await api.request("GET", KEYS, WRITE)).json] == ["agents"]
@@ -199,7 +229,8 @@ async def test_unreadable_record_hides_no_other(api: Api, record: bytes) -> None
 
 
 async def test_end_that_an_earlier_version_stored_is_read(api: Api) -> None:
-    """A key whose end lies after the year 9999 goes on working, and its end is told as the last moment that has a spelling."""
+    """A key whose end lies after the year 9999 goes on working, and its end is told as the last
+    moment that has a spelling."""
     key, stored = mint("agents", Role.READ, 0)
     await api.store.create_api_key(replace(stored, expires_at=LAST_US + 86_340_000_000))
     await api.settle()
@@ -221,7 +252,9 @@ async def test_large_body_is_refused(api: Api) -> None:
     assert (answer.status, answer.json["details"]) == (413, {"limit_bytes": 4_096})
 
 
-@pytest.mark.parametrize("name", ["a b", "{x}", "{name}", "..", "é", "x" * 500, "\n", "%2f", "\x00", "latest", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["a b", "{x}", "{name}", "..", "é", "x" * 500, "\n", "%2f", "\x00", "latest", "a/b"]
+)
 async def test_odd_names_are_unknown(api: Api, name: str) -> None:
     """Whatever stands in the path is looked up as a name, and is not one."""
     for method in ("GET", "DELETE"):
@@ -239,7 +272,7 @@ async def test_key_is_known_to_other_replicas_at_once(make_api: Callable[..., An
         assert time.monotonic() < deadline
 
 
-# -- revocation -------------------------------------------------------------------------------------------------------
+# -- revocation ------------------------------------------------------------------------------------
 
 MAX_STALENESS = 2.0
 
@@ -261,14 +294,18 @@ async def poll(line: Line, key: str) -> tuple[float, int]:
 async def test_revoked_key_ends_on_every_replica(
     make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, notices: bool
 ) -> None:
-    """Polled at full speed on two replicas, a key is not accepted later than `MAX_STALENESS` after its deletion was answered."""
+    """Polled at full speed on two replicas, a key is not accepted later than `MAX_STALENESS` after
+    its deletion was answered."""
     if not notices:
 
         async def deaf(_: Replica) -> None:
             await asyncio.Event().wait()
 
         monkeypatch.setattr(Replica, "_listen", deaf)
-    apis = [await make_api(max_staleness=f"{MAX_STALENESS}s"), await make_api(max_staleness=f"{MAX_STALENESS}s")]
+    apis = [
+        await make_api(max_staleness=f"{MAX_STALENESS}s"),
+        await make_api(max_staleness=f"{MAX_STALENESS}s"),
+    ]
     await apis[0].store.append(ALL_GOOD)
     key = (await create(apis[0], name="agents")).json["api_key"]
     for api in apis:
@@ -276,7 +313,9 @@ async def test_revoked_key_ends_on_every_replica(
     async with await connected(apis[0].port) as one, await connected(apis[1].port) as two:
         polls = [asyncio.create_task(poll(line, key)) for line in (one, two)]
         await asyncio.sleep(0.3)
-        assert all(len(api.front.memo) == 1 for api in apis)  # They are answered by the poll path.
+        assert all(
+            len(api.poll_server.memo) == 1 for api in apis
+        )  # They are answered by the poll path.
         assert (await apis[0].request("DELETE", f"{KEYS}/agents", WRITE)).status == 200
         answered = time.monotonic()
         ends = await asyncio.gather(*polls)
@@ -287,25 +326,32 @@ async def test_revoked_key_ends_on_every_replica(
 
 
 async def test_revocation_reaches_what_was_being_answered(api: Api) -> None:
-    """A key that is revoked between its verification and the answer opens nothing on the poll path afterwards."""
+    """A key that is revoked between its verification and the answer opens nothing on the poll path
+    afterwards."""
     await api.store.append(ALL_GOOD)
     key = (await create(api, name="agents")).json["api_key"]
 
-    def grant() -> Grant:
-        snapshot = api.state.replica.snapshot
+    def entry() -> MemoEntry:
+        snapshot = api.context.replica.snapshot
         assert snapshot is not None
-        principal = api.state.authenticator.authenticate(f"Bearer {key}", snapshot.api_keys)
-        return Grant(api.state.answers.list, principal.expires, principal.basis, None, close=False)
+        principal = api.context.authenticator.authenticate(f"Bearer {key}", snapshot.api_keys)
+        return MemoEntry(
+            api.context.answers.list,
+            principal.expires,
+            principal.verified_against,
+            None,
+            close=False,
+        )
 
     await api.get("/v0/cluster/events")  # Makes the answer ready.
-    before = grant()
-    assert api.front.reply(b"", before, api.front.monotonic()) is not None
+    before = entry()
+    assert api.poll_server.reply(b"", before, api.poll_server.monotonic()) is not None
     await api.request("DELETE", f"{KEYS}/agents", WRITE)
     await api.get("/v0/cluster/events")
-    assert api.front.reply(b"", before, api.front.monotonic()) is None
+    assert api.poll_server.reply(b"", before, api.poll_server.monotonic()) is None
 
 
-# -- last use ---------------------------------------------------------------------------------------------------------
+# -- last use --------------------------------------------------------------------------------------
 
 
 async def used_on(api: Api, name: str = "agents") -> Any:
@@ -313,14 +359,17 @@ async def used_on(api: Api, name: str = "agents") -> Any:
     return (await api.request("GET", f"{KEYS}/{name}", WRITE)).json["last_used_on"]
 
 
-async def test_day_of_last_use_is_told(make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A used key is told to be used today, by any replica; a key that was not used is not, and neither changes the version."""
+async def test_day_of_last_use_is_told(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A used key is told to be used today, by any replica; a key that was not used is not, and
+    neither changes the version."""
     monkeypatch.setattr(usage, "FLUSH_S", 0.05)
     api, other = await make_api(), await make_api()
     key = (await create(api, name="agents")).json["api_key"]
     await create(api, name="idle")
     await other.settle()
-    version = other.state.replica.snapshot.version
+    version = other.context.replica.snapshot.version
     await api.request("GET", "/v0/config", bearer(key))
     deadline = time.monotonic() + 2
     while await used_on(other) is None:
@@ -329,7 +378,7 @@ async def test_day_of_last_use_is_told(make_api: Callable[..., Any], monkeypatch
     assert await used_on(other) == TODAY().isoformat()
     assert await used_on(other, "idle") is None
     await other.settle()
-    assert other.state.replica.snapshot.version == version
+    assert other.context.replica.snapshot.version == version
 
 
 async def test_day_of_last_use_is_written_once_a_day() -> None:
@@ -342,7 +391,7 @@ async def test_day_of_last_use_is_written_once_a_day() -> None:
             raise StoreUnavailable("it is away")
         written.append(dict(days))
 
-    days = usage.Usage()
+    days = usage.KeyUsage()
     for now in (0.0, 1.0, 86_399.0):
         days.note("k", now)
         await days.flush(write)
@@ -357,13 +406,14 @@ async def test_day_of_last_use_is_written_once_a_day() -> None:
 
 
 async def test_poll_path_asks_again_on_a_new_day(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is polled across midnight is verified, and noted, on the new day; a token is not asked for again."""
+    """A key that is polled across midnight is verified, and noted, on the new day; a token is not
+    asked for again."""
     key, stored = mint("agents", Role.READ, 0)
     await api.store.create_api_key(stored)
     await api.settle()
-    authenticator = api.state.authenticator
+    authenticator = api.context.authenticator
     now = time.time()
-    principal = authenticator.authenticate(f"Bearer {key}", api.state.replica.snapshot.api_keys)  # type: ignore[union-attr]
+    principal = authenticator.authenticate(f"Bearer {key}", api.context.replica.snapshot.api_keys)  # type: ignore[union-attr]
     midnight = authenticator.valid_until(principal)
     assert 0 < midnight - now <= 86_400
     assert midnight % 86_400 == 0
@@ -372,7 +422,8 @@ async def test_poll_path_asks_again_on_a_new_day(api: Api, monkeypatch: pytest.M
 
 
 async def test_last_use_is_forgotten_with_the_key(api: Api) -> None:
-    """A deleted key leaves nothing behind, and a new one of its name begins unused, also if an old use is told late."""
+    """A deleted key leaves nothing behind, and a new one of its name begins unused, also if an old
+    use is told late."""
     made = (await create(api, name="agents")).json
     old = (await api.store.api_keys())["agents"]
     await api.store.note_api_keys_used({old: 20_000})
@@ -388,11 +439,14 @@ async def test_last_use_is_forgotten_with_the_key(api: Api) -> None:
     assert await used_on(api) is None
 
 
-# -- the audit log ----------------------------------------------------------------------------------------------------
+# -- the audit log ---------------------------------------------------------------------------------
 
 
-async def test_who_made_and_deleted_keys_is_logged(api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """Making and deleting a key are one line each: which key, who, from where; no line anywhere has a secret."""
+async def test_who_made_and_deleted_keys_is_logged(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Making and deleting a key are one line each: which key, who, from where; no line anywhere has
+    a secret."""
     caplog.set_level(logging.DEBUG)
     boss = (await create(api, name="boss", role="write")).json
     made = (await create(api, bearer(boss["api_key"]), name="agents")).json
@@ -412,7 +466,7 @@ async def test_who_made_and_deleted_keys_is_logged(api: Api, caplog: pytest.LogC
         assert secret[-40:] not in everything
 
 
-# -- replies that take long -------------------------------------------------------------------------------------------
+# -- replies that take long ------------------------------------------------------------------------
 
 
 async def test_stream_ends_with_its_key(api: Api) -> None:
@@ -433,7 +487,9 @@ async def test_stream_ends_with_its_key(api: Api) -> None:
             assert b"data:" not in await answer.content.read()
 
 
-async def test_stream_ends_when_its_credential_expires(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stream_ends_when_its_credential_expires(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stream outlives its token by no more than the time between two signs of life."""
     monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.05)
     end = int(time.time()) + 2.5

@@ -1,4 +1,5 @@
-"""Input that is wrong in every way we could think of: told what is wrong with it, or understood after all."""
+"""Input that is wrong in every way we could think of: told what is wrong with it, or understood
+after all."""
 
 import logging
 from dataclasses import asdict
@@ -8,8 +9,8 @@ from urllib.parse import quote
 import orjson
 import pytest
 
-from service.api import events
-from service.api.events import body_limit
+from service.api.handlers import events
+from service.api.handlers.events import body_limit
 from service.events import INFO_LIMIT, Observation, Status, clean_info
 from tests.api.raw import Reply
 from tests.conftest import ALL_GOOD, BAD, READ, WRITE, Api, Got
@@ -22,13 +23,16 @@ GOOD: dict[str, object] = {f"{name}_status": "Healthy" for name in ("api", "comp
 
 def error(answer: Got, status: int, code: str) -> dict[str, Any]:
     """The details of an error, which has the status, the code and the one body."""
-    assert (answer.status, Reply("HTTP/1.1", answer.status, answer.headers, answer.body).error_code) == (status, code)
+    assert (
+        answer.status,
+        Reply("HTTP/1.1", answer.status, answer.headers, answer.body).error_code,
+    ) == (status, code)
     details = answer.json["details"]
     assert isinstance(details, dict)
     return details
 
 
-# -- ids --------------------------------------------------------------------------------------------------------------
+# -- ids -------------------------------------------------------------------------------------------
 
 SPELLINGS = [
     ID,
@@ -47,7 +51,8 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 async def test_every_spelling_of_a_uuid_is_understood(api: Api, spelling: str) -> None:
-    """Hyphenated, plain, as URN or in braces, in any case, percent-encoded or not: it is the same event."""
+    """Hyphenated, plain, as URN or in braces, in any case, percent-encoded or not: it is the same
+    event."""
     recorded = (await api.store.append(ALL_GOOD, ID)).event
     await api.settle()
     answer = await api.get(f"{POST}/{spelling}")
@@ -98,7 +103,8 @@ BAD_IDS = {
 
 @pytest.mark.parametrize(("path", "value"), BAD_IDS.values(), ids=BAD_IDS)
 async def test_what_is_no_uuid_is_refused(api: Api, path: str, value: str | None) -> None:
-    """An id that is neither `latest` nor a UUID is named, cut, in the error; the store is not asked."""
+    """An id that is neither `latest` nor a UUID is named, cut, in the error; the store is not
+    asked."""
     details = error(await api.get(f"{POST}/{path}"), 400, "InvalidUuidParam")
     assert details.keys() == {"value", "error"}
     assert len(details["value"]) <= 100
@@ -112,7 +118,7 @@ async def test_unknown_path_is_cut(api: Api) -> None:
     assert details == {"path": "/" + "x" * 98 + "…"}
 
 
-# -- query ------------------------------------------------------------------------------------------------------------
+# -- query -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -147,7 +153,10 @@ async def test_wrong_selector_is_refused(api: Api, query: str, value: str) -> No
 @pytest.mark.parametrize("query", ["selector=%ff", "%ff=1&selector=%zz"])
 async def test_undecodable_query_is_refused(api: Api, query: str) -> None:
     """A selector that is not UTF-8 is refused like any unknown one."""
-    assert error(await api.get(f"{POST}/latest?{query}"), 400, "InvalidQueryParam")["param"] == "selector"
+    assert (
+        error(await api.get(f"{POST}/latest?{query}"), 400, "InvalidQueryParam")["param"]
+        == "selector"
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +182,7 @@ async def test_selector_chooses_the_fields(api: Api, query: str, infos: bool) ->
     assert ("api_self_info" in answer.json) is infos
 
 
-# -- bodies -----------------------------------------------------------------------------------------------------------
+# -- bodies ----------------------------------------------------------------------------------------
 
 
 async def post(api: Api, body: object, **headers: str) -> Got:
@@ -212,7 +221,9 @@ async def test_body_that_is_not_json_is_refused(api: Api, body: bytes) -> None:
     assert details == {"errors": [{"field": "", "error": "the body is not JSON"}]}
 
 
-@pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"Healthy"', b"true", orjson.dumps([GOOD])])
+@pytest.mark.parametrize(
+    "body", [b"[]", b"null", b"1", b'"Healthy"', b"true", orjson.dumps([GOOD])]
+)
 async def test_body_that_is_no_object_is_refused(api: Api, body: bytes) -> None:
     """An event is an object, not a list of events."""
     details = error(await post(api, body), 400, "InvalidEvent")
@@ -232,7 +243,10 @@ WRONG_FIELDS: dict[str, tuple[dict[str, object], list[str]]] = {
     "info number": (GOOD | {"runner_resources_info": 7}, ["runner_resources_info"]),
     "info object": (GOOD | {"compiler_self_info": {"a": 1}}, ["compiler_self_info"]),
     "info too long": (GOOD | {"api_self_info": "x" * (INFO_LIMIT + 1)}, ["api_self_info"]),
-    "info too long in bytes": (GOOD | {"api_resources_info": "é" * (INFO_LIMIT // 2) + "x"}, ["api_resources_info"]),
+    "info too long in bytes": (
+        GOOD | {"api_resources_info": "é" * (INFO_LIMIT // 2) + "x"},
+        ["api_resources_info"],
+    ),
     "id null": (GOOD | {"id": None}, ["id"]),
     "id number": (GOOD | {"id": 7}, ["id"]),
     "id list": (GOOD | {"id": [ID]}, ["id"]),
@@ -254,8 +268,11 @@ WRONG_FIELDS: dict[str, tuple[dict[str, object], list[str]]] = {
 
 
 @pytest.mark.parametrize(("body", "fields"), WRONG_FIELDS.values(), ids=WRONG_FIELDS)
-async def test_every_wrong_field_is_named(api: Api, body: dict[str, object], fields: list[str]) -> None:
-    """All fields at fault are named at once, each with what would be right, and nothing is recorded."""
+async def test_every_wrong_field_is_named(
+    api: Api, body: dict[str, object], fields: list[str]
+) -> None:
+    """All fields at fault are named at once, each with what would be right, and nothing is
+    recorded."""
     details = error(await post(api, body), 400, "InvalidEvent")
     assert [wrong["field"] for wrong in details["errors"]] == fields
     assert all(wrong.keys() == {"field", "error"} and wrong["error"] for wrong in details["errors"])
@@ -270,7 +287,11 @@ async def test_names_of_wrong_fields_are_cut(api: Api) -> None:
 
 async def test_flat_event_is_recorded(api: Api) -> None:
     """Statuses and infos come back as they were sent, and the event is the latest from then on."""
-    sent = GOOD | {"api_status": "Unhealthy", "api_self_info": "it's “down”", "runner_resources_info": "x" * INFO_LIMIT}
+    sent = GOOD | {
+        "api_status": "Unhealthy",
+        "api_self_info": "it's “down”",
+        "runner_resources_info": "x" * INFO_LIMIT,
+    }
     answer = await post(api, sent)
     assert answer.status == 201
     assert answer.json.items() >= sent.items()
@@ -304,48 +325,72 @@ HOSTILE = {
 
 @pytest.mark.parametrize("info", HOSTILE.values(), ids=HOSTILE)
 async def test_posted_infos_are_cleaned_like_those_of_the_monitor(api: Api, info: str) -> None:
-    """What acts on a terminal is not stored; the same text again under the same id is the same event."""
+    """What acts on a terminal is not stored; the same text again under the same id is the same
+    event."""
     sent = GOOD | {"id": ID, "api_self_info": info, "runner_resources_info": info}
     first, again = await post(api, sent), await post(api, sent)
     assert (first.status, again.status) == (201, 200)
-    assert first.json["api_self_info"] == first.json["runner_resources_info"] == clean_info(info) != info
+    assert (
+        first.json["api_self_info"]
+        == first.json["runner_resources_info"]
+        == clean_info(info)
+        != info
+    )
     assert again.body == first.body == (await api.get(f"{POST}/latest?selector=all")).body
 
 
 async def test_infos_are_measured_after_cleaning(api: Api) -> None:
-    """The limit is for what is stored: a control character of two bytes counts as the space that it becomes."""
+    """The limit is for what is stored: a control character of two bytes counts as the space that it
+    becomes."""
     answer = await post(api, GOOD | {"api_self_info": "\x9b" * INFO_LIMIT})
     assert (answer.status, answer.json["api_self_info"]) == (201, " " * INFO_LIMIT)
-    details = error(await post(api, GOOD | {"api_self_info": "\x9b" * (INFO_LIMIT + 1)}), 400, "InvalidEvent")
-    assert details["errors"] == [{"field": "api_self_info", "error": "expected a text of at most 8,192 bytes in UTF-8"}]
+    details = error(
+        await post(api, GOOD | {"api_self_info": "\x9b" * (INFO_LIMIT + 1)}), 400, "InvalidEvent"
+    )
+    assert details["errors"] == [
+        {"field": "api_self_info", "error": "expected a text of at most 8,192 bytes in UTF-8"}
+    ]
 
 
 async def test_event_of_an_earlier_version_is_compared_after_cleaning(api: Api) -> None:
-    """An event that an earlier version stored with its control characters is found again by what was sent."""
+    """An event that an earlier version stored with its control characters is found again by what
+    was sent."""
     services = ALL_GOOD | {"api": Observation(Status.HEALTHY, "\x1b[1mfine\u202e")}
     stored = (await api.store.append(services)).event
-    sent = {f"{name}_{kind}": value for name, seen in services.items() for kind, value in asdict(seen).items()}
+    sent = {
+        f"{name}_{kind}": value
+        for name, seen in services.items()
+        for kind, value in asdict(seen).items()
+    }
     assert (await post(api, sent | {"id": stored.id})).status == 200
     error(await post(api, sent | {"id": stored.id, "api_self_info": "other"}), 409, "EventConflict")
 
 
-@pytest.mark.parametrize("media_type", ["application/json", "text/plain", "application/x-www-form-urlencoded"])
+@pytest.mark.parametrize(
+    "media_type", ["application/json", "text/plain", "application/x-www-form-urlencoded"]
+)
 async def test_type_of_the_body_does_not_matter(api: Api, media_type: str) -> None:
     """A body is read as JSON whatever it calls itself: `curl -d` is enough."""
     assert (await post(api, GOOD, **{"Content-Type": media_type})).status == 201
 
 
 async def test_largest_event_fits_however_it_is_escaped(api: Api) -> None:
-    """Infos of the most bytes fit into the limit for bodies, also where a client escapes every character."""
+    """Infos of the most bytes fit into the limit for bodies, also where a client escapes every
+    character."""
     text = "".join(f"\\u{ord(character):04x}" for character in "x" * INFO_LIMIT)
-    names = [f"{name}_{kind}_info" for name in ("api", "compiler", "runner") for kind in ("self", "resources")]
+    names = [
+        f"{name}_{kind}_info"
+        for name in ("api", "compiler", "runner")
+        for kind in ("self", "resources")
+    ]
     infos = "".join(f',"{name}":"{text}"' for name in names)
     answer = await post(api, orjson.dumps(GOOD)[:-1] + infos.encode() + b"}")
     assert (answer.status, answer.json["runner_resources_info"]) == (201, "x" * INFO_LIMIT)
 
 
 async def test_same_event_again_is_the_event(api: Api) -> None:
-    """A POST whose answer was lost can be sent again, under any spelling of its id: 200, and the event as first recorded."""
+    """A POST whose answer was lost can be sent again, under any spelling of its id: 200, and the
+    event as first recorded."""
     first = await post(api, GOOD | {"id": ID, "api_self_info": "once"})
     again = await post(api, GOOD | {"id": f"urn:uuid:{ID.upper()}", "api_self_info": "once"})
     assert (first.status, again.status) == (201, 200)
@@ -356,7 +401,8 @@ async def test_same_event_again_is_the_event(api: Api) -> None:
 
 @pytest.mark.parametrize("change", [{"api_status": "Unhealthy"}, {"api_self_info": "twice"}])
 async def test_other_event_of_the_same_id_conflicts(api: Api, change: dict[str, str]) -> None:
-    """An id stands for one event: other content under it is a conflict, and the event stays as it is."""
+    """An id stands for one event: other content under it is a conflict, and the event stays as it
+    is."""
     first = await post(api, GOOD | {"id": ID})
     details = error(await post(api, GOOD | {"id": ID.upper()} | change), 409, "EventConflict")
     assert details == {"event_id": ID}
@@ -374,11 +420,13 @@ async def test_body_at_its_limit_is_read(api: Api) -> None:
     """One byte over the limit is too large, whatever it holds; at the limit it is read."""
     spaces = body_limit(3) - len(orjson.dumps(GOOD))
     assert (await post(api, orjson.dumps(GOOD) + b" " * spaces)).status == 201
-    details = error(await post(api, orjson.dumps(GOOD) + b" " * (spaces + 1)), 413, "PayloadTooLarge")
+    details = error(
+        await post(api, orjson.dumps(GOOD) + b" " * (spaces + 1)), 413, "PayloadTooLarge"
+    )
     assert details == {"limit_bytes": body_limit(3)}
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 async def test_latest_before_the_first_event(api: Api) -> None:
@@ -390,7 +438,8 @@ async def test_latest_before_the_first_event(api: Api) -> None:
 
 
 async def test_monitoring_switched_off(make_api: Any) -> None:
-    """A deployment without a monitor says so on the event routes and the verdict, and serves the rest."""
+    """A deployment without a monitor says so on the event routes and the verdict, and serves the
+    rest."""
     api: Api = await make_api(monitoring="off")
     for path in (POST, f"{POST}/latest", f"{POST}/{ID}", "/v0/cluster_healthz"):
         assert error(await api.get(path), 501, "ClusterMonitoringDisabled") == {}
@@ -400,12 +449,18 @@ async def test_monitoring_switched_off(make_api: Any) -> None:
 
 @pytest.mark.parametrize(
     "bug",
-    [RuntimeError("its inside"), KeyError("its inside"), ConnectionError("its inside"), TimeoutError("its inside")],
+    [
+        RuntimeError("its inside"),
+        KeyError("its inside"),
+        ConnectionError("its inside"),
+        TimeoutError("its inside"),
+    ],
 )
 async def test_bug_is_logged_under_the_id_that_the_reply_names(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bug: Exception
 ) -> None:
-    """A bug's traceback goes to the log, its id to the client, nothing else of it; the next request is served."""
+    """A bug's traceback goes to the log, its id to the client, nothing else of it; the next request
+    is served."""
 
     def buggy(_text: str) -> str:
         raise bug
@@ -415,7 +470,10 @@ async def test_bug_is_logged_under_the_id_that_the_reply_names(
         answer = await api.get(f"{POST}/{ID}")
     details = error(answer, 500, "InternalError")
     assert details.keys() == {"request_id"}
-    assert not any(word in answer.body for word in (b"Traceback", b"its inside", b"buggy", type(bug).__name__.encode()))
+    assert not any(
+        word in answer.body
+        for word in (b"Traceback", b"its inside", b"buggy", type(bug).__name__.encode())
+    )
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert vars(record)["request_id"] == details["request_id"]
     assert record.exc_info is not None
@@ -439,7 +497,8 @@ async def test_secrets_are_not_logged(
 
 
 async def test_unhealthy_verdict_is_no_error(api: Api) -> None:
-    """A verdict of 503 is an answer, not an error: it has the body of the healthy one, and no `Retry-After`."""
+    """A verdict of 503 is an answer, not an error: it has the body of the healthy one, and no
+    `Retry-After`."""
     await api.store.append({"api": BAD, "compiler": BAD, "runner": BAD})
     await api.settle()
     answer = await api.get("/v0/cluster_healthz")

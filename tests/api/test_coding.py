@@ -1,10 +1,11 @@
-"""Compressed answers: made once a change, with tags of their own, and never where they are not wanted."""
+"""Compressed answers: made once a change, with tags of their own, and never where they are not
+wanted."""
 
 import gzip
 
 import pytest
 
-from service.api import coding
+from service.api.http import content_coding as coding
 from tests.conftest import ALL_GOOD, ONE_BAD, Api
 
 LIST = "/v0/cluster/events"
@@ -53,7 +54,9 @@ async def test_codings_have_tags_of_their_own(api: Api) -> None:
     await record(api, 50)
     plain, packed = await api.get(LIST, PLAIN), await api.get(LIST, GZIP)
     assert plain.headers["ETag"] != packed.headers["ETag"]
-    assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept, Accept-Encoding, Authorization"
+    assert (
+        plain.headers["Vary"] == packed.headers["Vary"] == "Accept, Accept-Encoding, Authorization"
+    )
     assert (await api.get(LIST, GZIP | {"If-None-Match": packed.headers["ETag"]})).status == 304
     assert (await api.get(LIST, GZIP | {"If-None-Match": plain.headers["ETag"]})).status == 200
 
@@ -80,7 +83,9 @@ async def test_a_client_that_takes_nothing_is_told_so(api: Api) -> None:
 
 async def test_a_full_event_is_compressed_too(api: Api) -> None:
     """`selector=all` by id, read from the store: long infos shrink."""
-    long = {name: type(seen)(seen.status, "x" * 4_000, "y" * 4_000) for name, seen in ALL_GOOD.items()}
+    long = {
+        name: type(seen)(seen.status, "x" * 4_000, "y" * 4_000) for name, seen in ALL_GOOD.items()
+    }
     event = (await api.store.append(long)).event
     await record(api, 1)
     await api.settle()

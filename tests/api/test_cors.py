@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.api import tracing
+from service.api.http import tracing
 from tests.api.raw import connected, head
 from tests.conftest import ALL_GOOD, READ, Api
 
@@ -17,29 +17,40 @@ PAGE = "https://status.example"
 async def open_api(make_api: Callable[..., Any]) -> Api:
     """A process that one origin may read."""
     api: Api = await make_api(cors_origins=f"{PAGE}, https://other.example")
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     return api
 
 
 async def test_off_by_default(api: Api) -> None:
-    """Without the setting no reply says anything of origins, and a preflight is a method like any other."""
-    await api.state.replica.append(ALL_GOOD)
+    """Without the setting no reply says anything of origins, and a preflight is a method like any
+    other."""
+    await api.context.replica.append(ALL_GOOD)
     got = await api.get(LATEST, {"Origin": PAGE})
     assert not any(name.startswith("Access-Control") for name in got.headers)
     assert (await api.request("OPTIONS", LATEST, READ | {"Origin": PAGE})).status == 405
 
 
 @pytest.mark.parametrize(
-    "path", [LATEST, "/v0/cluster/events", "/v0/cluster_healthz", "/v0/nothing", "/v0/cluster/events?limit=1"]
+    "path",
+    [
+        LATEST,
+        "/v0/cluster/events",
+        "/v0/cluster_healthz",
+        "/v0/nothing",
+        "/v0/cluster/events?limit=1",
+    ],
 )
 async def test_a_named_origin_may_read(open_api: Api, path: str) -> None:
-    """Every reply, errors included, and however often the head has come, tells the browser that this origin may read it."""
+    """Every reply, errors included, and however often the head has come, tells the browser that
+    this origin may read it."""
     for _ in range(4):
         got = await open_api.get(path, {"Origin": PAGE})
         assert got.headers["Access-Control-Allow-Origin"] == PAGE
         assert "ETag" in got.headers["Access-Control-Expose-Headers"]
         assert "Access-Control-Allow-Credentials" not in got.headers
-    assert (await open_api.request("GET", path, {"Origin": PAGE})).headers["Access-Control-Allow-Origin"] == PAGE
+    assert (await open_api.request("GET", path, {"Origin": PAGE})).headers[
+        "Access-Control-Allow-Origin"
+    ] == PAGE
 
 
 async def test_others_may_not(open_api: Api) -> None:
@@ -60,7 +71,11 @@ async def test_everyone_may_where_all_are_named(make_api: Callable[..., Any]) ->
 
 async def test_a_preflight_needs_no_credential(open_api: Api) -> None:
     """A browser asks without a credential what it may send."""
-    asked = {"Origin": PAGE, "Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    asked = {
+        "Origin": PAGE,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization",
+    }
     got = await open_api.request("OPTIONS", LATEST, asked)
     assert (got.status, got.body) == (204, b"")
     assert "GET" in got.headers["Access-Control-Allow-Methods"]
@@ -70,21 +85,35 @@ async def test_a_preflight_needs_no_credential(open_api: Api) -> None:
 
 async def test_a_preflight_allows_what_clients_send(open_api: Api) -> None:
     """Scripts may send what the API understands, and every field that the poll path looks past."""
-    got = await open_api.request("OPTIONS", LATEST, {"Origin": PAGE, "Access-Control-Request-Method": "GET"})
-    allowed = {name.strip().lower() for name in got.headers["Access-Control-Allow-Headers"].split(",")}
+    got = await open_api.request(
+        "OPTIONS", LATEST, {"Origin": PAGE, "Access-Control-Request-Method": "GET"}
+    )
+    allowed = {
+        name.strip().lower() for name in got.headers["Access-Control-Allow-Headers"].split(",")
+    }
     assert {"authorization", "content-type", "if-none-match", "last-event-id", "prefer"} <= allowed
-    assert {"baggage", "sentry-trace", "b3", "x-b3-traceid", "x-request-id", "traceparent"} <= allowed
+    assert {
+        "baggage",
+        "sentry-trace",
+        "b3",
+        "x-b3-traceid",
+        "x-request-id",
+        "traceparent",
+    } <= allowed
     assert set(tracing.FIELDS) <= allowed
 
 
 @pytest.mark.parametrize("name", tracing.FIELDS)
 async def test_what_a_preflight_allows_the_poll_path_looks_past(open_api: Api, name: str) -> None:
-    """The two lists are one: a request that differs in such a field only is answered by the poll path."""
+    """The two lists are one: a request that differs in such a field only is answered by the poll
+    path."""
     async with await connected(open_api.port) as line:
         for number in range(4):
-            line.send(head("GET", LATEST, f"Authorization: {READ['Authorization']}", f"{name}: {number}"))
+            line.send(
+                head("GET", LATEST, f"Authorization: {READ['Authorization']}", f"{name}: {number}")
+            )
             assert (await line.reply()).status == 200
-    assert len(open_api.front.memo) == 1
+    assert len(open_api.poll_server.memo) == 1
 
 
 async def test_a_stream_may_be_read(open_api: Api) -> None:

@@ -19,27 +19,42 @@ async def test_latest_is_the_newest_event(api: Api) -> None:
     answer = await api.get("/v0/cluster/events/latest")
     assert answer.status == 200
     fields = answer.json
-    assert list(fields) == ["id", "recorded_at", "all_healthy", "api_status", "compiler_status", "runner_status"]
+    assert list(fields) == [
+        "id",
+        "recorded_at",
+        "all_healthy",
+        "api_status",
+        "compiler_status",
+        "runner_status",
+    ]
     assert fields["id"] == newest.id
     assert fields["all_healthy"] is False
     assert fields["compiler_status"] == "Unhealthy"
 
 
 async def test_a_service_that_no_event_knows_is_not_healthy(make_api: Callable[..., Any]) -> None:
-    """A verdict is about the configured services: one that the latest event says nothing of makes it 503."""
+    """A verdict is about the configured services: one that the latest event says nothing of makes
+    it 503."""
     api: Api = await make_api(services="api,compiler,runner,fourth")
     await api.store.append(ALL_GOOD)
     await api.settle()
     got = await api.get("/v0/cluster_healthz")
-    assert (got.status, got.json["all_healthy"], got.json["fourth"]["healthy"]) == (503, False, False)
+    assert (got.status, got.json["all_healthy"], got.json["fourth"]["healthy"]) == (
+        503,
+        False,
+        False,
+    )
     assert got.json["api"]["healthy"] is True
 
 
 async def test_a_check_of_the_future_proves_nothing(make_api: Callable[..., Any]) -> None:
-    """Where the store's clock has gone back, the last check seems to be yet to come: the monitor counts as silent."""
+    """Where the store's clock has gone back, the last check seems to be yet to come: the monitor
+    counts as silent."""
     api: Api = await make_api(stale_after="1s")
     await api.store.append(ALL_GOOD)
-    await api.store._client.hset(api.store.keys.meta, "checked_at", int((time.time() + 3_600) * 1_000_000))
+    await api.store._client.hset(
+        api.store.keys.meta, "checked_at", int((time.time() + 3_600) * 1_000_000)
+    )
     await api.settle()
     got = await api.get("/v0/cluster_healthz")
     assert (got.status, got.json["stale"], got.json["all_healthy"]) == (503, True, False)
@@ -48,11 +63,12 @@ async def test_a_check_of_the_future_proves_nothing(make_api: Callable[..., Any]
 async def test_a_reading_that_came_late_is_not_current(
     make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that was held up with the store's reply in its hands does not pass it off as the current state."""
+    """A process that was held up with the store's reply in its hands does not pass it off as the
+    current state."""
     api: Api = await make_api(heartbeat="10s", max_staleness="11s")
     await api.store.append(ALL_GOOD)
     await api.settle()
-    replica = api.state.replica
+    replica = api.context.replica
     real, offset = replica.monotonic, [0.0]
     replica.monotonic = lambda: real() + offset[0]
     reading = replica._store.read
@@ -76,7 +92,8 @@ async def test_an_event_that_was_posted_has_its_tag(api: Api) -> None:
 
 
 async def test_a_page_of_another_site_may_not_write(make_api: Callable[..., Any]) -> None:
-    """A service that asks for no credential does not lend its openness to every site that its user's browser visits."""
+    """A service that asks for no credential does not lend its openness to every site that its
+    user's browser visits."""
     api: Api = await make_api(auth="none")
     fields = {f"{name}_status": "Healthy" for name in ALL_GOOD}
     foreign = {"Origin": "http://evil.example"}
@@ -87,7 +104,9 @@ async def test_a_page_of_another_site_may_not_write(make_api: Callable[..., Any]
 
 
 @pytest.mark.slow
-async def test_posts_do_not_queue_before_a_dead_store(make_api: Callable[..., Any], valkey: str) -> None:
+async def test_posts_do_not_queue_before_a_dead_store(
+    make_api: Callable[..., Any], valkey: str
+) -> None:
     """However many want to record while the store is silent, each hears of it in time."""
     api: Api = await make_api(redis_timeout="200ms")
     await api.store.append(ALL_GOOD)

@@ -1,4 +1,5 @@
-"""Bytes that are not quite HTTP: refused with the one error body, never echoed, and nothing behind them is run."""
+"""Bytes that are not quite HTTP: refused with the one error body, never echoed, and nothing behind
+them is run."""
 
 import asyncio
 import gzip
@@ -16,9 +17,9 @@ from typing import Any
 import orjson
 import pytest
 
-from service.api import events
-from service.api.events import body_limit
-from service.api.front import Deadlines
+from service.api.handlers import events
+from service.api.handlers.events import body_limit
+from service.api.poll_path.connection import Deadlines
 from service.api.server import HANDLER_SETTINGS
 from service.settings import PREFIX
 from service.store import Store, open_store
@@ -54,7 +55,8 @@ def pure_python_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pure_python_port(valkey_server: str, pure_python_log: Path) -> Iterator[int]:
-    """The port of a service that runs on the framework's parser in pure Python, the one with most smuggling bugs."""
+    """The port of a service that runs on the framework's parser in pure Python, the one with most
+    smuggling bugs."""
     log = pure_python_log
     environ = {
         "AIOHTTP_NO_EXTENSIONS": "1",
@@ -64,7 +66,10 @@ def pure_python_port(valkey_server: str, pure_python_log: Path) -> Iterator[int]
         f"{PREFIX}DRAIN": "0",
     }
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-    with log.open("wb") as stderr, subprocess.Popen(command, env=os.environ | environ, stderr=stderr) as process:
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(command, env=os.environ | environ, stderr=stderr) as process,
+    ):
         try:
             yield _port_in(log, process)
         finally:
@@ -100,23 +105,32 @@ async def server(
     monkeypatch.setitem(HANDLER_SETTINGS, "lingering_time", 0.2)
     if request.param == "pure Python parser":
         store = open_store(make_settings(redis_url=valkey, redis_timeout="2s"))
-        port, log = request.getfixturevalue("pure_python_port"), request.getfixturevalue("pure_python_log")
+        port, log = (
+            request.getfixturevalue("pure_python_port"),
+            request.getfixturevalue("pure_python_log"),
+        )
         begin = log.stat().st_size
         yield Server(port, store, lambda: _complaints(log, begin), pure_python=True)
         await store.aclose()
     else:
         api = await make_api(poll_path="on" if request.param == "poll path" else "off")
-        yield Server(api.port, api.store, lambda: [record.getMessage() for record in caplog.records])
+        yield Server(
+            api.port, api.store, lambda: [record.getMessage() for record in caplog.records]
+        )
 
 
-def framed(*fields: str, body: bytes = b"", method: str = "POST", version: str = "HTTP/1.1") -> bytes:
+def framed(
+    *fields: str, body: bytes = b"", method: str = "POST", version: str = "HTTP/1.1"
+) -> bytes:
     """A request that ends, in the eyes of whoever reads it wrongly, before another one."""
     return head(method, POST, *fields, version=version) + body + recording()
 
 
 def chunked(body: bytes) -> bytes:
     """A request whose chunks are wrong."""
-    return framed(f"Authorization: Bearer {TOKEN.decode()}", "Transfer-Encoding: chunked", body=body)
+    return framed(
+        f"Authorization: Bearer {TOKEN.decode()}", "Transfer-Encoding: chunked", body=body
+    )
 
 
 def raw(text: str) -> bytes:
@@ -142,10 +156,16 @@ NOT_WELL_FORMED = {
     "Content-Length in Arabic digits": framed("Content-Length: \u0665", body=b"01234"),
     "Content-Length of 30 digits": framed("Content-Length: " + "9" * 30),
     "Transfer-Encoding xchunked": framed("Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
-    "Transfer-Encoding chunked, identity": framed("Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n"),
-    "Transfer-Encoding twice": framed("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
+    "Transfer-Encoding chunked, identity": framed(
+        "Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n"
+    ),
+    "Transfer-Encoding twice": framed(
+        "Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"
+    ),
     "Transfer-Encoding vertical tab": framed("Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"),
-    "Transfer-Encoding in HTTP/1.0": framed("Transfer-Encoding: chunked", body=b"0\r\n\r\n", version="HTTP/1.0"),
+    "Transfer-Encoding in HTTP/1.0": framed(
+        "Transfer-Encoding: chunked", body=b"0\r\n\r\n", version="HTTP/1.0"
+    ),
     "folded line": framed("X-One: 1", f"  {MARK}"),
     "folded Content-Length": framed("Content-Length:", " 0"),
     "folded first field": framed(f" X-One: {MARK}"),
@@ -209,21 +229,28 @@ IN_PURE_PYTHON = {
     "raw UTF-8 path": (404, "UnknownEndpoint"),
     "Content-Length of 30 digits": (401, "AuthenticationFailed"),
 }
-"""Where the parser in pure Python understands what the other one refuses: the API's own answer stands, and no harm is done."""
+"""Where the parser in pure Python understands what the other one refuses: the API's own answer
+stands, and no harm is done."""
 FINE_IN_PURE_PYTHON = {"size of a chunk too large", "lower-case method"}
-"""Its integers do not overflow, so it waits for that chunk until the deadline for bodies; and it folds the case of methods."""
+"""Its integers do not overflow, so it waits for that chunk until the deadline for bodies; and it
+folds the case of methods."""
 
 
 @pytest.mark.parametrize("name", NOT_WELL_FORMED)
-async def test_malformed_request_is_refused_and_nothing_behind_it_runs(server: Server, name: str) -> None:
-    """What is not well-formed HTTP gets one error with the one body, in our own version, then the end of the connection."""
+async def test_malformed_request_is_refused_and_nothing_behind_it_runs(
+    server: Server, name: str
+) -> None:
+    """What is not well-formed HTTP gets one error with the one body, in our own version, then the
+    end of the connection."""
     if server.pure_python and name in IN_PURE_PYTHON.keys() | FINE_IN_PURE_PYTHON:
         needs.absent("the parser in C: the one in pure Python takes this as well-formed")
     async with await connected(server.port) as line:
         line.send(NOT_WELL_FORMED[name])
         reply = await line.reply()
         details = orjson.loads(reply.body)["details"]
-        assert (reply.status, reply.error_code, details) == OTHER_ERRORS.get(name, (400, "BadMessage", {}))
+        assert (reply.status, reply.error_code, details) == OTHER_ERRORS.get(
+            name, (400, "BadMessage", {})
+        )
         assert (reply.version, reply.headers["Connection"]) == ("HTTP/1.1", "close")
         assert MARK.lower() not in str(reply).lower()
         assert await line.rest() == b""
@@ -231,8 +258,11 @@ async def test_malformed_request_is_refused_and_nothing_behind_it_runs(server: S
 
 
 @pytest.mark.parametrize("name", IN_PURE_PYTHON)
-async def test_what_only_pure_python_understands_gets_an_error_of_the_api(pure_python_port: int, name: str) -> None:
-    """What the parser in pure Python lets through still gets no more than an error with the one body."""
+async def test_what_only_pure_python_understands_gets_an_error_of_the_api(
+    pure_python_port: int, name: str
+) -> None:
+    """What the parser in pure Python lets through still gets no more than an error with the one
+    body."""
     async with await connected(pure_python_port) as line:
         line.send(NOT_WELL_FORMED[name])
         reply = await line.reply()
@@ -256,7 +286,11 @@ async def test_other_versions_of_http_are_not_spoken(server: Server, name: str) 
     async with await connected(server.port) as line:
         line.send(OTHER_VERSIONS[name])
         reply = await line.reply()
-        assert (reply.status, reply.error_code, reply.version) == (505, "VersionNotSupported", "HTTP/1.1")
+        assert (reply.status, reply.error_code, reply.version) == (
+            505,
+            "VersionNotSupported",
+            "HTTP/1.1",
+        )
         assert reply.headers["Connection"] == "close"
         assert await line.rest() == b""
 
@@ -276,12 +310,16 @@ async def test_preface_of_http2_ends_the_connection(server: Server) -> None:
     async with await connected(server.port) as line:
         line.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         reply = await line.reply()
-        assert (reply.status, reply.error_code) in {(400, "BadMessage"), (505, "VersionNotSupported")}
+        assert (reply.status, reply.error_code) in {
+            (400, "BadMessage"),
+            (505, "VersionNotSupported"),
+        }
         assert await line.rest() == b""
 
 
 async def test_headers_are_bounded_together(server: Server) -> None:
-    """Fields that each are within bounds are refused with 431 when they are too many bytes together."""
+    """Fields that each are within bounds are refused with 431 when they are too many bytes
+    together."""
     async with await connected(server.port) as line:
         line.send(framed(*[f"X-{n}: {MARK}{'x' * 4_000}" for n in range(60)]))
         reply = await line.reply()
@@ -315,7 +353,9 @@ async def test_unrelated_bytes_in_a_field_are_ignored(server: Server) -> None:
         ("DELETE", "/metrics", "GET, HEAD"),
     ],
 )
-async def test_methods_that_no_route_takes(server: Server, method: str, target: str, allow: str) -> None:
+async def test_methods_that_no_route_takes(
+    server: Server, method: str, target: str, allow: str
+) -> None:
     """TRACE and OPTIONS get 405 like every other method that the path does not take."""
     async with await connected(server.port) as line:
         line.send(head(method, target, f"X-One: {MARK}"))
@@ -348,17 +388,25 @@ async def test_expectation_100_continue_is_met(server: Server) -> None:
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
 @pytest.mark.parametrize("query", ["", "?limit=1"], ids=["kept", "made for one client"])
-async def test_replies_are_in_the_version_of_the_request(server: Server, query: str, version: str) -> None:
-    """Whichever parser read it, a request in HTTP/1.1 is answered in HTTP/1.1, and keeps its connection."""
+async def test_replies_are_in_the_version_of_the_request(
+    server: Server, query: str, version: str
+) -> None:
+    """Whichever parser read it, a request in HTTP/1.1 is answered in HTTP/1.1, and keeps its
+    connection."""
     async with await connected(server.port) as line:
-        line.send(head("GET", f"{POST}{query}", f"Authorization: Bearer {TOKEN.decode()}", version=version))
+        line.send(
+            head(
+                "GET", f"{POST}{query}", f"Authorization: Bearer {TOKEN.decode()}", version=version
+            )
+        )
         reply = await line.reply()
     assert (reply.status, reply.version) == (200, version)
     assert "Connection" not in reply.headers
 
 
 async def test_expectation_in_http10_is_ignored(server: Server) -> None:
-    """HTTP/1.0 knows no 100, so an expectation in it is not answered with one (RFC 9110, section 10.1.1)."""
+    """HTTP/1.0 knows no 100, so an expectation in it is not answered with one (RFC 9110, section
+    10.1.1)."""
     async with await connected(server.port) as line:
         line.send(head("GET", "/healthz", "Expect: 100-continue", version="HTTP/1.0"))
         assert (await line.reply()).status == 200
@@ -368,7 +416,13 @@ async def test_upgrade_is_ignored(server: Server) -> None:
     """A client that offers HTTP/2 is answered in HTTP/1.1, as if it had not offered it."""
     async with await connected(server.port) as line:
         line.send(
-            head("GET", "/healthz", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+            head(
+                "GET",
+                "/healthz",
+                "Connection: Upgrade, HTTP2-Settings",
+                "Upgrade: h2c",
+                "HTTP2-Settings: AAMAAABk",
+            )
         )
         reply = await line.reply()
         assert reply.status == 200
@@ -381,14 +435,20 @@ async def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     async with await connected(server.port) as line:
         line.send(b"".join(head("GET", f"{POST}/bad-{n}", authorization) for n in range(100)))
         replies = [await line.reply() for _ in range(100)]
-    assert [orjson.loads(reply.body)["details"]["value"] for reply in replies] == [f"bad-{n}" for n in range(100)]
+    assert [orjson.loads(reply.body)["details"]["value"] for reply in replies] == [
+        f"bad-{n}" for n in range(100)
+    ]
 
 
 async def test_compressed_body_is_not_inflated(server: Server) -> None:
     """A body in a content coding is refused before a byte of it is inflated."""
     body = gzip.compress(EVENT)
     async with await connected(server.port) as line:
-        fields = (f"Authorization: Bearer {TOKEN.decode()}", "Content-Encoding: gzip", f"Content-Length: {len(body)}")
+        fields = (
+            f"Authorization: Bearer {TOKEN.decode()}",
+            "Content-Encoding: gzip",
+            f"Content-Length: {len(body)}",
+        )
         line.send(head("POST", POST, *fields) + body)
         reply = await line.reply()
         assert (reply.status, reply.error_code) == (415, "UnsupportedMediaType")
@@ -402,7 +462,11 @@ async def test_body_of_two_mebibytes_is_refused(server: Server, announced: bool)
     framing = f"Content-Length: {len(body)}" if announced else "Transfer-Encoding: chunked"
     data = body if announced else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     async with await connected(server.port) as line:
-        line.send(head("POST", POST, f"Authorization: Bearer {TOKEN.decode()}", framing) + data + recording())
+        line.send(
+            head("POST", POST, f"Authorization: Bearer {TOKEN.decode()}", framing)
+            + data
+            + recording()
+        )
         reply = await line.reply()
         assert (reply.status, reply.error_code) == (413, "PayloadTooLarge")
         assert orjson.loads(reply.body)["details"] == {"limit_bytes": body_limit(3)}
@@ -421,22 +485,33 @@ async def test_large_body_on_a_route_without_one_is_refused(server: Server) -> N
 
 
 async def test_small_body_on_a_route_without_one_is_skipped(server: Server) -> None:
-    """A client that sends a body with every GET is served, and the body is never taken for a request."""
+    """A client that sends a body with every GET is served, and the body is never taken for a
+    request."""
     body = head("GET", "/no-such-path")
     async with await connected(server.port) as line:
-        line.send(head("GET", "/healthz", f"Content-Length: {len(body)}") + body + head("GET", "/readyz?"))
+        line.send(
+            head("GET", "/healthz", f"Content-Length: {len(body)}") + body + head("GET", "/readyz?")
+        )
         assert (await line.reply()).body == b'{"status":"healthy"}'
         assert b"status" in (await line.reply()).body
 
 
 @pytest.mark.parametrize(
-    "broken", [b"5\r\n01234\r\nnonsense\r\n", b"zz\r\n", b"5\r\n012345\r\n", b"0\r\nno colon\r\n\r\n"]
+    "broken",
+    [b"5\r\n01234\r\nnonsense\r\n", b"zz\r\n", b"5\r\n012345\r\n", b"0\r\nno colon\r\n\r\n"],
 )
 async def test_broken_chunk_after_the_head_is_no_bug_of_ours(server: Server, broken: bytes) -> None:
-    """A body that breaks while its handler reads it is refused at once, never recorded, and no traceback is logged."""
+    """A body that breaks while its handler reads it is refused at once, never recorded, and no
+    traceback is logged."""
     async with await connected(server.port) as line:
         await send_head(
-            line, head("POST", POST, f"Authorization: Bearer {TOKEN.decode()}", "Transfer-Encoding: chunked")
+            line,
+            head(
+                "POST",
+                POST,
+                f"Authorization: Bearer {TOKEN.decode()}",
+                "Transfer-Encoding: chunked",
+            ),
         )
         line.send(broken + recording())
         reply = await line.reply()
@@ -447,7 +522,8 @@ async def test_broken_chunk_after_the_head_is_no_bug_of_ours(server: Server, bro
 
 
 async def test_broken_chunk_after_the_reply_is_no_bug_of_ours(server: Server) -> None:
-    """A body that breaks when the reply without it is out ends the connection, and no traceback is logged."""
+    """A body that breaks when the reply without it is out ends the connection, and no traceback is
+    logged."""
     async with await connected(server.port) as line:
         line.send(head("GET", "/healthz", "Transfer-Encoding: chunked"))
         assert (await line.reply()).status == 200
@@ -457,7 +533,9 @@ async def test_broken_chunk_after_the_reply_is_no_bug_of_ours(server: Server) ->
     assert not server.complaints()
 
 
-async def test_client_that_leaves_in_its_body_is_no_bug_of_ours(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+async def test_client_that_leaves_in_its_body_is_no_bug_of_ours(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
     """A client that closes the connection in the middle of its body is not logged as an error."""
     async with await connected(api.port) as line:
         line.send(recording()[:-10])
@@ -467,7 +545,7 @@ async def test_client_that_leaves_in_its_body_is_no_bug_of_ours(api: Api, caplog
     assert not (await api.store.read()).entries
 
 
-# -- deadlines --------------------------------------------------------------------------------------------------------
+# -- deadlines -------------------------------------------------------------------------------------
 
 SHORT = Deadlines(head=0.2, idle=0.2, stuck=0.2, sweep=0.05)
 
@@ -485,7 +563,9 @@ async def test_silent_connection_is_ended(hasty: Api) -> None:
         assert await line.rest() == b""
 
 
-@pytest.mark.parametrize("pace", [b"GET /healthz HTTP/1.1", b"POST /v0/cluster/events", b"\x16\x03\x01"])
+@pytest.mark.parametrize(
+    "pace", [b"GET /healthz HTTP/1.1", b"POST /v0/cluster/events", b"\x16\x03\x01"]
+)
 async def test_slow_head_is_ended(hasty: Api, pace: bytes) -> None:
     """A head that comes a byte at a time ends with the connection, however steadily it comes."""
     started = time.monotonic()
@@ -522,7 +602,8 @@ async def test_connection_in_use_outlives_the_deadlines(hasty: Api) -> None:
 async def test_body_that_does_not_come_is_timed_out(
     make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    """A body that was announced and does not come in time gets 408 and the end of the connection."""
+    """A body that was announced and does not come in time gets 408 and the end of the
+    connection."""
     monkeypatch.setattr(events, "BODY_TIMEOUT_S", 0.1)
     monkeypatch.setitem(HANDLER_SETTINGS, "lingering_time", 0.1)
     api = await make_api()
@@ -547,7 +628,8 @@ async def test_body_that_trickles_is_timed_out(api: Api, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 async def test_announced_body_on_a_route_without_one_is_not_waited_for(server: Server) -> None:
-    """A GET is answered at once though its announced body never comes, and the connection ends soon after."""
+    """A GET is answered at once though its announced body never comes, and the connection ends soon
+    after."""
     async with await connected(server.port) as line:
         line.send(head("GET", "/healthz", "Content-Length: 10"))
         assert (await line.reply()).status == 200
@@ -555,7 +637,8 @@ async def test_announced_body_on_a_route_without_one_is_not_waited_for(server: S
 
 
 async def test_client_that_does_not_read_is_cut_off(hasty: Api) -> None:
-    """A client that asks and asks, and takes nothing of the replies, loses the connection and the memory it holds."""
+    """A client that asks and asks, and takes nothing of the replies, loses the connection and the
+    memory it holds."""
     for _ in range(3):
         await hasty.store.append(ALL_GOOD)
     sock = socket.socket()
@@ -565,7 +648,9 @@ async def test_client_that_does_not_read_is_cut_off(hasty: Api) -> None:
     with sock:
         await loop.sock_connect(sock, ("127.0.0.1", hasty.port))
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            await asyncio.wait_for(loop.sock_sendall(sock, head("GET", "/openapi.json") * 400_000), PATIENCE_S)
+            await asyncio.wait_for(
+                loop.sock_sendall(sock, head("GET", "/openapi.json") * 400_000), PATIENCE_S
+            )
     async with await connected(hasty.port) as line:
         line.send(head())
         assert (await line.reply()).status == 200

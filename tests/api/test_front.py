@@ -1,4 +1,5 @@
-"""The poll path is invisible but for its speed: whatever is sent, the bytes that come back are those of the ordinary way."""
+"""The poll path is invisible but for its speed: whatever is sent, the bytes that come back are
+those of the ordinary way."""
 
 import asyncio
 import contextlib
@@ -13,8 +14,9 @@ import aiohttp
 import jwt
 import pytest
 
-from service.api import front, sendfile
-from service.api.front import Deadlines
+from service.api.poll_path import connection as front
+from service.api.poll_path import sendfile
+from service.api.poll_path.connection import Deadlines
 from service.auth import Role, mint
 from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, Api, make_token
 
@@ -22,14 +24,19 @@ EVENT_ROUTE = "/v0/cluster/events/{event_id}"
 TOKEN = make_token(Role.READ, 3_600)
 
 
-def head(path: str = "/v0/cluster/events/latest", *lines: str, token: str = TOKEN, version: str = "1.1") -> bytes:
+def head(
+    path: str = "/v0/cluster/events/latest", *lines: str, token: str = TOKEN, version: str = "1.1"
+) -> bytes:
     """A request head as agents send it."""
     fields = ["Host: test", f"Authorization: Bearer {token}", *lines]
     return "\r\n".join([f"GET {path} HTTP/{version}", *fields, "", ""]).encode("latin-1")
 
 
-async def exchange(api: Api, *segments: bytes, answers: int | None = None, pause: float = 0.01) -> bytes:
-    """Everything that one connection answers to segments sent one after the other: until it closes, or all answers came."""
+async def exchange(
+    api: Api, *segments: bytes, answers: int | None = None, pause: float = 0.01
+) -> bytes:
+    """Everything that one connection answers to segments sent one after the other: until it closes,
+    or all answers came."""
     reader, writer = await asyncio.open_connection(api.host, api.port)
     received = b""
     try:
@@ -38,7 +45,9 @@ async def exchange(api: Api, *segments: bytes, answers: int | None = None, pause
             await writer.drain()
             await asyncio.sleep(pause)
         expected = len(segments) if answers is None else answers
-        while len(re.findall(rb"HTTP/1\.[01] \d\d\d ", received)) < expected or not whole(received, segments):
+        while len(re.findall(rb"HTTP/1\.[01] \d\d\d ", received)) < expected or not whole(
+            received, segments
+        ):
             chunk = await asyncio.wait_for(reader.read(65_536), 3)
             if not chunk:
                 return received + b"<closed>"
@@ -94,12 +103,19 @@ CASES: dict[str, list[bytes]] = {
     "all fields": [head("/v0/cluster/events/latest?selector=all")],
     "the list": [head("/v0/cluster/events")],
     "the verdict": [head("/v0/cluster_healthz")],
-    "an entity tag that does not match": [head("/v0/cluster/events/latest", f"If-None-Match: {ETAG_OF_NOTHING}")],
+    "an entity tag that does not match": [
+        head("/v0/cluster/events/latest", f"If-None-Match: {ETAG_OF_NOTHING}")
+    ],
     "any entity tag": [head("/v0/cluster/events/latest", "If-None-Match: *")],
     "the end of the connection": [head("/v0/cluster/events/latest", "Connection: close")],
-    "the end of the connection, after others": [head(), head("/v0/cluster/events/latest", "connection: Close")],
+    "the end of the connection, after others": [
+        head(),
+        head("/v0/cluster/events/latest", "connection: Close"),
+    ],
     "an old protocol": [head(version="1.0")],
-    "an old protocol that stays": [head("/v0/cluster/events/latest", "Connection: keep-alive", version="1.0")],
+    "an old protocol that stays": [
+        head("/v0/cluster/events/latest", "Connection: keep-alive", version="1.0")
+    ],
     "two heads in one segment": [head() + head("/v0/cluster_healthz")],
     "a head in two segments": [head()[:40], head()[40:]],
     "a head byte by byte": [head()[i : i + 1] for i in range(60)] + [head()[60:]],
@@ -107,9 +123,14 @@ CASES: dict[str, list[bytes]] = {
     "a head and half of the next": [head() + head()[:50], head()[50:]],
     "tracing lines": [head("/v0/cluster/events/latest", TRACE, "X-Request-Id: 42")],
     "a folded tracing line": [head("/v0/cluster/events/latest", "traceparent: a\r\n b")],
-    "a tracing line with a control character": [head("/v0/cluster/events/latest", "traceparent: a\x00b")],
+    "a tracing line with a control character": [
+        head("/v0/cluster/events/latest", "traceparent: a\x00b")
+    ],
     "a body on a GET": [head("/v0/cluster/events/latest", "Content-Length: 3") + b"abc", head()],
-    "a body without an end": [head("/v0/cluster/events/latest", "Transfer-Encoding: chunked") + b"0\r\n\r\n", head()],
+    "a body without an end": [
+        head("/v0/cluster/events/latest", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        head(),
+    ],
     "an unknown head first": [head("/v0/cluster/events/latest", "X-New: 1"), head(), head()],
     "another method": [head().replace(b"GET", b"HEAD", 1)],
     "a bad token": [head(token="a.b.c")],
@@ -127,7 +148,8 @@ CASES: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_both_ways_give_the_same_bytes(both: tuple[Api, Api], name: str) -> None:
-    """Each case, sent often enough to be remembered, is answered as without the poll path, the connection's end included."""
+    """Each case, sent often enough to be remembered, is answered as without the poll path, the
+    connection's end included."""
     fast, plain = both
     segments = CASES[name]
     pause = 0.002 if len(segments) > 10 else 0.01
@@ -145,34 +167,37 @@ async def test_both_ways_give_the_same_bytes(both: tuple[Api, Api], name: str) -
 
 
 async def test_a_known_head_needs_no_handler(both: tuple[Api, Api]) -> None:
-    """From its third sight a head is answered without the framework's handler, and is counted all the same."""
+    """From its third sight a head is answered without the framework's handler, and is counted all
+    the same."""
     fast, _ = both
     await warm(fast, head())
-    stats = fast.state.metrics.requests.route(EVENT_ROUTE)
-    fast.state.answers.count_all_hits()
+    stats = fast.context.metrics.requests.route(EVENT_ROUTE)
+    fast.context.answers.count_all_hits()
     before, handled = stats.counts["GET", 200], sum(stats.buckets)
     await exchange(fast, head(), head())
-    fast.state.answers.count_all_hits()
+    fast.context.answers.count_all_hits()
     assert stats.counts["GET", 200] == before + 2
     assert sum(stats.buckets) == handled
 
 
 @pytest.mark.parametrize("accept", ["identity", "gzip"])
-async def test_replies_about_an_event_that_is_trimmed_stay_counted(make_api: Callable[..., Any], accept: str) -> None:
+async def test_replies_about_an_event_that_is_trimmed_stay_counted(
+    make_api: Callable[..., Any], accept: str
+) -> None:
     """What the poll path answered in any coding is in the metrics, also once the event is gone."""
     api: Api = await make_api(retention_events=1)
     event = (await api.store.append(ALL_GOOD)).event
     await api.settle()
     ask = head(f"/v0/cluster/events/{event.id}", f"Accept-Encoding: {accept}")
     await warm(api, ask)
-    stats = api.state.metrics.requests.route(EVENT_ROUTE)
-    api.state.answers.count_all_hits()
+    stats = api.context.metrics.requests.route(EVENT_ROUTE)
+    api.context.answers.count_all_hits()
     before = stats.counts["GET", 200]
     await exchange(api, ask, ask)
     await api.store.append(ALL_GOOD)
     await api.settle()
     assert b" 404 " in await exchange(api, ask)
-    api.state.answers.count_all_hits()
+    api.context.answers.count_all_hits()
     assert stats.counts["GET", 200] == before + 2
 
 
@@ -180,7 +205,7 @@ async def test_a_tracing_line_makes_no_new_head(both: tuple[Api, Api]) -> None:
     """Heads that differ in tracing lines only are one head to the memo."""
     fast, _ = both
     await warm(fast, head("/v0/cluster/events/latest", TRACE))
-    stats = fast.state.metrics.requests.route(EVENT_ROUTE)
+    stats = fast.context.metrics.requests.route(EVENT_ROUTE)
     handled = sum(stats.buckets)
     assert await exchange(fast, head("/v0/cluster/events/latest", TRACE.replace("-01", "-00")))
     assert sum(stats.buckets) == handled
@@ -190,7 +215,7 @@ async def test_a_change_is_seen_at_once(both: tuple[Api, Api]) -> None:
     """A poll after a POST to the same process gets the new event, remembered head or not."""
     fast, _ = both
     await warm(fast, head())
-    event = (await fast.state.replica.append(ALL_GOOD)).event
+    event = (await fast.context.replica.append(ALL_GOOD)).event
     assert event.id.encode() in await exchange(fast, head())
 
 
@@ -204,7 +229,7 @@ async def test_a_matching_entity_tag_gets_304_until_the_change(both: tuple[Api, 
     unchanged = await exchange(fast, conditional)
     assert unchanged.startswith(b"HTTP/1.1 304 Not Modified\r\n")
     assert unchanged.endswith(b"\r\n\r\n")
-    await fast.state.replica.append(ALL_GOOD)
+    await fast.context.replica.append(ALL_GOOD)
     assert (await exchange(fast, conditional)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
@@ -222,7 +247,8 @@ async def test_a_remembered_token_expires(both: tuple[Api, Api]) -> None:
 
 
 async def test_a_revoked_key_is_refused(both: tuple[Api, Api]) -> None:
-    """A remembered head with an API key is worth nothing once the key is gone, on every process, without a restart."""
+    """A remembered head with an API key is worth nothing once the key is gone, on every process,
+    without a restart."""
     fast, _ = both
     key, stored = mint("agent", Role.READ, 0)
     await fast.store.create_api_key(stored)
@@ -248,10 +274,11 @@ async def test_the_date_moves(both: tuple[Api, Api]) -> None:
 
 
 async def test_draining_ends_every_connection(both: tuple[Api, Api]) -> None:
-    """Once the process drains, a remembered head is answered with `Connection: close`, and `/readyz` fails."""
+    """Once the process drains, a remembered head is answered with `Connection: close`, and
+    `/readyz` fails."""
     fast, _ = both
     await warm(fast, head())
-    fast.state.draining = True
+    fast.context.draining = True
     answer = await exchange(fast, head())
     assert b"\r\nConnection: close\r\n" in answer
     assert answer.endswith(b"<closed>")
@@ -268,7 +295,7 @@ async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[
     await warm(api, ask)
     _, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
     await asyncio.sleep(0.05)
-    connection = next(iter(api.front.connections))
+    connection = next(iter(api.poll_server.connections))
     most = 0
 
     async def ask_on() -> None:
@@ -288,7 +315,8 @@ async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[
 
 
 async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) -> None:
-    """A connection that is only ever served from the memo outlives the idle deadline; a silent one does not."""
+    """A connection that is only ever served from the memo outlives the idle deadline; a silent one
+    does not."""
     api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
     await api.store.append(ALL_GOOD)
     await api.settle()
@@ -302,7 +330,8 @@ async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) ->
 
 
 async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
-    """A head that does not come to its end in time ends the connection, however busily its bytes drip."""
+    """A head that does not come to its end in time ends the connection, however busily its bytes
+    drip."""
     api: Api = await make_api(deadlines=Deadlines(head=0.3, sweep=0.05))
     reader, writer = await asyncio.open_connection(api.host, api.port)
 
@@ -312,7 +341,9 @@ async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
             await asyncio.sleep(0.02)
 
     dripping = asyncio.create_task(drip())
-    with contextlib.suppress(ConnectionResetError):  # What the closed end had not read yet resets the connection.
+    with contextlib.suppress(
+        ConnectionResetError
+    ):  # What the closed end had not read yet resets the connection.
         assert await asyncio.wait_for(reader.read(), 2) == b""
     assert not dripping.done()
     dripping.cancel()
@@ -322,12 +353,12 @@ async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
 async def test_heads_that_never_come_again_are_not_kept(both: tuple[Api, Api]) -> None:
     """Unique heads leave the memo as it is."""
     fast, _ = both
-    sock = front.Front(fast.state, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
-    grant = front.Grant(fast.state.answers.list, float("inf"), None, None, close=False)
+    sock = front.PollServer(fast.context, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
+    entry = front.MemoEntry(fast.context.answers.list, float("inf"), None, None, close=False)
     for number in range(100):
-        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), grant)
+        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), entry)
     assert not sock.memo
-    sock.remember(head("/v0/cluster/events", "X-Run: 1"), grant)
+    sock.remember(head("/v0/cluster/events", "X-Run: 1"), entry)
     assert len(sock.memo) == 1
 
 
@@ -335,14 +366,14 @@ async def test_the_memo_is_bounded(both: tuple[Api, Api], monkeypatch: pytest.Mo
     """The oldest head gives way when there are too many, or too many bytes."""
     fast, _ = both
     monkeypatch.setattr(front, "MEMO_ENTRIES", 10)
-    sock = front.Front(fast.state, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
-    grant = front.Grant(fast.state.answers.list, float("inf"), None, None, close=False)
+    sock = front.PollServer(fast.context, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
+    entry = front.MemoEntry(fast.context.answers.list, float("inf"), None, None, close=False)
     for number in [*range(30), *range(30)]:
-        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), grant)
+        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), entry)
     assert len(sock.memo) == 10
     assert sock._memo_bytes == sum(map(len, sock.memo))
     monkeypatch.setattr(front, "MEMO_BYTES", 1_000)
-    sock.remember(head("/v0/cluster/events", "X-Run: 29"), grant)
+    sock.remember(head("/v0/cluster/events", "X-Run: 29"), entry)
     assert sock._memo_bytes <= 1_000
 
 
@@ -357,9 +388,10 @@ async def test_another_framework_switches_it_off(
 
 
 async def test_an_eager_client_reaches_the_memo(both: tuple[Api, Api]) -> None:
-    """A client that asks again the moment it has its answer is served from the memo as well, not only one that pauses."""
+    """A client that asks again the moment it has its answer is served from the memo as well, not
+    only one that pauses."""
     fast, _ = both
-    stats = fast.state.metrics.requests.route(EVENT_ROUTE)
+    stats = fast.context.metrics.requests.route(EVENT_ROUTE)
     reader, writer = await asyncio.open_connection(fast.host, fast.port)
     handled = sum(stats.buckets)
     for _ in range(50):
@@ -370,14 +402,17 @@ async def test_an_eager_client_reaches_the_memo(both: tuple[Api, Api]) -> None:
     assert sum(stats.buckets) - handled <= 3
 
 
-async def test_it_works_with_another_framework(make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the framework's details are not known, everything is answered all the same, and idle connections end."""
+async def test_it_works_with_another_framework(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the framework's details are not known, everything is answered all the same, and idle
+    connections end."""
     monkeypatch.setattr(front, "FRAMEWORK", (2, 0))
     api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     answers = await exchange(api, head(), head(), head())
     assert answers.count(b"HTTP/1.1 200 OK") == 3
-    assert not api.front.memo
+    assert not api.poll_server.memo
     reader, writer = await asyncio.open_connection(api.host, api.port)
     writer.write(head())
     assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 200 OK")
@@ -385,7 +420,8 @@ async def test_it_works_with_another_framework(make_api: Callable[..., Any], mon
 
 
 async def test_a_long_list_comes_whole_however_slowly_it_is_read(both: tuple[Api, Api]) -> None:
-    """A list longer than any buffer, asked for several times at once and read in small pieces, is the list each time."""
+    """A list longer than any buffer, asked for several times at once and read in small pieces, is
+    the list each time."""
     fast, plain = both
     for _ in range(1_000):
         await fast.store.append(ONE_BAD)
@@ -407,8 +443,11 @@ async def test_a_long_list_comes_whole_however_slowly_it_is_read(both: tuple[Api
     assert set(re.split(rb"(?=HTTP/1\.1 200 OK)", masked(received))) == {b"", expected}
 
 
-async def test_long_replies_without_files_in_memory(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no files in memory, or the transport no socket, long replies are written as ever."""
+async def test_long_replies_without_files_in_memory(
+    both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system has no files in memory, or the transport no socket, long replies are written
+    as ever."""
     fast, plain = both
     for _ in range(400):
         await fast.store.append(ONE_BAD)
@@ -419,7 +458,7 @@ async def test_long_replies_without_files_in_memory(both: tuple[Api, Api], monke
     await warm(fast, ask)
     monkeypatch.setattr(sendfile, "_descriptor", lambda _: -1)
     assert masked(await exchange(fast, ask)) == expected
-    monkeypatch.setattr(fast.front, "files", None)
+    monkeypatch.setattr(fast.poll_server, "files", None)
     assert masked(await exchange(fast, ask)) == expected
     monkeypatch.delattr(os, "memfd_create", raising=False)
     assert sendfile.Files.where_supported() is None
@@ -427,8 +466,9 @@ async def test_long_replies_without_files_in_memory(both: tuple[Api, Api], monke
 
 @pytest.mark.slow
 async def test_no_head_gets_the_grant_of_another(make_api: Callable[..., Any]) -> None:
-    """A head that comes behind many others, on a connection that was held back meanwhile, is not remembered as one of them:
-    not even `/readyz`, which needs no credential, ever answers with an event."""
+    """A head that comes behind many others, on a connection that was held back meanwhile, is not
+    remembered as one of them: not even `/readyz`, which needs no credential, ever answers with an
+    event."""
     api: Api = await make_api()
     for _ in range(400):
         await api.store.append(ONE_BAD)
@@ -444,7 +484,9 @@ async def test_no_head_gets_the_grant_of_another(make_api: Callable[..., Any]) -
         small.setblocking(False)
         await asyncio.get_running_loop().sock_connect(small, (api.host, api.port))
         reader, writer = await asyncio.open_connection(sock=small)
-        writer.write(plain_list * 30 + hold + tail)  # More than its buffer takes, and than the framework queues.
+        writer.write(
+            plain_list * 30 + hold + tail
+        )  # More than its buffer takes, and than the framework queues.
         await asyncio.sleep(0.1)
         reading = asyncio.create_task(reader.read(50_000_000))
         await asyncio.sleep(0.3)
@@ -452,22 +494,25 @@ async def test_no_head_gets_the_grant_of_another(make_api: Callable[..., Any]) -
         await asyncio.sleep(1.2)
         reading.cancel()
         writer.close()
-    assert victim not in api.front.memo
+    assert victim not in api.poll_server.memo
     for _ in range(3):
         assert (await exchange(api, victim)).endswith(b'{"status":"ready"}')
 
 
 async def test_who_does_not_read_is_not_heard(make_api: Callable[..., Any]) -> None:
-    """Many requests for long replies in one go, and none of the replies read: a few replies wait, not all of them."""
+    """Many requests for long replies in one go, and none of the replies read: a few replies wait,
+    not all of them."""
     api: Api = await make_api()
-    big = {name: type(seen)(seen.status, "x" * 8_000, "y" * 8_000) for name, seen in ALL_GOOD.items()}
+    big = {
+        name: type(seen)(seen.status, "x" * 8_000, "y" * 8_000) for name, seen in ALL_GOOD.items()
+    }
     for _ in range(60):
         await api.store.append(big)
     await api.settle()
     _, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
     writer.write(head("/v0/cluster/events?selector=all", "Accept-Encoding: identity") * 30)
     await asyncio.sleep(1)
-    (connection,) = api.front.connections
+    (connection,) = api.poll_server.connections
     assert connection.transport.get_write_buffer_size() < 10_000_000  # Of 30 replies of 2.9 MB.
     writer.close()
 
@@ -477,19 +522,20 @@ async def test_many_entity_tags_are_answered_but_not_remembered(both: tuple[Api,
     fast, _ = both
     tags = ", ".join(f'"{number}"' for number in range(100))
     await warm(fast, head("/v0/cluster/events/latest", f"If-None-Match: {tags}"))
-    assert not fast.front.memo
+    assert not fast.poll_server.memo
 
 
 async def test_a_bug_on_the_poll_path_is_told_the_ordinary_way(
     both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong in making a ready answer, the client gets the one error body, not a broken connection."""
+    """Whatever goes wrong in making a ready answer, the client gets the one error body, not a
+    broken connection."""
     fast, _ = both
     await warm(fast, head())
 
     def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fast.state.answers, "ready", broken)
-    await fast.state.replica.append(ALL_GOOD)
+    monkeypatch.setattr(fast.context.answers, "ready", broken)
+    await fast.context.replica.append(ALL_GOOD)
     assert b'"error_code":"InternalError"' in await exchange(fast, head())

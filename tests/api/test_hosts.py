@@ -1,4 +1,5 @@
-"""A service without credentials answers for its own names only, and makes no credentials: DNS rebinding gets nothing."""
+"""A service without credentials answers for its own names only, and makes no credentials: DNS
+rebinding gets nothing."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from service.api.app import ROUTES
-from service.api.hosts import Hosts
+from service.api.http.hosts import Hosts
 from service.errors import MisdirectedRequest
 from tests.api.raw import Line, Reply, connected
 from tests.conftest import ALL_GOOD, WRITE, Api
@@ -68,8 +69,11 @@ async def host_gets(api: Api, host: str, method: str = "GET", path: str = LATEST
 
 
 @pytest.mark.parametrize(("method", "path"), requests(), ids=[" ".join(key) for key in requests()])
-async def test_other_hosts_are_answered_by_the_probes_only(make_open: MakeApi, method: str, path: str) -> None:
-    """Every route and every other path answers 421 for a name that is not ours, but for what probes ask."""
+async def test_other_hosts_are_answered_by_the_probes_only(
+    make_open: MakeApi, method: str, path: str
+) -> None:
+    """Every route and every other path answers 421 for a name that is not ours, but for what probes
+    ask."""
     api = await make_open(cors_origins="*")
     async with await connected(api.port) as line:
         for _ in range(3):
@@ -103,7 +107,8 @@ async def test_other_hosts_are_answered_by_the_probes_only(make_open: MakeApi, m
     ],
 )
 async def test_loopback_names_are_ours(make_open: MakeApi, host: str) -> None:
-    """A name that can only stand for this machine is answered for, whatever its case, port and spelling."""
+    """A name that can only stand for this machine is answered for, whatever its case, port and
+    spelling."""
     assert await host_gets(await make_open(), host) == 200
 
 
@@ -138,9 +143,17 @@ async def test_other_names_are_not_ours(make_open: MakeApi, host: str) -> None:
 
 
 async def test_allowed_hosts(make_open: MakeApi) -> None:
-    """Names and addresses of `ALLOWED_HOSTS` are answered for, whatever their case, port and spelling; others are not."""
+    """Names and addresses of `ALLOWED_HOSTS` are answered for, whatever their case, port and
+    spelling; others are not."""
     api = await make_open(allowed_hosts="Board.Example., 10.0.0.7, [FD00::0:1]")
-    for host in ("board.example", "BOARD.EXAMPLE:8080", "board.example.", "10.0.0.7:80", "[fd00::1]", "localhost"):
+    for host in (
+        "board.example",
+        "BOARD.EXAMPLE:8080",
+        "board.example.",
+        "10.0.0.7:80",
+        "[fd00::1]",
+        "localhost",
+    ):
         assert await host_gets(api, host) == 200, host
     for host in ("example", "x.board.example", "board.example.org", "10.0.0.70", "[fd00::2]"):
         assert await host_gets(api, host) == 421, host
@@ -187,21 +200,26 @@ async def test_target_with_an_authority_counts_instead_of_the_field(make_open: M
 async def test_request_in_http_1_0_needs_no_host(make_open: MakeApi) -> None:
     """A client of HTTP/1.0 names no host and is no browser; if it names one, that counts."""
     api = await make_open()
-    for fields, expected in (("", 200), ("\r\nHost: localhost", 200), ("\r\nHost: evil.example", 421)):
+    for fields, expected in (
+        ("", 200),
+        ("\r\nHost: localhost", 200),
+        ("\r\nHost: evil.example", 421),
+    ):
         async with await connected(api.port) as line:
             assert (await ask(line, f"GET {LATEST} HTTP/1.0{fields}")).status == expected
 
 
 async def test_poll_path_answers_no_other_host(make_open: MakeApi) -> None:
-    """A head with another host is never remembered, however often it comes, and however well its neighbour is known."""
+    """A head with another host is never remembered, however often it comes, and however well its
+    neighbour is known."""
     api = await make_open()
     async with await connected(api.port) as line:
         for _ in range(4):
             assert (await ask(line, f"GET {LATEST} HTTP/1.1\r\nHost: localhost")).status == 200
-        assert len(api.front.memo) == 1
+        assert len(api.poll_server.memo) == 1
         for _ in range(4):
             assert (await ask(line, f"GET {LATEST} HTTP/1.1\r\nHost: evil.example")).status == 421
-        assert len(api.front.memo) == 1
+        assert len(api.poll_server.memo) == 1
 
 
 async def test_stream_answers_no_other_host(make_open: MakeApi) -> None:
@@ -210,11 +228,12 @@ async def test_stream_answers_no_other_host(make_open: MakeApi) -> None:
     async with await connected(api.port) as line:
         head = "GET /v0/cluster/events HTTP/1.1\r\nAccept: text/event-stream\r\nHost: evil.example"
         assert (await ask(line, head)).status == 421
-    assert not len(api.state.watchers)
+    assert not len(api.context.watchers)
 
 
 async def test_with_credentials_any_host_will_do(api: Api) -> None:
-    """Where a credential is asked for, a page cannot send one in its name: the host does not matter."""
+    """Where a credential is asked for, a page cannot send one in its name: the host does not
+    matter."""
     await api.store.append(ALL_GOOD)
     await api.settle()
     assert await host_gets(api, "evil.example") == 401
@@ -222,10 +241,12 @@ async def test_with_credentials_any_host_will_do(api: Api) -> None:
     assert got.status == 200
 
 
-# -- what a rebound page would want -----------------------------------------------------------------------------------
+# -- what a rebound page would want ----------------------------------------------------------------
 
 
-async def test_no_api_key_is_made_or_deleted_without_a_credential(make_open: MakeApi, make_api: MakeApi) -> None:
+async def test_no_api_key_is_made_or_deleted_without_a_credential(
+    make_open: MakeApi, make_api: MakeApi
+) -> None:
     """API keys would outlast `AUTH=none`: they are neither made nor deleted; they can be read."""
     guarded: Api = await make_api()
     api = await make_open()
@@ -241,5 +262,7 @@ async def test_no_api_key_is_made_or_deleted_without_a_credential(make_open: Mak
             got = await api.request(method, path, fields, data=body)
             assert (got.status, got.json["error_code"]) == (403, "InsufficientPermissions")
             assert got.json["details"] == {"required": "write", "actual": "none"}
-    assert [key["name"] for key in (await api.request("GET", "/v0/api_keys", {})).json] == ["agents"]
+    assert [key["name"] for key in (await api.request("GET", "/v0/api_keys", {})).json] == [
+        "agents"
+    ]
     assert (await api.request("GET", "/v0/api_keys/agents", {})).status == 200

@@ -1,4 +1,5 @@
-"""Keys that issuers publish: they rotate, hang, break, lie and are asked for too often, and every fetch is counted."""
+"""Keys that issuers publish: they rotate, hang, break, lie and are asked for too often, and every
+fetch is counted."""
 
 import asyncio
 import gzip
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from service.auth import JwtVerifier, Role, key_sets, mint
-from service.auth.signers import MOST_KEYS
+from service.auth import JwtVerifier, Role, mint
+from service.auth import jwks as key_sets
+from service.auth.verification_keys import MOST_KEYS
 from service.errors import AuthenticationFailed, SettingsError
 from tests.conftest import ALL_GOOD, Api, bearer, make_settings
 from tests.issuer import Issuer, issuing, jwk, private_key
@@ -52,8 +54,11 @@ async def becomes(expected: int, api: Api, token: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "EdDSA", "Ed25519"])
-async def test_published_keys_verify_tokens(make_api: MakeApi, issuer: Issuer, algorithm: str) -> None:
-    """A token signed by a published key is accepted, whatever its kind, and one fetch is enough for all of them."""
+async def test_published_keys_verify_tokens(
+    make_api: MakeApi, issuer: Issuer, algorithm: str
+) -> None:
+    """A token signed by a published key is accepted, whatever its kind, and one fetch is enough for
+    all of them."""
     issuer.rotate("one", algorithm)
     api = await trusting(make_api, issuer)
     for number in range(20):
@@ -93,7 +98,8 @@ async def test_configuration_that_cannot_be_true_is_not_used(
 async def test_rotated_key_is_fetched_when_it_is_first_seen(
     make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first token with a new key is accepted at once, for one fetch; those of the old key then end, the memoised too."""
+    """The first token with a new key is accepted at once, for one fetch; those of the old key then
+    end, the memoised too."""
     api = await trusting(make_api, issuer)
     old = issuer.token()
     for _ in range(4):  # From the third on it is answered by the poll path.
@@ -112,7 +118,8 @@ async def test_two_keys_are_valid_while_one_takes_over(make_api: MakeApi, issuer
 
 
 async def test_withdrawn_key_ends_with_the_schedule(make_api: MakeApi, issuer: Issuer) -> None:
-    """A key that is no longer published is refused after the next look, with no token to prompt it, on the poll path as well."""
+    """A key that is no longer published is refused after the next look, with no token to prompt it,
+    on the poll path as well."""
     api = await trusting(make_api, issuer, jwt_jwks_refresh="200ms")
     token = issuer.token()
     for _ in range(4):
@@ -122,7 +129,8 @@ async def test_withdrawn_key_ends_with_the_schedule(make_api: MakeApi, issuer: I
 
 
 async def test_waiting_reply_survives_a_rotation(make_api: MakeApi, issuer: Issuer) -> None:
-    """Who waits with a token that is still good after a rotation is answered; whose key was withdrawn meanwhile is not."""
+    """Who waits with a token that is still good after a rotation is answered; whose key was
+    withdrawn meanwhile is not."""
     api = await trusting(make_api, issuer)
     token = issuer.token()
     for kept, expected in ((True, 200), (False, 401)):
@@ -135,7 +143,7 @@ async def test_waiting_reply_survives_a_rotation(make_api: MakeApi, issuer: Issu
         else:
             issuer.rotate("second")
         fetches = issuer.fetches
-        for key_set in api.state.authenticator._key_sets.values():
+        for key_set in api.context.authenticator._key_sets.values():
             await key_set._fly()
         assert issuer.fetches == fetches + 1
         await api.store.append(ALL_GOOD)
@@ -147,20 +155,26 @@ async def test_same_keys_again_change_nothing(make_api: MakeApi, issuer: Issuer)
     """Fetching the keys that are known already lets remembered credentials be."""
     api = await trusting(make_api, issuer, jwt_jwks_refresh="50ms")
     assert await status(api, issuer.token()) == 200
-    generation = api.state.authenticator.generation
+    generation = api.context.authenticator.generation
     fetches = issuer.fetches
     while issuer.fetches < fetches + 3:
         await asyncio.sleep(0.02)
-    assert api.state.authenticator.generation is generation
+    assert api.context.authenticator.generation is generation
 
 
-async def test_flood_of_unknown_key_ids_reaches_the_issuer_once(make_api: MakeApi, issuer: Issuer) -> None:
-    """Hundreds of tokens with made-up key ids at once, and again, make one fetch, and none of them is accepted."""
+async def test_flood_of_unknown_key_ids_reaches_the_issuer_once(
+    make_api: MakeApi, issuer: Issuer
+) -> None:
+    """Hundreds of tokens with made-up key ids at once, and again, make one fetch, and none of them
+    is accepted."""
     api = await trusting(make_api, issuer, auth_failures_per_minute=0)
     assert await status(api, issuer.token()) == 200
     stranger = private_key("ES256", 9)
     for wave in range(2):
-        flood = [issuer.signed(stranger, "ES256", {"kid": f"made-up-{wave}-{number}"}) for number in range(150)]
+        flood = [
+            issuer.signed(stranger, "ES256", {"kid": f"made-up-{wave}-{number}"})
+            for number in range(150)
+        ]
         assert set(await asyncio.gather(*(status(api, token) for token in flood))) == {401}
     assert issuer.fetches == 2
     assert await status(api, issuer.token(sub="somebody else")) == 200
@@ -187,23 +201,34 @@ async def test_unknown_key_id_is_asked_for_again_after_the_pause(
 async def test_token_that_no_key_would_save_makes_no_fetch(
     make_api: MakeApi, issuer: Issuer, claims: dict[str, Any]
 ) -> None:
-    """An expired token, one of a stranger, one that is valid for too long: no issuer is asked about its key."""
+    """An expired token, one of a stranger, one that is valid for too long: no issuer is asked about
+    its key."""
     api = await trusting(make_api, issuer)
     assert await status(api, issuer.token()) == 200
-    assert await status(api, issuer.signed(private_key("ES256", 9), "ES256", {"kid": "unknown"}, **claims)) == 401
+    assert (
+        await status(
+            api, issuer.signed(private_key("ES256", 9), "ES256", {"kid": "unknown"}, **claims)
+        )
+        == 401
+    )
     assert issuer.fetches == 1
 
 
 @pytest.mark.slow
-async def test_hanging_issuer_holds_up_nobody_with_a_known_key(make_api: MakeApi, issuer: Issuer) -> None:
-    """While a fetch hangs, known keys are used and the loop turns; only tokens with unknown keys wait, all for the same fetch."""
+async def test_hanging_issuer_holds_up_nobody_with_a_known_key(
+    make_api: MakeApi, issuer: Issuer
+) -> None:
+    """While a fetch hangs, known keys are used and the loop turns; only tokens with unknown keys
+    wait, all for the same fetch."""
     api = await trusting(make_api, issuer)
     key_sets_timeout = key_sets.TIMEOUT_S
     assert await status(api, issuer.token()) == 200
     issuer.hanging = True
     stranger = private_key("ES256", 9)
     flood = [
-        asyncio.create_task(status(api, issuer.signed(stranger, "ES256", {"kid": f"unknown-{number}"})))
+        asyncio.create_task(
+            status(api, issuer.signed(stranger, "ES256", {"kid": f"unknown-{number}"}))
+        )
         for number in range(20)
     ]
     while issuer.fetches < 2:
@@ -217,8 +242,11 @@ async def test_hanging_issuer_holds_up_nobody_with_a_known_key(make_api: MakeApi
     assert issuer.fetches == 2
 
 
-async def test_without_any_keys_tokens_are_503_and_api_keys_go_on(make_api: MakeApi, issuer: Issuer) -> None:
-    """If an issuer's keys cannot be had at all, its tokens cannot be judged: 503. API keys can. It heals by itself."""
+async def test_without_any_keys_tokens_are_503_and_api_keys_go_on(
+    make_api: MakeApi, issuer: Issuer
+) -> None:
+    """If an issuer's keys cannot be had at all, its tokens cannot be judged: 503. API keys can. It
+    heals by itself."""
     issuer.status = 500
     api = await trusting(make_api, issuer)
     answer = await api.request("GET", PATH, bearer(issuer.token()))
@@ -243,7 +271,8 @@ async def minted(api: Api) -> str:
 
 
 async def test_tokens_wait_for_the_first_keys(make_api: MakeApi, issuer: Issuer) -> None:
-    """A token that comes while the first fetch is under way is answered when that has ended, not refused."""
+    """A token that comes while the first fetch is under way is answered when that has ended, not
+    refused."""
     issuer.hanging = True
     api = await trusting(make_api, issuer)
     early = asyncio.create_task(status(api, issuer.token()))
@@ -271,7 +300,9 @@ BROKEN: dict[str, dict[str, Any]] = {
         "body": b'{"keys": [null, 7, {"kty": ["EC"]}, {"kty": "EC", "crv": {}}, {"kty": "EC", "crv": "P-256"}]}'
     },
     "too many": {
-        "body": json.dumps({"keys": [jwk("first", "ES256", private_key("ES256"))] * (MOST_KEYS + 1)}).encode()
+        "body": json.dumps(
+            {"keys": [jwk("first", "ES256", private_key("ES256"))] * (MOST_KEYS + 1)}
+        ).encode()
     },
     "hangs": {"hanging": True},
 }
@@ -285,7 +316,8 @@ async def test_last_good_keys_outlive_a_broken_issuer(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever the issuer answers once it is broken, the keys that it gave before go on verifying; the log says so once."""
+    """Whatever the issuer answers once it is broken, the keys that it gave before go on verifying;
+    the log says so once."""
     monkeypatch.setattr(key_sets, "TIMEOUT_S", 0.4)
     monkeypatch.setattr(key_sets, "RETRY_S", (0.03, 0.03))
     api = await trusting(make_api, issuer, jwt_jwks_refresh="50ms")
@@ -297,13 +329,16 @@ async def test_last_good_keys_outlive_a_broken_issuer(
     while issuer.fetches < fetches + 3:
         await asyncio.sleep(0.02)
     assert await status(api, issuer.token(sub="another")) == 200
-    assert [line.message for line in caplog.records].count("the keys of an issuer cannot be had") == 1
+    assert [line.message for line in caplog.records].count(
+        "the keys of an issuer cannot be had"
+    ) == 1
 
 
 async def test_keys_end_when_the_issuer_stays_away(
     make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its time the last good key set is used no more: tokens are 503, the remembered and the memoised ones as well."""
+    """After its time the last good key set is used no more: tokens are 503, the remembered and the
+    memoised ones as well."""
     monkeypatch.setattr(key_sets, "KEEP_S", 1.0)
     api = await trusting(make_api, issuer, jwt_jwks_refresh="200ms")
     token = issuer.token()
@@ -355,16 +390,24 @@ REFUSED: dict[str, Callable[[Issuer], str]] = {
     "iss list": lambda issuer: issuer.token(iss=[issuer.url]),
     "iss with a slash": lambda issuer: issuer.token(iss=issuer.url + "/"),
     "aud of another": lambda issuer: issuer.token(aud=["another", "one more"]),
-    "key of another id": lambda issuer: issuer.signed(private_key("ES256"), "ES256", {"kid": "rsa"}),
+    "key of another id": lambda issuer: issuer.signed(
+        private_key("ES256"), "ES256", {"kid": "rsa"}
+    ),
     "public key as a secret": lambda issuer: issuer.signed(
         json.dumps(jwk("first", "ES256", private_key("ES256"))), "HS256", {"kid": "first"}
     ),
     "none": lambda issuer: issuer.signed("", "none", {"kid": "first"}),
-    "RS384 of a good key": lambda issuer: issuer.signed(private_key("RS256"), "RS384", {"kid": "rsa"}),
+    "RS384 of a good key": lambda issuer: issuer.signed(
+        private_key("RS256"), "RS384", {"kid": "rsa"}
+    ),
     "own key brought along": lambda issuer: issuer.signed(
         private_key("ES256", 9),
         "ES256",
-        {"kid": "first", "jwk": jwk("first", "ES256", private_key("ES256", 9)), "jku": "https://evil.example"},
+        {
+            "kid": "first",
+            "jwk": jwk("first", "ES256", private_key("ES256", 9)),
+            "jku": "https://evil.example",
+        },
     ),
 }
 
@@ -373,7 +416,8 @@ REFUSED: dict[str, Callable[[Issuer], str]] = {
 async def test_tokens_that_are_not_exactly_right_are_refused(
     make_api: MakeApi, issuer: Issuer, make_token: Callable[[Issuer], str]
 ) -> None:
-    """A token names one published key and says all that it must; it brings no key along, and no issuer is asked about it."""
+    """A token names one published key and says all that it must; it brings no key along, and no
+    issuer is asked about it."""
     issuer.keys["rsa"] = ("RS256", private_key("RS256"))
     api = await trusting(make_api, issuer)
     assert [await status(api, issuer.token(kid)) for kid in ("first", "rsa")] == [200, 200]
@@ -387,12 +431,15 @@ async def test_one_key_needs_no_id(make_api: MakeApi, issuer: Issuer) -> None:
     assert await status(api, issuer.token(kid=None)) == 200
 
 
-# -- key ids ----------------------------------------------------------------------------------------------------------
+# -- key ids ---------------------------------------------------------------------------------------
 
 
 def publish(issuer: Issuer, *keys: tuple[str | None, str, int], **members: object) -> None:
     """Publishes keys: each an id or none, an algorithm, and which of the tests' keys it is."""
-    made = [jwk(kid, algorithm, private_key(algorithm, number), **members) for kid, algorithm, number in keys]
+    made = [
+        jwk(kid, algorithm, private_key(algorithm, number), **members)
+        for kid, algorithm, number in keys
+    ]
     issuer.body = json.dumps({"keys": made}).encode()
 
 
@@ -406,17 +453,27 @@ def signed(issuer: Issuer, kid: str | None, algorithm: str = "ES256", number: in
     return issuer.signed(private_key(algorithm, number), algorithm, {"kid": kid})
 
 
-@pytest.mark.parametrize(("published", "named"), [("EdDSA", "Ed25519"), ("Ed25519", "EdDSA"), (None, "Ed25519")])
-async def test_ed25519_has_two_names(make_api: MakeApi, issuer: Issuer, published: str | None, named: str) -> None:
-    """A key for `EdDSA` verifies tokens of `Ed25519` (RFC 9864), and the other way round: it is the same algorithm."""
-    issuer.body = json.dumps({"keys": [jwk("first", "EdDSA", private_key("EdDSA"), alg=published)]}).encode()
+@pytest.mark.parametrize(
+    ("published", "named"), [("EdDSA", "Ed25519"), ("Ed25519", "EdDSA"), (None, "Ed25519")]
+)
+async def test_ed25519_has_two_names(
+    make_api: MakeApi, issuer: Issuer, published: str | None, named: str
+) -> None:
+    """A key for `EdDSA` verifies tokens of `Ed25519` (RFC 9864), and the other way round: it is the
+    same algorithm."""
+    issuer.body = json.dumps(
+        {"keys": [jwk("first", "EdDSA", private_key("EdDSA"), alg=published)]}
+    ).encode()
     api = await trusting(make_api, issuer)
     assert await status(api, issuer.signed(private_key("EdDSA"), named, {"kid": "first"})) == 200
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-async def test_token_without_a_key_id_among_several_keys(make_api: MakeApi, issuer: Issuer, number: int) -> None:
-    """A token that names no key is verified with each that fits, whether the keys have ids or not."""
+async def test_token_without_a_key_id_among_several_keys(
+    make_api: MakeApi, issuer: Issuer, number: int
+) -> None:
+    """A token that names no key is verified with each that fits, whether the keys have ids or
+    not."""
     publish(issuer, ("a", "ES256", 0), ("b", "RS256", 0), (None, "ES256", 1), ("c", "ES256", 2))
     api = await trusting(make_api, issuer)
     assert await status(api, signed(issuer, None, number=number)) == 200
@@ -424,8 +481,11 @@ async def test_token_without_a_key_id_among_several_keys(make_api: MakeApi, issu
     assert issuer.fetches == 1
 
 
-async def test_key_without_an_id_fits_any(make_api: MakeApi, issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
-    """A token whose key id no key has is verified with the keys that have none, and with no others."""
+async def test_key_without_an_id_fits_any(
+    make_api: MakeApi, issuer: Issuer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token whose key id no key has is verified with the keys that have none, and with no
+    others."""
     publish(issuer, (None, "ES256", 0), ("a", "ES256", 1))
     api = await trusting(make_api, issuer)
     assert await status(api, signed(issuer, "whatever")) == 200
@@ -436,7 +496,9 @@ async def test_key_without_an_id_fits_any(make_api: MakeApi, issuer: Issuer, cap
 
 
 @pytest.mark.parametrize("numbers", [(0, 1), (0, 0)])
-async def test_key_id_of_two_keys(make_api: MakeApi, issuer: Issuer, numbers: tuple[int, int]) -> None:
+async def test_key_id_of_two_keys(
+    make_api: MakeApi, issuer: Issuer, numbers: tuple[int, int]
+) -> None:
     """Where two keys have the same id, either verifies, also if they are of different kinds."""
     publish(issuer, *(("same", "ES256", number) for number in numbers), ("same", "RS256", 0))
     api = await trusting(make_api, issuer)
@@ -449,7 +511,8 @@ async def test_key_id_of_two_keys(make_api: MakeApi, issuer: Issuer, numbers: tu
 async def test_few_keys_are_tried_for_one_token(
     make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stranger's token without a key id costs no more verifications than an issuer reasonably has keys."""
+    """A stranger's token without a key id costs no more verifications than an issuer reasonably has
+    keys."""
     publish(issuer, *(("same", "ES256", 0) for _ in range(MOST_KEYS)))
     api = await trusting(make_api, issuer)
     tried, decode = [], JwtVerifier._decode
@@ -462,7 +525,7 @@ async def test_few_keys_are_tried_for_one_token(
     for kid in (None, "same"):
         tried.clear()
         with pytest.raises(AuthenticationFailed):
-            api.state.authenticator.authenticate(f"Bearer {signed(issuer, kid, number=1)}", {})
+            api.context.authenticator.authenticate(f"Bearer {signed(issuer, kid, number=1)}", {})
         assert 2 <= len(tried) <= 8
 
 
@@ -470,7 +533,8 @@ async def test_few_keys_are_tried_for_one_token(
 async def test_keys_without_ids_are_fetched_again_when_none_fits(
     make_api: MakeApi, issuer: Issuer, kid: str | None
 ) -> None:
-    """A token that no key at hand has signed, and that names none of them, may be signed with a new one: the issuer is asked."""
+    """A token that no key at hand has signed, and that names none of them, may be signed with a new
+    one: the issuer is asked."""
     publish(issuer, (None, "ES256", 0))
     api = await trusting(make_api, issuer)
     assert await status(api, signed(issuer, kid)) == 200
@@ -490,7 +554,11 @@ async def test_keys_without_ids_are_fetched_again_when_none_fits(
     ],
 )
 async def test_log_tells_what_was_not_verified(
-    make_api: MakeApi, issuer: Issuer, caplog: pytest.LogCaptureFixture, token: tuple[str | None, str], why: str
+    make_api: MakeApi,
+    issuer: Issuer,
+    caplog: pytest.LogCaptureFixture,
+    token: tuple[str | None, str],
+    why: str,
 ) -> None:
     """Only a signature that was verified is called bad; where no key fits, that is said."""
     publish(issuer, ("a", "ES256", 0))
@@ -499,22 +567,32 @@ async def test_log_tells_what_was_not_verified(
     assert reasons(caplog) == [why]
 
 
-# -- documents --------------------------------------------------------------------------------------------------------
+# -- documents -------------------------------------------------------------------------------------
 
 
 def raw_deflate(data: bytes) -> bytes:
-    """Deflate without the envelope that the coding should have (RFC 9110, section 8.4.1.2); some servers send that."""
+    """Deflate without the envelope that the coding should have (RFC 9110, section 8.4.1.2); some
+    servers send that."""
     packer = zlib.compressobj(wbits=-15)
     return packer.compress(data) + packer.flush()
 
 
 @pytest.mark.parametrize(
     ("coding", "compress"),
-    [("gzip", gzip.compress), ("GZip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)],
+    [
+        ("gzip", gzip.compress),
+        ("GZip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", raw_deflate),
+    ],
 )
 @pytest.mark.parametrize("discovered", [False, True])
 async def test_compressed_documents_are_read(
-    make_api: MakeApi, issuer: Issuer, coding: str, compress: Callable[[bytes], bytes], discovered: bool
+    make_api: MakeApi,
+    issuer: Issuer,
+    coding: str,
+    compress: Callable[[bytes], bytes],
+    discovered: bool,
 ) -> None:
     """Documents that come compressed although that was not asked for are read all the same."""
     issuer.coding = coding, compress
@@ -523,23 +601,26 @@ async def test_compressed_documents_are_read(
 
 
 async def test_compressed_document_is_bounded(issuer: Issuer) -> None:
-    """What a document becomes is limited, not what is sent: 256 MiB in 256 KiB are read no further than the limit."""
+    """What a document becomes is limited, not what is sent: 256 MiB in 256 KiB are read no further
+    than the limit."""
     packer, zeros = zlib.compressobj(9, wbits=31), bytes(1024 * 1024)
     issuer.body = b"".join(packer.compress(zeros) for _ in range(256)) + packer.flush()
     assert len(issuer.body) < 300_000
     issuer.headers = {"Content-Encoding": "gzip"}
-    key_set = key_sets.KeySet(issuer.url, issuer.jwks_url, ("ES256",), lambda: None)
+    key_set = key_sets.JwksClient(issuer.url, issuer.jwks_url, ("ES256",), lambda: None)
     tracemalloc.start()
     try:
         async with key_set.running():
-            with pytest.raises(key_sets.Unusable, match="more than 262,144 bytes"):
-                await key_set._signers()
+            with pytest.raises(key_sets.JwksError, match="more than 262,144 bytes"):
+                await key_set._fetch_verification_keys()
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
     finally:
         tracemalloc.stop()
 
 
-async def test_documents_may_begin_with_a_byte_order_mark(make_api: MakeApi, issuer: Issuer) -> None:
+async def test_documents_may_begin_with_a_byte_order_mark(
+    make_api: MakeApi, issuer: Issuer
+) -> None:
     """A byte order mark before the JSON of a key set does not count (RFC 8259, section 8.1)."""
     publish(issuer, ("first", "ES256", 0))
     issuer.body = b"\xef\xbb\xbf" + (issuer.body or b"")
@@ -563,7 +644,8 @@ PASSED_OVER: dict[str, dict[str, object]] = {
 async def test_keys_that_are_not_for_us_are_passed_over(
     make_api: MakeApi, issuer: Issuer, member: dict[str, object]
 ) -> None:
-    """A key for another purpose, or a broken one, verifies nothing, and does no harm to the others of the set."""
+    """A key for another purpose, or a broken one, verifies nothing, and does no harm to the others
+    of the set."""
     good = jwk("rsa", "RS256", private_key("RS256"))
     issuer.body = json.dumps({"keys": [member, good]}).encode()
     issuer.keys["rsa"] = ("RS256", private_key("RS256"))
@@ -572,7 +654,8 @@ async def test_keys_that_are_not_for_us_are_passed_over(
 
 
 async def test_weak_keys_are_passed_over(make_api: MakeApi, issuer: Issuer) -> None:
-    """An RSA key of 1,024 bits signs nothing that is accepted, whoever publishes it (RFC 7518, section 3.3)."""
+    """An RSA key of 1,024 bits signs nothing that is accepted, whoever publishes it (RFC 7518,
+    section 3.3)."""
     weak = rsa.generate_private_key(65_537, 1_024)
     issuer.body = json.dumps(
         {"keys": [jwk("weak", "RS256", weak), jwk("first", "ES256", private_key("ES256"))]}
@@ -583,22 +666,36 @@ async def test_weak_keys_are_passed_over(make_api: MakeApi, issuer: Issuer) -> N
 
 
 UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
-    "no issuer": ("JWT_ISSUER", {"jwt_jwks_url": "https://issuer.example/keys", "jwt_audience": "a"}),
+    "no issuer": (
+        "JWT_ISSUER",
+        {"jwt_jwks_url": "https://issuer.example/keys", "jwt_audience": "a"},
+    ),
     "no audience": ("JWT_AUDIENCE", {"jwt_issuer": "https://issuer.example"}),
     "http": ("JWT_ISSUER", {"jwt_issuer": "http://issuer.example", "jwt_audience": "a"}),
     "http keys": (
         "JWT_JWKS_URL",
         {"jwt_issuer": "me", "jwt_jwks_url": "http://issuer.example/keys", "jwt_audience": "a"},
     ),
-    "file": ("JWT_JWKS_URL", {"jwt_issuer": "me", "jwt_jwks_url": "file:///etc/passwd", "jwt_audience": "a"}),
+    "file": (
+        "JWT_JWKS_URL",
+        {"jwt_issuer": "me", "jwt_jwks_url": "file:///etc/passwd", "jwt_audience": "a"},
+    ),
     "password in the URL": (
         "JWT_JWKS_URL",
-        {"jwt_issuer": "me", "jwt_jwks_url": "https://me:hunter2@issuer.example/keys", "jwt_audience": "a"},
+        {
+            "jwt_issuer": "me",
+            "jwt_jwks_url": "https://me:hunter2@issuer.example/keys",
+            "jwt_audience": "a",
+        },
     ),
     "no URL": ("JWT_ISSUER", {"jwt_issuer": "me", "jwt_audience": "a"}),
     "more issuers than URLs": (
         "JWT_JWKS_URL",
-        {"jwt_issuer": "me,you", "jwt_jwks_url": "https://issuer.example/keys", "jwt_audience": "a"},
+        {
+            "jwt_issuer": "me,you",
+            "jwt_jwks_url": "https://issuer.example/keys",
+            "jwt_audience": "a",
+        },
     ),
     "an issuer twice": (
         "JWT_ISSUER",
@@ -615,14 +712,19 @@ UNFIT: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a secret's algorithm": (
         "JWT_ALGORITHMS",
-        {"jwt_issuer": "https://issuer.example", "jwt_audience": "a", "jwt_algorithms": "ES256,HS256"},
+        {
+            "jwt_issuer": "https://issuer.example",
+            "jwt_audience": "a",
+            "jwt_algorithms": "ES256,HS256",
+        },
     ),
 }
 
 
 @pytest.mark.parametrize(("variable", "values"), UNFIT.values(), ids=UNFIT)
 def test_unfit_settings_are_named(variable: str, values: dict[str, Any]) -> None:
-    """What would trust the wrong keys, or everybody's tokens, stops the start with the variable's name."""
+    """What would trust the wrong keys, or everybody's tokens, stops the start with the variable's
+    name."""
     with pytest.raises(SettingsError) as caught:
         make_settings(**{"jwt_secret": None, **values})
     assert f"CLUSTER_EVENTS_{variable}" in str(caught.value)

@@ -12,9 +12,10 @@ import jwt
 import orjson
 import pytest
 
-from service.auth import Refusals, mint, refusals
+from service.auth import FailureLimiter, mint
+from service.auth import failure_limiter as refusals
+from service.auth.failure_limiter import RateLimiter, client_network
 from service.auth.principal import Role
-from service.auth.refusals import Allowance, site
 from service.errors import AuthenticationFailed, SettingsError, TooManyRequests
 from tests.api.raw import TOKEN, connected, head
 from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, bearer, make_settings, make_token
@@ -38,7 +39,8 @@ async def statuses(api: Api, headers: dict[str, str], times: int) -> list[int]:
 
 
 async def test_flood_of_bad_credentials_is_slowed(make_api: MakeApi) -> None:
-    """After the allowed failures an address is answered 429, with the seconds to wait; good credentials never are."""
+    """After the allowed failures an address is answered 429, with the seconds to wait; good
+    credentials never are."""
     api = await make_api(auth_failures_per_minute=5)
     assert await statuses(api, BAD, 5) == [401] * 5
     answer = await api.request("GET", "/v0/config", BAD)
@@ -52,7 +54,8 @@ async def test_flood_of_bad_credentials_is_slowed(make_api: MakeApi) -> None:
 
 
 async def test_slowed_address_may_come_with_a_new_good_credential(make_api: MakeApi) -> None:
-    """A credential that was never seen is verified, however many bad ones its address sent; a key that is no key is not."""
+    """A credential that was never seen is verified, however many bad ones its address sent; a key
+    that is no key is not."""
     api = await make_api(auth_failures_per_minute=2)
     assert await statuses(api, BAD, 3) == [401, 401, 429]
     assert await statuses(api, bearer(make_token()), 2) == [200, 200]
@@ -84,13 +87,21 @@ async def test_limit_can_be_switched_off(make_api: MakeApi) -> None:
 
 
 async def test_proxies_are_not_believed_unless_configured(make_api: MakeApi) -> None:
-    """Without the setting, X-Forwarded-For buys no new allowance; with it, each client behind the proxy has its own."""
+    """Without the setting, X-Forwarded-For buys no new allowance; with it, each client behind the
+    proxy has its own."""
     api = await make_api(auth_failures_per_minute=2)
-    found = [await statuses(api, BAD | {"X-Forwarded-For": f"192.0.2.{number}"}, 1) for number in range(4)]
+    found = [
+        await statuses(api, BAD | {"X-Forwarded-For": f"192.0.2.{number}"}, 1)
+        for number in range(4)
+    ]
     assert found == [[401], [401], [429], [429]]
     api = await make_api(auth_failures_per_minute=2, trusted_proxies="127.0.0.0/8")
     for number in range(3):
-        assert await statuses(api, BAD | {"X-Forwarded-For": f"192.0.2.{number}"}, 3) == [401, 401, 429]
+        assert await statuses(api, BAD | {"X-Forwarded-For": f"192.0.2.{number}"}, 3) == [
+            401,
+            401,
+            429,
+        ]
 
 
 @pytest.mark.parametrize(
@@ -129,18 +140,24 @@ async def test_proxies_are_not_believed_unless_configured(make_api: MakeApi) -> 
         (None, ["192.0.2.1"], "local"),
     ],
 )
-def test_client_is_whom_trusted_proxies_name(peer: str | None, forwarded: list[str], client: str) -> None:
-    """From the peer backwards, an address is believed as far as the one that reported it is a trusted proxy."""
-    trusting = Refusals(make_settings(trusted_proxies="10.0.0.0/8, fd00::/8"))
+def test_client_is_whom_trusted_proxies_name(
+    peer: str | None, forwarded: list[str], client: str
+) -> None:
+    """From the peer backwards, an address is believed as far as the one that reported it is a
+    trusted proxy."""
+    trusting = FailureLimiter(make_settings(trusted_proxies="10.0.0.0/8, fd00::/8"))
     assert trusting.address(peer, forwarded) == client
-    assert Refusals(make_settings()).address(peer, forwarded) == (peer or "local")
+    assert FailureLimiter(make_settings()).address(peer, forwarded) == (peer or "local")
 
 
-@pytest.mark.parametrize("form", ["{}:4711", "[2001:db8:0:{}::1]:443", '"[2001:db8:0:{}::1]"', "[::ffff:{}]:80"])
+@pytest.mark.parametrize(
+    "form", ["{}:4711", "[2001:db8:0:{}::1]:443", '"[2001:db8:0:{}::1]"', "[::ffff:{}]:80"]
+)
 async def test_clients_whose_proxy_names_their_port_are_told_apart(
     make_api: MakeApi, caplog: pytest.LogCaptureFixture, form: str
 ) -> None:
-    """Each client has an allowance of its own and is named in the audit log, whatever port it comes from."""
+    """Each client has an allowance of its own and is named in the audit log, whatever port it comes
+    from."""
     api = await make_api(auth_failures_per_minute=2, trusted_proxies="127.0.0.0/8")
     clients = ("192.0.2.1", "192.0.2.2") if form.startswith(("{", "[::")) else ("1", "2")
     for client in clients:
@@ -151,7 +168,9 @@ async def test_clients_whose_proxy_names_their_port_are_told_apart(
     assert told == [expected[0]] * 2 + [expected[1]] * 2
 
 
-def test_a_long_chain_of_proxies_costs_no_more_than_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_chain_of_proxies_costs_no_more_than_a_short_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """However many hops a field names, the last few are looked at."""
     looked_at: list[str] = []
     hop = refusals._hop
@@ -161,64 +180,75 @@ def test_a_long_chain_of_proxies_costs_no_more_than_a_short_one(monkeypatch: pyt
         return hop(element)
 
     monkeypatch.setattr(refusals, "_hop", counted)
-    trusting = Refusals(make_settings(trusted_proxies="10.0.0.0/8"))
+    trusting = FailureLimiter(make_settings(trusted_proxies="10.0.0.0/8"))
     assert trusting.address("10.0.0.1", ["192.0.2.1", ",".join(["10.0.0.2"] * 3_000)]) == "10.0.0.2"
     assert len(looked_at) <= 16
 
 
 def test_allowance_is_a_burst_and_a_rate() -> None:
-    """All of a minute's allowance can be spent at once; then it comes back evenly, and never grows beyond."""
+    """All of a minute's allowance can be spent at once; then it comes back evenly, and never grows
+    beyond."""
     clock = Clock()
-    allowance = Allowance(6, clock)
-    assert [allowance.spend("a") for _ in range(6)] == [0] * 6
-    assert allowance.spend("a") == pytest.approx(10)
-    assert allowance.spend("b") == 0
+    limiter = RateLimiter(6, clock)
+    assert [limiter.acquire("a") for _ in range(6)] == [0] * 6
+    assert limiter.acquire("a") == pytest.approx(10)
+    assert limiter.acquire("b") == 0
     clock.now += 9.9
-    assert allowance.spend("a") == pytest.approx(0.1)
+    assert limiter.acquire("a") == pytest.approx(0.1)
     clock.now += 0.2
-    assert [bool(allowance.spend("a")) for _ in range(2)] == [False, True]
+    assert [bool(limiter.acquire("a")) for _ in range(2)] == [False, True]
     clock.now += 3_600
-    assert [bool(allowance.spend("a")) for _ in range(7)] == [False] * 6 + [True]
+    assert [bool(limiter.acquire("a")) for _ in range(7)] == [False] * 6 + [True]
 
 
 def test_memory_for_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of too many addresses those that were silent longest are forgotten."""
     monkeypatch.setattr(refusals, "MOST_ADDRESSES", 3)
-    allowance = Allowance(1, Clock())
+    limiter = RateLimiter(1, Clock())
     for name in "abcda":
-        allowance.spend(name)
-    assert len(allowance) == 3
-    assert list(allowance._empty_at) == ["c", "d", "a"]
+        limiter.acquire(name)
+    assert len(limiter) == 3
+    assert list(limiter._empty_at) == ["c", "d", "a"]
 
 
 def test_addresses_of_one_site_count_together() -> None:
-    """In IPv6 a client has a whole network of addresses, which is one client; IPv4 in the form of IPv6 is IPv4."""
-    assert site("2001:db8:1:2::1") == site("2001:db8:1:2:ffff::9") != site("2001:db8:1:3::1")
-    assert site("::ffff:192.0.2.1") == site("192.0.2.1") == "192.0.2.1"
-    assert site("local") == "local"
-    assert ipaddress.ip_network(site("2001:db8:1:2::1")).prefixlen == 64
+    """In IPv6 a client has a whole network of addresses, which is one client; IPv4 in the form of
+    IPv6 is IPv4."""
+    assert (
+        client_network("2001:db8:1:2::1")
+        == client_network("2001:db8:1:2:ffff::9")
+        != client_network("2001:db8:1:3::1")
+    )
+    assert client_network("::ffff:192.0.2.1") == client_network("192.0.2.1") == "192.0.2.1"
+    assert client_network("local") == "local"
+    assert ipaddress.ip_network(client_network("2001:db8:1:2::1")).prefixlen == 64
 
 
 def test_wait_is_rounded_up() -> None:
     """Who comes back after the seconds that were told is heard."""
     clock = Clock()
-    slow = Refusals(make_settings(auth_failures_per_minute=7), clock)
+    slow = FailureLimiter(make_settings(auth_failures_per_minute=7), clock)
     for _ in range(7):
-        slow.refused(AuthenticationFailed(), "192.0.2.1", "/v0/config", sent=True)
-    error = slow.refused(AuthenticationFailed(), "192.0.2.1", "/v0/config", sent=True)
+        slow.record_failure(AuthenticationFailed(), "192.0.2.1", "/v0/config", sent=True)
+    error = slow.record_failure(AuthenticationFailed(), "192.0.2.1", "/v0/config", sent=True)
     assert isinstance(error, TooManyRequests)
     clock.now += error.details["retry_after_s"]
-    assert isinstance(slow.refused(AuthenticationFailed(), "192.0.2.1", "/", sent=True), AuthenticationFailed)
+    assert isinstance(
+        slow.record_failure(AuthenticationFailed(), "192.0.2.1", "/", sent=True),
+        AuthenticationFailed,
+    )
 
 
-@pytest.mark.parametrize("wrong", ["10.0.0.1/8", "proxy.example", "10.0.0.0/33", "*", "10.0.0.0/8;fd00::/8"])
+@pytest.mark.parametrize(
+    "wrong", ["10.0.0.1/8", "proxy.example", "10.0.0.0/33", "*", "10.0.0.0/8;fd00::/8"]
+)
 def test_unfit_networks_are_named(wrong: str) -> None:
     """What is no network stops the start."""
     with pytest.raises(SettingsError, match="CLUSTER_EVENTS_TRUSTED_PROXIES"):
         make_settings(trusted_proxies=wrong)
 
 
-# -- the audit log ----------------------------------------------------------------------------------------------------
+# -- the audit log ---------------------------------------------------------------------------------
 
 
 def token(key: str = JWT_SECRET, **claims: Any) -> str:
@@ -235,7 +265,11 @@ REASONS: dict[str, tuple[str | None, str, str | None]] = {
     "too long": ("Bearer " + token(exp=int(time.time()) + 10**6), "valid for too long", None),
     "another secret": ("Bearer " + token("x" * 64), "bad signature", None),
     "another secret, expired": ("Bearer " + token("x" * 64, exp=1), "bad signature", None),
-    "another algorithm": ("Bearer " + jwt.encode({"exp": 2**40}, "x" * 64, "HS512"), "valid for too long", None),
+    "another algorithm": (
+        "Bearer " + jwt.encode({"exp": 2**40}, "x" * 64, "HS512"),
+        "valid for too long",
+        None,
+    ),
     "mistyped key": ("Bearer apikey:12345678_x", "mistyped API key", None),
     "unknown key": ("Bearer " + mint("x", Role.READ, 0)[0], "unknown or revoked API key", "key:"),
 }
@@ -245,7 +279,8 @@ REASONS: dict[str, tuple[str | None, str, str | None]] = {
 async def test_refusals_are_logged_with_their_reason(
     api: Api, caplog: pytest.LogCaptureFixture, sent: str | None, why: str, who: str | None
 ) -> None:
-    """One line says why, from where, on which route, and who if that is sure; never more of a credential than its public id."""
+    """One line says why, from where, on which route, and who if that is sure; never more of a
+    credential than its public id."""
     await api.request("GET", "/v0/cluster/events/latest", {"Authorization": sent} if sent else {})
     lines = [vars(record) for record in caplog.records if record.name == "service.audit"]
     assert [(line["message"], line["why"], line["remote"], line["route"]) for line in lines] == [
@@ -276,10 +311,12 @@ async def test_log_is_not_flooded(make_api: MakeApi, caplog: pytest.LogCaptureFi
     assert 'cluster_events_auth_failures_total{code="401"} 3.0' in text
 
 
-# -- no authentication ------------------------------------------------------------------------------------------------
+# -- no authentication -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::", "example.com", "127.0.0.1.example.com"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "192.0.2.1", "::", "example.com", "127.0.0.1.example.com"]
+)
 def test_open_service_is_bound_to_loopback(host: str) -> None:
     """Without authentication, other addresses than loopback are refused, unless that is forced."""
     with pytest.raises(SettingsError, match="CLUSTER_EVENTS_AUTH"):
@@ -295,7 +332,8 @@ def test_loopback_may_be_open(host: str) -> None:
 
 @pytest.mark.parametrize("poll_path", ["on", "off"])
 async def test_open_service_says_so(make_api: MakeApi, poll_path: str) -> None:
-    """Each reply of a service without authentication says that there is none, once; with authentication none does."""
+    """Each reply of a service without authentication says that there is none, once; with
+    authentication none does."""
     api = await make_api(auth="none", poll_path=poll_path)
     guarded = await make_api(poll_path=poll_path)
     for path in (
@@ -321,19 +359,20 @@ async def test_open_service_says_so(make_api: MakeApi, poll_path: str) -> None:
                 pass
 
 
-# -- request bodies -----------------------------------------------------------------------------------------------------
+# -- request bodies --------------------------------------------------------------------------------
 
 
 async def test_bodies_that_are_held_short_are_bounded(api: Api) -> None:
-    """Bodies that clients hold short of complete share one amount of memory; then others get 503, until it is free again."""
+    """Bodies that clients hold short of complete share one amount of memory; then others get 503,
+    until it is free again."""
     body = orjson.dumps({f"{name}_status": "Healthy" for name in ALL_GOOD}) + b" " * 10_000
-    api.state.bodies.limit = 3 * len(body)
+    api.context.bodies.limit = 3 * len(body)
     fields = (f"Authorization: Bearer {TOKEN.decode()}", f"Content-Length: {len(body)}")
     async with AsyncExitStack() as stack:
         held = [await stack.enter_async_context(await connected(api.port)) for _ in range(3)]
         for line in held:
             line.send(head("POST", "/v0/cluster/events", *fields) + body[:-1])
-        while api.state.bodies.used < 3 * (len(body) - 1):
+        while api.context.bodies.used < 3 * (len(body) - 1):
             await asyncio.sleep(0.005)
         answer = await api.request("POST", "/v0/cluster/events", WRITE, data=body)
         assert (answer.status, answer.json["error_code"]) == (503, "ServerBusy")
@@ -342,5 +381,5 @@ async def test_bodies_that_are_held_short_are_bounded(api: Api) -> None:
         for line in held:
             line.send(body[-1:])
             assert (await line.reply()).status == 201
-    assert api.state.bodies.used == 0
+    assert api.context.bodies.used == 0
     assert (await api.request("POST", "/v0/cluster/events", WRITE, data=body)).status == 201

@@ -11,17 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
 
-from service.api import answers, listing
+from service.api.handlers import event_query as listing
+from service.api.responses import cache as answers
 from service.events import Observation, Status, rfc3339, uuid7
-from service.store import Appended, Entry
+from service.replica.event_filter import EventFilter, Selection
+from service.store import AppendResult, Entry
 from tests.conftest import ALL_GOOD, BAD, GOOD, ONE_BAD, Api, Got
 
 LIST = "/v0/cluster/events"
 
 
-async def record(api: Api, count: int) -> list[Appended]:
+async def record(api: Api, count: int) -> list[AppendResult]:
     """Events, oldest first: every third has the compiler broken."""
-    events = [await api.store.append(ONE_BAD if number % 3 == 2 else ALL_GOOD) for number in range(count)]
+    events = [
+        await api.store.append(ONE_BAD if number % 3 == 2 else ALL_GOOD) for number in range(count)
+    ]
     await api.settle()
     return events
 
@@ -34,10 +38,13 @@ async def ids(api: Api, query: str) -> list[str]:
 
 
 async def test_without_parameters_it_is_the_plain_list(api: Api) -> None:
-    """All events, newest first; parameters that are not the list's change nothing, not even the entity tag."""
+    """All events, newest first; parameters that are not the list's change nothing, not even the
+    entity tag."""
     events = await record(api, 5)
     plain = await api.get(LIST)
-    assert [event["id"] for event in plain.json] == [appended.event.id for appended in reversed(events)]
+    assert [event["id"] for event in plain.json] == [
+        appended.event.id for appended in reversed(events)
+    ]
     other = await api.get(f"{LIST}?whatever=1")
     assert (other.body, other.headers["ETag"]) == (plain.body, plain.headers["ETag"])
     assert "Link" not in plain.headers
@@ -56,7 +63,9 @@ async def test_pages_cover_everything_once(api: Api, selector: str) -> None:
         pages += 1
         await api.store.append(ALL_GOOD)
         await api.settle()
-    assert [event["id"] for event in collected] == [appended.event.id for appended in reversed(events)]
+    assert [event["id"] for event in collected] == [
+        appended.event.id for appended in reversed(events)
+    ]
     assert pages == 3
     assert all(("api_self_info" in event) == (selector == "all") for event in collected)
 
@@ -174,11 +183,15 @@ async def test_bad_parameters_are_named(api: Api, query: str, param: str) -> Non
         ("status=" + ",".join(["Unhealthy"] * 235), "status=Unhealthy"),
         ("status=" + ",".join(["Unhealthy", "Healthy"] * 120), "status=Unhealthy,Healthy"),
         ("service=api&status=" + ",".join(["Healthy"] * 235), "service=api&status=Healthy"),
-        ("selector=all&limit=5&status=" + ",".join(["Healthy"] * 235), "selector=all&limit=5&status=Healthy"),
+        (
+            "selector=all&limit=5&status=" + ",".join(["Healthy"] * 235),
+            "selector=all&limit=5&status=Healthy",
+        ),
     ],
 )
 async def test_a_status_named_again_costs_nothing(many: str, once: str) -> None:
-    """The filter is the very one that names each status once; so are its work, and the link to its next page."""
+    """The filter is the very one that names each status once; so are its work, and the link to its
+    next page."""
     wanted = listing.parse(MultiDict(parse_qsl(many)))
     assert wanted is not None
     assert wanted == listing.parse(MultiDict(parse_qsl(once)))
@@ -186,8 +199,12 @@ async def test_a_status_named_again_costs_nothing(many: str, once: str) -> None:
 
 
 def test_the_order_of_statuses_means_nothing() -> None:
-    """Two spellings of one wish select by the same patterns: a stream makes its frames once for both."""
-    one, other = (listing.parse_stream(MultiDict(status=text)) for text in ("Healthy,Unhealthy", "Unhealthy,Healthy"))
+    """Two spellings of one wish select by the same patterns: a stream makes its frames once for
+    both."""
+    one, other = (
+        listing.parse_stream(MultiDict(status=text))
+        for text in ("Healthy,Unhealthy", "Unhealthy,Healthy")
+    )
     assert one == other
     assert hash(one) == hash(other)
 
@@ -211,12 +228,16 @@ class Counted(Sequence[Entry]):
         return self.entries[index]
 
 
-@pytest.mark.parametrize("query", ["before={id}&limit=5", "since={time}&until={time}", "until={time}&limit=5"])
+@pytest.mark.parametrize(
+    "query", ["before={id}&limit=5", "since={time}&until={time}", "until={time}&limit=5"]
+)
 async def test_a_page_is_found_without_reading_what_is_newer(query: str) -> None:
     """However many events are retained, a page looks at a few of them beyond its own."""
     entries = [Entry(uuid7(us), us, b"{}") for us in range(100_000, 0, -1)]
     middle = entries[50_000]
-    wanted = listing.parse(MultiDict(parse_qsl(query.format(id=middle.id, time=rfc3339(middle.recorded_at)))))
+    wanted = listing.parse(
+        MultiDict(parse_qsl(query.format(id=middle.id, time=rfc3339(middle.recorded_at))))
+    )
     assert wanted is not None
     counted = Counted(entries)
     page, _ = await wanted.apply(counted, middle if wanted.before else None)
@@ -233,7 +254,7 @@ async def test_a_long_search_lets_others_in() -> None:
             turns.append(None)
             await asyncio.sleep(0)
 
-    wanted = listing.Filter(listing.Selection(patterns=(b"nothing",)))
+    wanted = EventFilter(Selection(patterns=(b"nothing",)))
     task = asyncio.create_task(others())
     assert await wanted.apply([Entry("", 0, b"{}")] * 20_000, None) == ([], False)
     task.cancel()
@@ -248,15 +269,23 @@ async def test_a_long_search_lets_others_in() -> None:
     st.booleans(),
 )
 def test_a_page_is_what_a_plain_reading_gives(
-    rows: list[tuple[int, bool]], place: int, window: tuple[int | None, int | None], limit: int, only_good: bool
+    rows: list[tuple[int, bool]],
+    place: int,
+    window: tuple[int | None, int | None],
+    limit: int,
+    only_good: bool,
 ) -> None:
-    """Bisection finds what looking at every event finds, also between events of the same microsecond."""
+    """Bisection finds what looking at every event finds, also between events of the same
+    microsecond."""
     since, until = window
-    entries = [Entry(f"{number:02}", us, b"good" if good else b"bad") for number, (us, good) in enumerate(rows)]
+    entries = [
+        Entry(f"{number:02}", us, b"good" if good else b"bad")
+        for number, (us, good) in enumerate(rows)
+    ]
     entries.sort(key=lambda entry: (entry.recorded_at, entry.id), reverse=True)
     before = entries[place] if place < len(entries) else None
     patterns = (b"good",) if only_good else ()
-    wanted = listing.Filter(listing.Selection(patterns=patterns), limit, None, since, until)
+    wanted = EventFilter(Selection(patterns=patterns), limit, None, since, until)
     expected = [
         entry
         for entry in entries
@@ -269,7 +298,8 @@ def test_a_page_is_what_a_plain_reading_gives(
 
 
 async def test_services_that_are_configured_no_more_can_be_asked_for(make_api: Any) -> None:
-    """Events speak of the services of their time: each of them can be filtered by; one that never was selects nothing."""
+    """Events speak of the services of their time: each of them can be filtered by; one that never
+    was selects nothing."""
     former: Api = await make_api(services="database")
     event = await former.store.append({"database": BAD})
     api: Api = await make_api()
@@ -280,7 +310,7 @@ async def test_services_that_are_configured_no_more_can_be_asked_for(make_api: A
     assert await ids(api, "service=unheard_of&status=Unhealthy") == []
 
 
-# -- how much a page has ----------------------------------------------------------------------------------------------
+# -- how much a page has ---------------------------------------------------------------------------
 
 LONG = {name: Observation(Status.HEALTHY, "x" * 8_000, "y" * 8_000) for name in ALL_GOOD}
 """An event of 48 KB."""
@@ -301,15 +331,19 @@ async def followed(api: Api, path: str) -> list[Got]:
     "query", ["selector=all", "selector=all&limit=1000", "selector=all&since=2020-01-01T00:00:00Z"]
 )
 async def test_a_page_has_a_hundred_full_events_at_most(api: Api, query: str) -> None:
-    """More are on the pages that follow; without `limit` it is a first page as well. No event is missing or twice."""
+    """More are on the pages that follow; without `limit` it is a first page as well. No event is
+    missing or twice."""
     events = await record(api, 130)
     pages = await followed(api, f"{LIST}?{query}")
     assert [len(page.json) for page in pages] == [100, 30]
-    assert [event["id"] for page in pages for event in page.json] == [done.event.id for done in reversed(events)]
+    assert [event["id"] for page in pages for event in page.json] == [
+        done.event.id for done in reversed(events)
+    ]
 
 
 async def test_a_page_is_bounded_in_bytes(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page ends before it has too many bytes, whatever its limit, and has one event at the least."""
+    """A page ends before it has too many bytes, whatever its limit, and has one event at the
+    least."""
     monkeypatch.setattr(answers, "PAGE_BYTES", 200_000)
     api: Api = await make_api(events_memory=0)
     recorded = [await api.store.append(LONG) for _ in range(11)]
@@ -317,7 +351,9 @@ async def test_a_page_is_bounded_in_bytes(make_api: Any, monkeypatch: pytest.Mon
     pages = await followed(api, f"{LIST}?selector=all&limit=10")
     assert [len(page.json) for page in pages] == [4, 4, 3]
     assert all(len(page.body) <= 200_000 for page in pages)
-    assert [event["id"] for page in pages for event in page.json] == [done.event.id for done in reversed(recorded)]
+    assert [event["id"] for page in pages for event in page.json] == [
+        done.event.id for done in reversed(recorded)
+    ]
     monkeypatch.setattr(answers, "PAGE_BYTES", 10)
     assert [len(page.json) for page in await followed(api, f"{LIST}?selector=all")] == [1] * 11
     assert [len(page.json) for page in await followed(api, f"{LIST}?limit=3")] == [1] * 11
@@ -334,7 +370,8 @@ async def test_the_longest_pages_have_four_mebibytes(api: Api) -> None:
 
 
 async def test_the_whole_list_stays_whole(make_api: Any) -> None:
-    """Without parameters, or with `selector=status` alone, all events are on one page, however many are retained."""
+    """Without parameters, or with `selector=status` alone, all events are on one page, however many
+    are retained."""
     api: Api = await make_api(retention_events=1_200)
     for _ in range(1_100):
         await api.store.append(ALL_GOOD)
@@ -342,8 +379,14 @@ async def test_the_whole_list_stays_whole(make_api: Any) -> None:
     whole = await api.get(LIST)
     assert len(whole.json) == 1_100
     named = await api.get(f"{LIST}?selector=status")
-    assert (named.body, named.headers["ETag"], "Link" in named.headers) == (whole.body, whole.headers["ETag"], False)
-    assert [len(page.json) for page in await followed(api, f"{LIST}?since=2020-01-01T00:00:00Z")] == [1_000, 100]
+    assert (named.body, named.headers["ETag"], "Link" in named.headers) == (
+        whole.body,
+        whole.headers["ETag"],
+        False,
+    )
+    assert [
+        len(page.json) for page in await followed(api, f"{LIST}?since=2020-01-01T00:00:00Z")
+    ] == [1_000, 100]
 
 
 async def test_full_events_beyond_the_memory_are_served(make_api: object) -> None:

@@ -12,11 +12,11 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.front import Deadlines
-from service.api.health import metrics_of, state_of
+from service.api.handlers.health import metrics_fingerprint, render_metrics
+from service.api.poll_path.connection import Deadlines
 from service.api.server import serving_metrics
-from service.api.siblings import Siblings, merge
-from service.observability import Exposition, Metrics
+from service.api.worker_metrics import WorkerMetrics, merge
+from service.metrics import Exposition, Metrics
 from service.sockets import listen
 from tests.api.raw import connected, head
 from tests.conftest import ALL_GOOD, ONE_BAD, WRITE, Api
@@ -26,8 +26,10 @@ DEADLINES = Deadlines(head=0.3, idle=0.3, sweep=0.05)
 
 def stop_the_clock(api: Api) -> None:
     """Stops the clock by which metrics are kept; the rest of the process has its time."""
-    state = api.state
-    state.exposition = Exposition(partial(metrics_of, state), partial(state_of, state), monotonic=lambda: 0.0)
+    state = api.context
+    state.exposition = Exposition(
+        partial(render_metrics, state), partial(metrics_fingerprint, state), monotonic=lambda: 0.0
+    )
 
 
 async def page(api: Api) -> str:
@@ -43,7 +45,7 @@ def value(text: str, name: str) -> float:
     return float(found)
 
 
-# -- kept for a second, but true --------------------------------------------------------------------------------------
+# -- kept for a second, but true -------------------------------------------------------------------
 
 
 async def test_metrics_are_rendered_once_a_second(api: Api) -> None:
@@ -90,12 +92,12 @@ async def test_metrics_show_staleness_at_once(api: Api) -> None:
     await api.settle()
     stop_the_clock(api)
     assert value(await page(api), "snapshot_age_seconds") < 60
-    monotonic = api.state.replica.monotonic
-    api.state.replica.monotonic = lambda: monotonic() + 3_600.0
+    monotonic = api.context.replica.monotonic
+    api.context.replica.monotonic = lambda: monotonic() + 3_600.0
     assert value(await page(api), "check_age_seconds") > 3_000
 
 
-# -- several workers --------------------------------------------------------------------------------------------------
+# -- several workers -------------------------------------------------------------------------------
 
 
 def test_merged_metrics_are_those_of_every_worker() -> None:
@@ -109,7 +111,9 @@ def test_merged_metrics_are_those_of_every_worker() -> None:
         texts[worker] = generate_latest(metrics.registry)
     merged = samples(merge(texts).decode())
     for worker, text in texts.items():
-        assert {labels for labels in merged if f"worker={worker}" in labels[1]} == set(samples(text.decode(), worker))
+        assert {labels for labels in merged if f"worker={worker}" in labels[1]} == set(
+            samples(text.decode(), worker)
+        )
         for key, number in samples(text.decode(), worker).items():
             assert merged[key] == number
     assert len(merged) == sum(len(samples(text.decode())) for text in texts.values())
@@ -120,7 +124,10 @@ def samples(text: str, worker: int | None = None) -> dict[tuple[str, frozenset[s
     """Samples by name and labels, with one label more."""
     more = [] if worker is None else [f"worker={worker}"]
     return {
-        (sample.name, frozenset([*(f"{name}={label}" for name, label in sample.labels.items()), *more])): sample.value
+        (
+            sample.name,
+            frozenset([*(f"{name}={label}" for name, label in sample.labels.items()), *more]),
+        ): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -131,7 +138,7 @@ class Worker:
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.state = 0
+        self.context = 0
         self.rendered = 0
         self.exposition: Any = None
         self.changed: Any = None
@@ -139,7 +146,7 @@ class Worker:
     async def render(self) -> bytes:
         """One sample, and one long enough for several reads."""
         self.rendered += 1
-        return f'# HELP s S.\n# TYPE s gauge\ns{{pad="{"x" * 300_000}"}} {self.state}\n'.encode()
+        return f'# HELP s S.\n# TYPE s gauge\ns{{pad="{"x" * 300_000}"}} {self.context}\n'.encode()
 
     async def seen(self) -> dict[str, str]:
         """What a client gets from this worker: the state of each."""
@@ -151,10 +158,11 @@ class Worker:
 async def workers(count: int, joined: int) -> AsyncIterator[list[Worker]]:
     """The first workers of so many."""
     async with AsyncExitStack() as stack:
-        siblings = stack.enter_context(closing(Siblings(count, timeout=30.0)))
+        worker_metrics = stack.enter_context(closing(WorkerMetrics(count, timeout=30.0)))
         made = [Worker(index) for index in range(joined)]
         for worker in made:
-            joining = siblings.join(worker.index, worker.render, lambda worker=worker: worker.state)  # type: ignore[misc]
+            fingerprint = partial(getattr, worker, "context")
+            joining = worker_metrics.serve(worker.index, worker.render, fingerprint)
             worker.exposition, worker.changed = await stack.enter_async_context(joining)
         yield made
 
@@ -172,7 +180,7 @@ async def test_a_change_of_a_sibling_shows_at_once() -> None:
     """A worker that was asked a moment ago asks again when a sibling's state has changed."""
     async with workers(2, 2) as (zero, one):
         assert await zero.seen() == {"0": "0", "1": "0"}
-        one.state = 7
+        one.context = 7
         one.changed()
         assert await zero.seen() == {"0": "0", "1": "7"}
 
@@ -180,17 +188,23 @@ async def test_a_change_of_a_sibling_shows_at_once() -> None:
 async def test_a_sibling_that_does_not_answer_is_left_out() -> None:
     """A worker that does not run is left out, and is there again once it has joined."""
     zero, one = Worker(0), Worker(1)
-    with closing(Siblings(2, timeout=0.02)) as siblings:
-        async with siblings.join(0, zero.render, lambda: zero.state) as (zero.exposition, zero.changed):
+    with closing(WorkerMetrics(2, timeout=0.02)) as worker_metrics:
+        async with worker_metrics.serve(0, zero.render, lambda: zero.context) as (
+            zero.exposition,
+            zero.changed,
+        ):
             for _ in range(20):  # More than its inbox takes.
                 zero.changed()
                 assert await zero.seen() == {"0": "0"}
-            siblings.timeout = 30.0
-            async with siblings.join(1, one.render, lambda: one.state) as (one.exposition, one.changed):
+            worker_metrics.timeout = 30.0
+            async with worker_metrics.serve(1, one.render, lambda: one.context) as (
+                one.exposition,
+                one.changed,
+            ):
                 assert await zero.seen() == {"0": "0", "1": "0"}
 
 
-# -- a port of their own ----------------------------------------------------------------------------------------------
+# -- a port of their own ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -198,7 +212,7 @@ async def metrics_port(make_api: Callable[..., Any]) -> AsyncIterator[tuple[Api,
     """An API process with `METRICS_PORT`, and that port."""
     api: Api = await make_api(metrics_port="0")
     sock = listen("127.0.0.1", 0)
-    async with serving_metrics(api.state, sock, DEADLINES):
+    async with serving_metrics(api.context, sock, DEADLINES):
         yield api, sock.getsockname()[1]
 
 
@@ -225,7 +239,11 @@ async def test_the_api_has_no_metrics_where_they_have_a_port(metrics_port: tuple
         (head("OPTIONS", "*"), 405, "MethodNotAllowed"),
         (b"nonsense\r\n\r\n", 400, "BadMessage"),
         (head("GET", "/metrics", "Content-Length: 2000") + b"x" * 2_000, 413, "PayloadTooLarge"),
-        (head("GET", "/metrics", *(f"X-{number}: {'x' * 8_000}" for number in range(5))), 431, "HeadersTooLarge"),
+        (
+            head("GET", "/metrics", *(f"X-{number}: {'x' * 8_000}" for number in range(5))),
+            431,
+            "HeadersTooLarge",
+        ),
     ],
     ids=lambda value: value[:30].decode() if isinstance(value, bytes) else str(value),
 )
@@ -253,8 +271,12 @@ async def test_head_on_the_port_of_the_metrics(metrics_port: tuple[Api, int]) ->
         assert (await line.reply()).headers["Allow"] == "GET, HEAD"
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /metr", head("GET", "/metrics")], ids=["nothing", "part", "whole"])
-async def test_deadlines_on_the_port_of_the_metrics(metrics_port: tuple[Api, int], sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /metr", head("GET", "/metrics")], ids=["nothing", "part", "whole"]
+)
+async def test_deadlines_on_the_port_of_the_metrics(
+    metrics_port: tuple[Api, int], sent: bytes
+) -> None:
     """A connection that sends nothing, an unfinished head, or no further request is closed."""
     async with await connected(metrics_port[1]) as line:
         line.send(sent)
@@ -267,14 +289,16 @@ async def test_connections_of_both_ports_are_counted(make_api: Callable[..., Any
     """The gauge of open connections counts those of the API and of the metrics together."""
     patient = Deadlines(head=60, idle=60, sweep=0.02)
     api: Api = await make_api(deadlines=patient, metrics_port="0")
-    gauge = partial(api.state.metrics.registry.get_sample_value, "cluster_events_http_connections")
+    gauge = partial(
+        api.context.metrics.registry.get_sample_value, "cluster_events_http_connections"
+    )
 
     async def counted(number: int) -> None:
         while gauge() != number:
             await asyncio.sleep(0.01)
 
     sock = listen("127.0.0.1", 0)
-    async with serving_metrics(api.state, sock, patient):
+    async with serving_metrics(api.context, sock, patient):
         with socket.create_connection((api.host, api.port)):
             with socket.create_connection(sock.getsockname()):
                 await counted(2)

@@ -1,4 +1,5 @@
-"""The description is valid OpenAPI 3.1, and true: it has every route, and every answer is as it says."""
+"""The description is valid OpenAPI 3.1, and true: it has every route, and every answer is as it
+says."""
 
 import re
 from typing import Any
@@ -8,8 +9,8 @@ from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from service.api.app import ROUTES
-from service.api.endpoint import FIELD_LIMIT, FIELDS, HEADERS_LIMIT, TARGET_LIMIT
-from service.api.openapi import document
+from service.api.docs.openapi import document
+from service.api.http.limits import FIELD_LIMIT, FIELDS, HEADERS_LIMIT, TARGET_LIMIT
 from service.auth import Role, mint
 from service.events import Selector
 from tests.conftest import ALL_GOOD, READ, WRITE, Api
@@ -26,7 +27,11 @@ def test_it_is_valid() -> None:
 
 def test_it_has_every_route_and_no_other() -> None:
     """A route that is not described, or a description without a route, is a mistake."""
-    described = {(method.upper(), path) for path, item in document(SERVICES)["paths"].items() for method in item}
+    described = {
+        (method.upper(), path)
+        for path, item in document(SERVICES)["paths"].items()
+        for method in item
+    }
     assert described == {(route.method, route.path) for route in ROUTES}
 
 
@@ -34,11 +39,14 @@ def test_it_says_which_routes_are_open_to_all() -> None:
     """A route without a role is described without a credential, and the other way round."""
     paths = document(SERVICES)["paths"]
     for route in ROUTES:
-        assert (paths[route.path][route.method.lower()].get("security") == []) == (route.role is None), route.path
+        assert (paths[route.path][route.method.lower()].get("security") == []) == (
+            route.role is None
+        ), route.path
 
 
 def test_every_route_says_what_is_too_long() -> None:
-    """The limits of a request's head hold on every route, and the description names their figures."""
+    """The limits of a request's head hold on every route, and the description names their
+    figures."""
     described = document(SERVICES)
     for item in described["paths"].values():
         for operation in item.values():
@@ -77,7 +85,12 @@ def test_fields_follow_the_services() -> None:
         ("GET", "/v0/cluster_healthz", None, 200),
         ("GET", "/v0/config", None, 200),
         ("POST", "/v0/api_keys", {"name": "agents"}, 201),
-        ("POST", "/v0/api_keys", {"name": "agents", "role": "write", "expires_at": "2999-01-01T00:00:00Z"}, 201),
+        (
+            "POST",
+            "/v0/api_keys",
+            {"name": "agents", "role": "write", "expires_at": "2999-01-01T00:00:00Z"},
+            201,
+        ),
         ("POST", "/v0/api_keys", {"name": "there already"}, 400),
         ("POST", "/v0/api_keys", {"name": "there"}, 409),
         ("GET", "/v0/api_keys", None, 200),
@@ -90,13 +103,17 @@ def test_fields_follow_the_services() -> None:
         ("GET", "/openapi.json", None, 200),
     ],
 )
-async def test_answers_are_as_described(api: Api, method: str, path: str, body: Any, status: int) -> None:
+async def test_answers_are_as_described(
+    api: Api, method: str, path: str, body: Any, status: int
+) -> None:
     """The status is described for the route, and the body fits the schema of that status."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     await api.store.create_api_key(mint("there", Role.READ, 0)[1])
     if body is ALL_GOOD:
         body = {f"{name}_status": seen.status for name, seen in ALL_GOOD.items()}
-    got = await api.request(method, path, WRITE if method != "GET" or "api_keys" in path else READ, json=body)
+    got = await api.request(
+        method, path, WRITE if method != "GET" or "api_keys" in path else READ, json=body
+    )
     assert got.status == status
     described = document(SERVICES)
     template = re.sub(r"/events/[^?]+", "/events/{event_id}", path.partition("?")[0])
@@ -111,7 +128,11 @@ async def test_answers_are_as_described(api: Api, method: str, path: str, body: 
 
 async def test_every_header_of_an_event_is_described(api: Api) -> None:
     """What an answer says in its own header fields is in the description."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     got = await api.get(f"/v0/cluster/events/latest?selector={Selector.ALL}")
-    described = document(SERVICES)["paths"]["/v0/cluster/events/{event_id}"]["get"]["responses"]["200"]["headers"]
-    assert {name for name in got.headers if name.startswith("Cluster-") or name == "ETag"} <= set(described)
+    described = document(SERVICES)["paths"]["/v0/cluster/events/{event_id}"]["get"]["responses"][
+        "200"
+    ]["headers"]
+    assert {name for name in got.headers if name.startswith("Cluster-") or name == "ETag"} <= set(
+        described
+    )

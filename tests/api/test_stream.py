@@ -10,12 +10,12 @@ import aiohttp
 import orjson
 import pytest
 
-from service.api import stream
-from service.api.front import Deadlines
-from service.api.listing import Selection, position
-from service.api.stream import newer_than
+from service.api.live import event_stream as stream
+from service.api.live.event_stream import newer_than
+from service.api.poll_path.connection import Deadlines
 from service.auth import Role
 from service.events import Selector
+from service.replica.event_filter import Selection, position
 from service.store import Entry
 from tests.api.raw import connected, head
 from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api, bearer, make_settings, make_token
@@ -89,12 +89,16 @@ class Client:
 
 async def record(api: Api, count: int) -> list[str]:
     """Events from another writer; their ids, oldest first."""
-    return [(await api.store.append(ONE_BAD if number % 2 else ALL_GOOD)).event.id for number in range(count)]
+    return [
+        (await api.store.append(ONE_BAD if number % 2 else ALL_GOOD)).event.id
+        for number in range(count)
+    ]
 
 
 @pytest.mark.parametrize("selector", ["status", "all"])
 async def test_events_come_as_they_are_recorded(api: Api, selector: str) -> None:
-    """Each event comes once, in order, with its id and its data under the selector; what was before does not."""
+    """Each event comes once, in order, with its id and its data under the selector; what was before
+    does not."""
     await record(api, 2)
     await api.settle()
     async with listening(api, f"?selector={selector}") as listener:
@@ -114,7 +118,8 @@ async def test_a_stream_begun_before_the_first_event_gets_it(api: Api) -> None:
 
 
 async def test_last_event_id_replays_what_was_missed(api: Api) -> None:
-    """A client that comes back, in whatever spelling of the id, gets what it does not have, then goes on."""
+    """A client that comes back, in whatever spelling of the id, gets what it does not have, then
+    goes on."""
     ids = await record(api, 5)
     await api.settle()
     async with listening(api, last=ids[1].upper()) as listener:
@@ -125,7 +130,8 @@ async def test_last_event_id_replays_what_was_missed(api: Api) -> None:
 
 @pytest.mark.parametrize("last", ["01940000-0000-7000-8000-000000000000", "nonsense"])
 async def test_a_lost_place_is_told(api: Api, last: str) -> None:
-    """Where the last event is no longer retained, `reset` says so, and all that is retained follows."""
+    """Where the last event is no longer retained, `reset` says so, and all that is retained
+    follows."""
     ids = await record(api, 3)
     await api.settle()
     async with listening(api, last=last) as listener:
@@ -167,7 +173,7 @@ async def test_signs_of_life(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_draining_ends_streams(api: Api) -> None:
     """A process that is to stop ends its streams with a time to come back."""
     async with listening(api) as one, listening(api) as other:
-        await api.state.drain()
+        await api.context.drain()
         for listener in (one, other):
             with pytest.raises(EOFError):
                 await listener.next()
@@ -177,21 +183,24 @@ async def test_draining_ends_streams(api: Api) -> None:
 async def test_a_client_that_goes_is_forgotten(api: Api) -> None:
     """Nothing is kept of a watcher whose connection has ended."""
     async with listening(api):
-        assert len(api.state.watchers) == 1
+        assert len(api.context.watchers) == 1
     async with asyncio.timeout(2):
-        while len(api.state.watchers):
+        while len(api.context.watchers):
             await asyncio.sleep(0.01)
 
 
 async def test_a_slow_client_is_bounded_and_slows_nobody(make_api: Callable[..., Any]) -> None:
-    """Who does not read holds no more than a connection's buffer; when it reads on, it gets everything or a `reset`."""
+    """Who does not read holds no more than a connection's buffer; when it reads on, it gets
+    everything or a `reset`."""
     api: Api = await make_api(retention_events=50)
-    big = {name: type(seen)(seen.status, "x" * 8_000, "y" * 8_000) for name, seen in ALL_GOOD.items()}
+    big = {
+        name: type(seen)(seen.status, "x" * 8_000, "y" * 8_000) for name, seen in ALL_GOOD.items()
+    }
     slow, writer = await asyncio.open_connection(api.host, api.port, limit=2_048)
     fields = "".join(f"{name}: {value}\r\n" for name, value in ACCEPT.items())
     writer.write(f"GET {LIST}?selector=all HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
     await slow.readline()
-    (connection,) = api.front.connections
+    (connection,) = api.poll_server.connections
     async with listening(api, "?selector=all") as quick:
         ids = []
         for _ in range(300):
@@ -207,7 +216,9 @@ async def test_a_slow_client_is_bounded_and_slows_nobody(make_api: Callable[...,
     got = [line[4:].decode() for line in received.splitlines() if line.startswith(b"id: ")]
     assert received.count(b"event: reset") == 1
     after = [
-        line[4:].decode() for line in received[received.index(b"event: reset") :].splitlines() if line[:4] == b"id: "
+        line[4:].decode()
+        for line in received[received.index(b"event: reset") :].splitlines()
+        if line[:4] == b"id: "
     ]
     assert after == ids[-50:]
     before = got[: len(got) - len(after)]
@@ -229,23 +240,29 @@ PREFER_JSON = [
 @pytest.mark.parametrize("accept", PREFER_JSON)
 async def test_the_list_is_given_to_others(api: Api, accept: str) -> None:
     """Only a client that prefers a stream gets one; the poll path agrees."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     for _ in range(4):
         got = await api.get(LIST, {"Accept": accept})
         assert (got.headers["Content-Type"], len(got.json)) == ("application/json", 1)
-    assert len(api.front.memo) == 1
+    assert len(api.poll_server.memo) == 1
 
 
 @pytest.mark.parametrize(
-    "lines", [["text/event-stream"], ["application/json;q=0.5", "TEXT/*"], ["*/*;q=0.1, text/event-stream"]]
+    "lines",
+    [["text/event-stream"], ["application/json;q=0.5", "TEXT/*"], ["*/*;q=0.1, text/event-stream"]],
 )
 async def test_a_client_that_prefers_a_stream_gets_one(api: Api, lines: list[str]) -> None:
     """By weight and specificity, over all `Accept` lines, as often as it asks."""
     for _ in range(3):
         async with await connected(api.port) as line:
-            fields = [f"Authorization: {READ['Authorization']}", *(f"Accept: {value}" for value in lines)]
+            fields = [
+                f"Authorization: {READ['Authorization']}",
+                *(f"Accept: {value}" for value in lines),
+            ]
             line.send(head("GET", LIST, *fields))
-            assert b"\r\nContent-Type: text/event-stream\r\n" in await line.reader.readuntil(b"\r\n\r\n")
+            assert b"\r\nContent-Type: text/event-stream\r\n" in await line.reader.readuntil(
+                b"\r\n\r\n"
+            )
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
@@ -266,38 +283,53 @@ async def test_a_client_that_prefers_a_stream_gets_one(api: Api, lines: list[str
 async def test_every_response_that_could_be_another_says_so(
     api: Api, accept: str, query: str, more: dict[str, str], status: int
 ) -> None:
-    """What is kept of a response under this URL, errors and 304s included, is kept for its `Accept` only."""
-    await api.state.replica.append(ALL_GOOD)
+    """What is kept of a response under this URL, errors and 304s included, is kept for its `Accept`
+    only."""
+    await api.context.replica.append(ALL_GOOD)
     for method in ("GET", "HEAD"):
         for _ in range(3):
             async with api.client.request(
                 method, api.url + LIST + query, headers=READ | {"Accept": accept} | more
             ) as got:
-                if method == "GET" and accept == "text/event-stream" and (query, status) != ("", 401):
+                if (
+                    method == "GET"
+                    and accept == "text/event-stream"
+                    and (query, status) != ("", 401)
+                ):
                     assert got.status == (400 if "limit" in query or "before" in query else 200)
                 else:
                     assert got.status == status
-                assert "Accept" in [name.strip() for line in got.headers.getall("Vary") for name in line.split(",")]
+                assert "Accept" in [
+                    name.strip() for line in got.headers.getall("Vary") for name in line.split(",")
+                ]
 
 
-async def test_the_list_says_so_without_store_and_without_monitoring(make_api: Callable[..., Any]) -> None:
-    """Also where nothing can be said of the events, and where there is a page of another origin that asks."""
+async def test_the_list_says_so_without_store_and_without_monitoring(
+    make_api: Callable[..., Any],
+) -> None:
+    """Also where nothing can be said of the events, and where there is a page of another origin
+    that asks."""
     off: Api = await make_api(monitoring="off")
     got = await off.get(LIST)
     assert (got.status, got.headers["Vary"]) == (501, "Accept")
-    away: Api = await make_api(redis_url="redis://127.0.0.1:1", cors_origins="https://status.example")
+    away: Api = await make_api(
+        redis_url="redis://127.0.0.1:1", cors_origins="https://status.example"
+    )
     got = await away.get(LIST, {"Origin": "https://status.example"})
     assert (got.status, got.headers.getall("Vary")) == (503, ["Accept", "Origin"])  # type: ignore[attr-defined]
 
 
-# -- what a stream has ------------------------------------------------------------------------------------------------
+# -- what a stream has -----------------------------------------------------------------------------
 
 BAD_ONLY = "?service=compiler&status=Unhealthy"
 
 
-@pytest.mark.parametrize("query", [BAD_ONLY, "?status=Unhealthy,Unhealthy", BAD_ONLY + "&selector=all"])
+@pytest.mark.parametrize(
+    "query", [BAD_ONLY, "?status=Unhealthy,Unhealthy", BAD_ONLY + "&selector=all"]
+)
 async def test_only_selected_events_come(api: Api, query: str) -> None:
-    """A stream honours the filters of the list: what has been selected so far, what is missed, and what comes."""
+    """A stream honours the filters of the list: what has been selected so far, what is missed, and
+    what comes."""
     ids = await record(api, 6)
     await api.settle()
     async with listening(api, query, last=ids[0]) as listener:
@@ -319,7 +351,8 @@ async def test_a_lost_place_of_a_filtered_stream_is_told(api: Api) -> None:
 
 
 async def test_a_watcher_goes_past_what_is_not_selected(make_api: Callable[..., Any]) -> None:
-    """However many events a stream does not want, its place stays in the history: none is a reason for a `reset`."""
+    """However many events a stream does not want, its place stays in the history: none is a reason
+    for a `reset`."""
     api: Api = await make_api(retention_events=3)
     first = await record(api, 1)
     await api.settle()
@@ -332,14 +365,17 @@ async def test_a_watcher_goes_past_what_is_not_selected(make_api: Callable[..., 
 
 
 async def test_a_client_that_catches_up_lets_others_in(api: Api) -> None:
-    """Events that are not selected make it wait for nothing, and still it takes a turn of the loop for each few."""
+    """Events that are not selected make it wait for nothing, and still it takes a turn of the loop
+    for each few."""
     ids = await record(api, 4 * stream.BATCH)
     await api.settle()
     client = Client()
-    api.state.watchers.add(client, Selection(patterns=(b"nothing",)), ids[0], seconds_left=lambda: 60.0)
-    (watcher,) = api.state.watchers._all
+    api.context.watchers.add(
+        client, Selection(patterns=(b"nothing",)), ids[0], seconds_left=lambda: 60.0
+    )
+    (watcher,) = api.context.watchers._all
     turns = 0
-    while watcher.place != ids[-1]:
+    while watcher.last_sent_id != ids[-1]:
         await asyncio.sleep(0)
         turns += 1
     assert turns >= 4
@@ -366,10 +402,17 @@ async def test_a_client_that_catches_up_lets_others_in(api: Api) -> None:
         ("status=Healthy&status=Healthy", "status"),
     ],
 )
-async def test_parameters_that_a_stream_does_not_take_are_named(api: Api, query: str, param: str) -> None:
-    """What only a page has, and what no list takes either, is 400: nothing is ignored in silence."""
+async def test_parameters_that_a_stream_does_not_take_are_named(
+    api: Api, query: str, param: str
+) -> None:
+    """What only a page has, and what no list takes either, is 400: nothing is ignored in
+    silence."""
     got = await api.get(f"{LIST}?{query}", {"Accept": "text/event-stream"})
-    assert (got.status, got.json["error_code"], got.json["details"]["param"]) == (400, "InvalidQueryParam", param)
+    assert (got.status, got.json["error_code"], got.json["details"]["param"]) == (
+        400,
+        "InvalidQueryParam",
+        param,
+    )
 
 
 async def test_what_a_stream_does_not_know_is_ignored(api: Api) -> None:
@@ -379,8 +422,11 @@ async def test_what_a_stream_does_not_know_is_ignored(api: Api) -> None:
         assert await listener.ids(1) == ids
 
 
-async def test_frames_are_made_once_for_all_who_want_the_same(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many ways there are to select, an event becomes a frame once for each selector, whose bytes are shared."""
+async def test_frames_are_made_once_for_all_who_want_the_same(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ways there are to select, an event becomes a frame once for each selector, whose
+    bytes are shared."""
     made: list[str] = []
     plain = stream.frame
 
@@ -389,20 +435,20 @@ async def test_frames_are_made_once_for_all_who_want_the_same(api: Api, monkeypa
         return plain(event_id, body)
 
     monkeypatch.setattr(stream, "frame", counted)
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     clients = [Client() for _ in range(60)]
     for number, client in enumerate(clients):
         patterns = (f'"service_{number}_status":"Healthy"'.encode(), b'"api_status":"Healthy"')
         selector = Selector.ALL if number % 2 else Selector.STATUS
-        api.state.watchers.add(client, Selection(selector, patterns), None)
-    event_id = (await api.state.replica.append(ONE_BAD)).event.id
+        api.context.watchers.add(client, Selection(selector, patterns), None)
+    event_id = (await api.context.replica.append(ONE_BAD)).event.id
     while not all(client.frames for client in clients):
         await asyncio.sleep(0)
     assert made == [event_id] * 2
     assert len({id(frame) for client in clients for frame in client.frames}) == 2
 
 
-# -- the end of a credential ------------------------------------------------------------------------------------------
+# -- the end of a credential -----------------------------------------------------------------------
 
 
 async def test_a_stream_ends_when_its_credential_expires(
@@ -414,42 +460,45 @@ async def test_a_stream_ends_when_its_credential_expires(
     headers = bearer(make_token(Role.READ, 40)) | {"Accept": "text/event-stream"}
     async with api.client.get(api.url + LIST, headers=headers) as answer:
         assert answer.status == 200
-        put_credentials_forward(monkeypatch, api.state, 41)
+        put_credentials_forward(monkeypatch, api.context, 41)
         assert b"data:" not in await answer.content.read()
-    assert len(api.state.watchers) == 0
+    assert len(api.context.watchers) == 0
 
 
 async def test_a_stream_ends_when_its_signing_key_is_replaced(api: Api) -> None:
-    """A token that was signed with a former key opens nothing from then on, a stream that is open included."""
+    """A token that was signed with a former key opens nothing from then on, a stream that is open
+    included."""
     async with listening(api) as listener:
-        api.state.authenticator._renew(make_settings(jwt_secret="another secret " * 8))
+        api.context.authenticator._reload_secrets(make_settings(jwt_secret="another secret " * 8))
         async with asyncio.timeout(stream.KEEP_ALIVE_S - 1):
             assert b"data:" not in await listener.answer.content.read()
 
 
 async def test_a_client_that_reads_on_after_its_credential_ended_gets_nothing(api: Api) -> None:
     """What a slow client had not taken is not given to it once it may not read."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     client, left = Client(paused=True), [60.0]
-    watcher = api.state.watchers.add(client, Selection(), "", seconds_left=lambda: left[0])
+    watcher = api.context.watchers.add(client, Selection(), "", seconds_left=lambda: left[0])
     left[0] = 0.0
     client.paused = False
-    watcher.go_on()
-    await api.state.replica.append(ONE_BAD)
+    watcher.resume()
+    await api.context.replica.append(ONE_BAD)
     while not client.closed:
         await asyncio.sleep(0)
     assert client.frames == []
 
 
-async def test_the_end_of_a_credential_is_looked_for_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_of_a_credential_is_looked_for_again(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A credential that is good for longer than a timer runs ends in its time."""
-    monkeypatch.setattr(stream, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(stream, "RECHECK_S", 0.01)
     left = iter([1e12, 1e12, 0.0])
     client = Client()
-    api.state.watchers.add(client, Selection(), None, seconds_left=lambda: next(left))
+    api.context.watchers.add(client, Selection(), None, seconds_left=lambda: next(left))
     while not client.closed:
         await asyncio.sleep(0.001)
-    assert len(api.state.watchers) == 0
+    assert len(api.context.watchers) == 0
 
 
 async def test_a_stream_needs_a_credential_and_a_selector(api: Api) -> None:
@@ -478,7 +527,8 @@ def test_what_is_newer() -> None:
 
 
 async def test_the_head_says_how_fresh_the_state_is(make_api: Callable[..., Any]) -> None:
-    """A stream begins with when the monitor last checked, and with a warning if that is too long ago."""
+    """A stream begins with when the monitor last checked, and with a warning if that is too long
+    ago."""
     api: Api = await make_api(stale_after="1s")
     await record(api, 1)
     await api.settle()
@@ -492,7 +542,7 @@ async def test_the_head_says_how_fresh_the_state_is(make_api: Callable[..., Any]
 
 async def test_a_stream_that_comes_while_draining_is_sent_away(api: Api) -> None:
     """Whoever begins to watch a process that is to stop is told at once when to come back."""
-    await api.state.drain()
+    await api.context.drain()
     async with listening(api) as listener:
         with pytest.raises(EOFError):
             await listener.next()

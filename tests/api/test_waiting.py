@@ -7,10 +7,21 @@ from typing import Any
 
 import pytest
 
-from service.api.waiting import wait_of
+from service.api.live.long_poll import wait_preference
 from service.auth import Role, mint
 from service.errors import StoreUnavailable
-from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, READ, WRITE, Api, Got, bearer, make_settings, make_token
+from tests.conftest import (
+    ALL_GOOD,
+    JWT_SECRET,
+    ONE_BAD,
+    READ,
+    WRITE,
+    Api,
+    Got,
+    bearer,
+    make_settings,
+    make_token,
+)
 from tests.support.clocks import put_credentials_forward
 
 LATEST = "/v0/cluster/events/latest"
@@ -20,26 +31,29 @@ VERDICT = "/v0/cluster_healthz"
 @pytest.fixture
 async def started(api: Api) -> Api:
     """A process that has an event to answer with."""
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     return api
 
 
-async def waiting(api: Api, path: str, seconds: int = 10, credential: Mapping[str, str] = READ) -> "asyncio.Task[Got]":
+async def waiting(
+    api: Api, path: str, seconds: int = 10, credential: Mapping[str, str] = READ
+) -> "asyncio.Task[Got]":
     """A read that waits for something other than what is there now."""
     etag = (await api.get(path)).headers["ETag"]
     headers = {**credential, "If-None-Match": etag, "Prefer": f"wait={seconds}"}
     task = asyncio.create_task(api.request("GET", path, headers))
     async with asyncio.timeout(2):
-        while not len(api.state.waiting):
+        while not len(api.context.long_polls):
             await asyncio.sleep(0.005)
     return task
 
 
 @pytest.mark.parametrize("path", [LATEST, f"{LATEST}?selector=all", VERDICT])
 async def test_a_change_wakes_at_once(started: Api, path: str) -> None:
-    """The reply comes with the event, long before the wait is over, and says that the preference was applied."""
+    """The reply comes with the event, long before the wait is over, and says that the preference
+    was applied."""
     task = await waiting(started, path)
-    await started.state.replica.append(ONE_BAD)
+    await started.context.replica.append(ONE_BAD)
     got = await asyncio.wait_for(task, 0.5)
     assert got.status == (503 if path == VERDICT else 200)
     assert got.json["all_healthy"] is False
@@ -62,17 +76,21 @@ async def test_what_has_changed_already_is_not_waited_for(started: Api) -> None:
     assert (got.status, got.headers["Preference-Applied"]) == (200, "wait=10")
 
 
-@pytest.mark.parametrize("headers", [{"Prefer": "wait=10"}, {"Prefer": "wait=x", "If-None-Match": "*"}])
+@pytest.mark.parametrize(
+    "headers", [{"Prefer": "wait=10"}, {"Prefer": "wait=x", "If-None-Match": "*"}]
+)
 async def test_nothing_to_wait_for(started: Api, headers: dict[str, str]) -> None:
-    """Without a condition, or with a preference that is none, the reply comes at once and applies nothing."""
+    """Without a condition, or with a preference that is none, the reply comes at once and applies
+    nothing."""
     got = await asyncio.wait_for(started.get(LATEST, headers), 0.5)
     assert "Preference-Applied" not in got.headers
 
 
 async def test_a_silent_monitor_ends_the_wait_for_the_verdict(make_api: Callable[..., Any]) -> None:
-    """The verdict turns stale with the clock, without a write, and who waits for it hears of that."""
+    """The verdict turns stale with the clock, without a write, and who waits for it hears of
+    that."""
     api: Api = await make_api(stale_after="1s", heartbeat="100ms")
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     got = await asyncio.wait_for(await waiting(api, VERDICT), 2)
     assert (got.status, got.json["stale"]) == (503, True)
 
@@ -80,7 +98,7 @@ async def test_a_silent_monitor_ends_the_wait_for_the_verdict(make_api: Callable
 async def test_a_check_alone_does_not_end_the_wait_for_the_verdict(started: Api) -> None:
     """A verdict that differs in nothing but the time of the check is no news."""
     task = await waiting(started, VERDICT, 1)
-    await started.store.checked()
+    await started.store.record_check()
     await started.settle()
     assert (await task).status == 304
 
@@ -92,14 +110,14 @@ async def test_a_client_that_goes_frees_its_place(started: Api) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     async with asyncio.timeout(1):
-        while len(started.state.waiting):
+        while len(started.context.long_polls):
             await asyncio.sleep(0.005)
 
 
 async def test_draining_answers_who_waits(started: Api) -> None:
     """A process that is to stop sends everyone away with 304 and the end of the connection."""
     task = await waiting(started, LATEST)
-    await started.state.drain()
+    await started.context.drain()
     got = await asyncio.wait_for(task, 0.5)
     assert got.status == 304
     assert got.headers["Connection"] == "close"
@@ -111,17 +129,18 @@ async def test_many_wait_at_little_cost(started: Api) -> None:
     headers = READ | {"If-None-Match": etag, "Prefer": "wait=20"}
     tasks = [asyncio.create_task(started.request("GET", LATEST, headers)) for _ in range(90)]
     async with asyncio.timeout(5):
-        while len(started.state.waiting) < 90:
+        while len(started.context.long_polls) < 90:
             await asyncio.sleep(0.01)
-    await started.state.replica.append(ONE_BAD)
+    await started.context.replica.append(ONE_BAD)
     assert {got.status for got in await asyncio.wait_for(asyncio.gather(*tasks), 2)} == {200}
 
 
-# -- the end of a credential ------------------------------------------------------------------------------------------
+# -- the end of a credential -----------------------------------------------------------------------
 
 
 async def refused(task: "asyncio.Task[Got]") -> None:
-    """The wait ends with 401, though nothing has changed: the wait itself would end later than this."""
+    """The wait ends with 401, though nothing has changed: the wait itself would end later than
+    this."""
     async with asyncio.timeout(50):
         got = await task
     assert (got.status, got.json["error_code"]) == (401, "AuthenticationFailed")
@@ -141,15 +160,17 @@ async def test_a_wait_ends_when_its_key_is_revoked(started: Api, path: str) -> N
     task = await waiting(started, path, 60, bearer(await new_key(started)))
     await new_key(started, "another")
     await started.request("DELETE", "/v0/api_keys/another", WRITE)
-    assert len(started.state.waiting) == 1
+    assert len(started.context.long_polls) == 1
     await started.request("DELETE", "/v0/api_keys/agents", WRITE)
     await refused(task)
 
 
-async def test_a_wait_ends_when_its_key_is_revoked_on_another_replica(make_api: Callable[..., Any]) -> None:
+async def test_a_wait_ends_when_its_key_is_revoked_on_another_replica(
+    make_api: Callable[..., Any],
+) -> None:
     """The change of keys reaches the wait as it reaches every request."""
     one, other = await make_api(), await make_api()
-    await one.state.replica.append(ALL_GOOD)
+    await one.context.replica.append(ALL_GOOD)
     key = await new_key(one)
     await other.settle()
     task = await waiting(other, LATEST, 60, bearer(key))
@@ -161,11 +182,13 @@ async def test_a_wait_ends_when_its_key_is_revoked_and_the_store_goes_away(
     make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deletion that is answered ends the waits, also where it cannot be read back."""
-    api: Api = await make_api(max_staleness="5m", stale_after="5m")  # Else their ends would wake it.
-    await api.state.replica.append(ALL_GOOD)
+    api: Api = await make_api(
+        max_staleness="5m", stale_after="5m"
+    )  # Else their ends would wake it.
+    await api.context.replica.append(ALL_GOOD)
     task = await waiting(api, LATEST, 60, bearer(await new_key(api)))
-    monkeypatch.setattr(api.state.replica, "read_anew", away)
-    monkeypatch.setattr(api.state.replica, "refresh", away)
+    monkeypatch.setattr(api.context.replica, "refresh_after_now", away)
+    monkeypatch.setattr(api.context.replica, "refresh", away)
     assert (await api.request("DELETE", "/v0/api_keys/agents", WRITE)).status == 200
     await refused(task)
 
@@ -181,32 +204,36 @@ async def test_a_wait_ends_when_its_credential_expires(
 ) -> None:
     """No change is needed for that."""
     api: Api = await make_api(jwt_leeway="0s", stale_after="10m")
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     credential = make_token(Role.READ, 40)
     if kind == "key":
         credential, stored = mint("agents", Role.READ, 0, round((time.time() + 40) * 1_000_000))
         await api.store.create_api_key(stored)
         await api.settle()
     task = await waiting(api, LATEST, 60, bearer(credential))
-    put_credentials_forward(monkeypatch, api.state, 41)
+    put_credentials_forward(monkeypatch, api.context, 41)
     await refused(task)
 
 
 async def test_a_wait_ends_when_its_signing_key_is_replaced(started: Api) -> None:
     """While its token is as good by the new keys, it goes on; with other keys the reply is 401."""
     task = await waiting(started, LATEST, 60)
-    started.state.authenticator._renew(make_settings(jwt_secret=f"{'a newer secret ' * 8}\n{JWT_SECRET}"))
+    started.context.authenticator._reload_secrets(
+        make_settings(jwt_secret=f"{'a newer secret ' * 8}\n{JWT_SECRET}")
+    )
     assert (await started.get("/v0/config")).status == 200
-    assert len(started.state.waiting) == 1
-    started.state.authenticator._renew(make_settings(jwt_secret="a newer secret " * 8))
+    assert len(started.context.long_polls) == 1
+    started.context.authenticator._reload_secrets(make_settings(jwt_secret="a newer secret " * 8))
     await refused(task)
 
 
 async def test_a_wait_that_outlives_a_rotation_is_answered(started: Api) -> None:
     """What a token that is still good waited for reaches it."""
     task = await waiting(started, LATEST, 60)
-    started.state.authenticator._renew(make_settings(jwt_secret=f"{'a newer secret ' * 8}\n{JWT_SECRET}"))
-    await started.state.replica.append(ONE_BAD)
+    started.context.authenticator._reload_secrets(
+        make_settings(jwt_secret=f"{'a newer secret ' * 8}\n{JWT_SECRET}")
+    )
+    await started.context.replica.append(ONE_BAD)
     async with asyncio.timeout(50):
         assert (await task).json["all_healthy"] is False
 
@@ -231,4 +258,4 @@ async def test_a_wait_that_outlives_a_rotation_is_answered(started: Api) -> None
 )
 def test_the_preference(fields: list[str], seconds: int | None) -> None:
     """The preference in its spellings (RFC 7240); one that is not well-formed counts as none."""
-    assert wait_of(fields) == seconds
+    assert wait_preference(fields) == seconds

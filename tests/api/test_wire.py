@@ -1,4 +1,5 @@
-"""What lies between two requests on a connection: limits, upgrades, half-closed connections, deadlines of responses."""
+"""What lies between two requests on a connection: limits, upgrades, half-closed connections,
+deadlines of responses."""
 
 import asyncio
 import logging
@@ -8,9 +9,15 @@ from typing import Any
 import orjson
 import pytest
 
-from service.api import front
-from service.api.endpoint import FIELD_LIMIT, FIELDS, TARGET_LIMIT
-from service.api.front import Deadlines, is_one_get, is_partial_head, is_whole, without_tracing
+from service.api.http.limits import FIELD_LIMIT, FIELDS, TARGET_LIMIT
+from service.api.poll_path import connection as front
+from service.api.poll_path.connection import (
+    Deadlines,
+    is_one_get,
+    is_partial_head,
+    is_whole,
+    without_tracing,
+)
 from tests.api.raw import EVENT, TOKEN, Line, connected, head, recording, send_head, send_pieces
 from tests.api.test_framing import POST, Server, pure_python_log, pure_python_port, server  # noqa: F401  # Fixtures.
 from tests.conftest import ALL_GOOD, Api
@@ -27,7 +34,7 @@ async def latest(line: Line, *fields: str) -> Any:
     return await line.reply()
 
 
-# -- limits -------------------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 
 LIMITS = {
     "target": (
@@ -58,23 +65,29 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", LIMITS)
 async def test_limits_are_exact(server: Server, name: str) -> None:  # noqa: F811
-    """What keeps a limit is answered, what exceeds it by one is refused, by both parsers and on the poll path."""
+    """What keeps a limit is answered, what exceeds it by one is refused, by both parsers and on the
+    poll path."""
     within, beyond = LIMITS[name]
     async with await connected(server.port) as line:
-        for _ in range(3):  # The second sight is remembered, the third is answered on the poll path.
+        for _ in range(
+            3
+        ):  # The second sight is remembered, the third is answered on the poll path.
             line.send(within)
             assert (await line.reply()).status == 200
     async with await connected(server.port) as line:
         line.send(beyond)
         reply = await line.reply()
-        assert (reply.status, reply.error_code, orjson.loads(reply.body)["details"]) == REFUSED[name]
+        assert (reply.status, reply.error_code, orjson.loads(reply.body)["details"]) == REFUSED[
+            name
+        ]
         assert (reply.version, reply.headers["Connection"]) == ("HTTP/1.1", "close")
         assert await line.rest() == b""
 
 
 async def test_remembered_head_with_too_much_tracing_is_refused(api: Api) -> None:
-    """Fields count as they are received: 62 fields that are remembered pass no 8 tracing lines on."""
-    await api.state.replica.append(ALL_GOOD)
+    """Fields count as they are received: 62 fields that are remembered pass no 8 tracing lines
+    on."""
+    await api.context.replica.append(ALL_GOOD)
     fields = ["X: x"] * (FIELDS - 4)
     async with await connected(api.port) as line:
         for _ in range(3):
@@ -84,7 +97,9 @@ async def test_remembered_head_with_too_much_tracing_is_refused(api: Api) -> Non
         assert (reply.status, reply.error_code) == (431, "HeadersTooLarge")
 
 
-async def test_what_cannot_be_parsed_is_counted_and_logged(make_api: MakeApi, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_cannot_be_parsed_is_counted_and_logged(
+    make_api: MakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
     """A request that reaches no route is in the metrics and the access log all the same."""
     api: Api = await make_api(access_log="on")
     with caplog.at_level(logging.INFO, "service.access"):
@@ -94,8 +109,12 @@ async def test_what_cannot_be_parsed_is_counted_and_logged(make_api: MakeApi, ca
                 await line.rest()
     metrics = (await api.get("/metrics")).body.decode()
     for status in (414, 400):
-        assert f'http_requests_total{{code="{status}",method="other",route="unparsed"}} 1.0' in metrics
-    assert [getattr(record, "status", 0) for record in caplog.records if record.name == "service.access"][:2] == [
+        assert (
+            f'http_requests_total{{code="{status}",method="other",route="unparsed"}} 1.0' in metrics
+        )
+    assert [
+        getattr(record, "status", 0) for record in caplog.records if record.name == "service.access"
+    ][:2] == [
         414,
         400,
     ]
@@ -110,9 +129,13 @@ NOT_ROUTED = {
 
 @pytest.mark.parametrize(("request_", "expected"), NOT_ROUTED.values(), ids=NOT_ROUTED)
 async def test_every_reply_is_counted_and_logged(
-    make_api: MakeApi, caplog: pytest.LogCaptureFixture, request_: bytes, expected: tuple[str, str, int]
+    make_api: MakeApi,
+    caplog: pytest.LogCaptureFixture,
+    request_: bytes,
+    expected: tuple[str, str, int],
 ) -> None:
-    """What is answered ahead of the handlers, or without one, is in the metrics and the access log, once."""
+    """What is answered ahead of the handlers, or without one, is in the metrics and the access log,
+    once."""
     api: Api = await make_api(access_log="on")
     with caplog.at_level(logging.INFO, "service.access"):
         async with await connected(api.port) as line:
@@ -120,7 +143,9 @@ async def test_every_reply_is_counted_and_logged(
             await line.reply()
     method, route, status = expected
     metrics = (await api.get("/metrics")).body.decode()
-    assert f'http_requests_total{{code="{status}",method="{method}",route="{route}"}} 1.0' in metrics
+    assert (
+        f'http_requests_total{{code="{status}",method="{method}",route="{route}"}} 1.0' in metrics
+    )
     logged = [vars(record) for record in caplog.records if record.name == "service.access"]
     assert [(line["method"], line["route"], line["status"]) for line in logged] == [expected]
 
@@ -133,8 +158,14 @@ MALFORMED_ASTERISK = {
 }
 
 
-@pytest.mark.parametrize(("request_", "status"), MALFORMED_ASTERISK.values(), ids=MALFORMED_ASTERISK)
-async def test_target_without_a_path_passes_no_limit_on(server: Server, request_: bytes, status: int) -> None:  # noqa: F811
+@pytest.mark.parametrize(
+    ("request_", "status"), MALFORMED_ASTERISK.values(), ids=MALFORMED_ASTERISK
+)
+async def test_target_without_a_path_passes_no_limit_on(
+    server: Server,
+    request_: bytes,
+    status: int,  # noqa: F811
+) -> None:
     """A request that reaches no route is held to the same rules as one that does."""
     async with await connected(server.port) as line:
         line.send(request_)
@@ -145,7 +176,8 @@ async def test_target_without_a_path_passes_no_limit_on(server: Server, request_
 
 @pytest.mark.parametrize("size", [4_000, 6_000, 8_000])
 async def test_long_field_may_come_in_pieces(server: Server, size: int) -> None:  # noqa: F811
-    """A token of several kilobytes, which comes in more than one segment, is within the limits, whichever parser reads it."""
+    """A token of several kilobytes, which comes in more than one segment, is within the limits,
+    whichever parser reads it."""
     request = head("HEAD", "/healthz", "X: " + "x" * size)
     async with await connected(server.port) as line:
         await send_pieces(line, request[: size // 2], request[size // 2 : -20], request[-20:])
@@ -157,7 +189,11 @@ TOO_LONG = {
     "name": (b"POST / HTTP/1.1\r\n" + b"x" * 9_000, 431, {"limit_bytes": 8_190}),
     "value": (b"POST / HTTP/1.1\r\nX: " + b"x" * 9_000, 431, {"limit_bytes": 8_190}),
     "fields": (b"POST / HTTP/1.1\r\n" + b"X: x\r\n" * (FIELDS + 5), 431, {"limit_fields": 64}),
-    "together": (b"POST / HTTP/1.1\r\n" + (b"X: " + b"x" * 8_000 + b"\r\n") * 5, 431, {"limit_bytes": 32_768}),
+    "together": (
+        b"POST / HTTP/1.1\r\n" + (b"X: " + b"x" * 8_000 + b"\r\n") * 5,
+        431,
+        {"limit_bytes": 32_768},
+    ),
 }
 
 
@@ -177,15 +213,16 @@ async def test_limits_hold_before_the_end_of_a_head(
 
 
 async def test_body_behind_a_waiting_request_is_not_taken_in(make_api: MakeApi) -> None:
-    """Of a body whose handler has not begun, the process keeps little more than it receives at once."""
+    """Of a body whose handler has not begun, the process keeps little more than it receives at
+    once."""
     api: Api = await make_api()
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     async with await connected(api.port) as line:
         etag = (await latest(line)).headers["ETag"]
         size = 8 * 1024 * 1024
         line.send(head("GET", LATEST, AUTHORIZED, f"If-None-Match: {etag}", "Prefer: wait=60"))
         line.send(head("POST", POST, AUTHORIZED, f"Content-Length: {size}") + b"x" * size)
-        (connection,) = api.front.connections
+        (connection,) = api.poll_server.connections
         while connection.transport.is_reading():
             await asyncio.sleep(0.005)
         assert connection._handler is not None
@@ -227,7 +264,18 @@ async def test_invalid_host_is_refused(server: Server, host: str) -> None:  # no
 
 @pytest.mark.parametrize(
     "host",
-    ["", "here", "here:", "here:80", "127.0.0.1:8080", "[::1]", "[::1]:80", "a_b.example.", "[fe80::1%25eth0]", "%41"],
+    [
+        "",
+        "here",
+        "here:",
+        "here:80",
+        "127.0.0.1:8080",
+        "[::1]",
+        "[::1]:80",
+        "a_b.example.",
+        "[fe80::1%25eth0]",
+        "%41",
+    ],
 )
 async def test_valid_host_is_fine(server: Server, host: str) -> None:  # noqa: F811
     """Names, addresses, ports, and none at all are hosts."""
@@ -238,16 +286,21 @@ async def test_valid_host_is_fine(server: Server, host: str) -> None:  # noqa: F
 
 @pytest.mark.parametrize("codings", ["gzip, chunked", "gzip", "identity", "deflate,chunked"])
 async def test_other_transfer_codings_are_not_implemented(server: Server, codings: str) -> None:  # noqa: F811
-    """A body in a coding besides `chunked` is refused with 501 and the end of the connection (RFC 9112, section 6.1)."""
+    """A body in a coding besides `chunked` is refused with 501 and the end of the connection (RFC
+    9112, section 6.1)."""
     async with await connected(server.port) as line:
-        line.send(head("POST", POST, AUTHORIZED, f"Transfer-Encoding: {codings}") + b"0\r\n\r\n" + recording())
+        line.send(
+            head("POST", POST, AUTHORIZED, f"Transfer-Encoding: {codings}")
+            + b"0\r\n\r\n"
+            + recording()
+        )
         reply = await line.reply()
         assert (reply.status, reply.error_code) == (501, "NotImplemented")
         assert await line.rest() == b""
     assert await server.recorded() == 0
 
 
-# -- upgrades -----------------------------------------------------------------------------------------------------------
+# -- upgrades --------------------------------------------------------------------------------------
 
 
 PROTOCOLS = ["h2c", "websocket", "TLS/1.0", "h2c, websocket", "nonsense"]
@@ -255,14 +308,17 @@ PROTOCOLS = ["h2c", "websocket", "TLS/1.0", "h2c, websocket", "nonsense"]
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_offered_protocol_changes_nothing(server: Server, protocol: str) -> None:  # noqa: F811
-    """A request that offers another protocol is answered, and the connection goes on, with bodies and without."""
+    """A request that offers another protocol is answered, and the connection goes on, with bodies
+    and without."""
     upgrade = ("Connection: Upgrade", f"Upgrade: {protocol}")
     async with await connected(server.port) as line:
         for _ in range(2):
             line.send(head("GET", "/healthz", *upgrade))
             reply = await line.reply()
             assert (reply.status, reply.headers.get("Connection")) == (200, None)
-        await send_head(line, head("POST", POST, AUTHORIZED, f"Content-Length: {len(EVENT)}", *upgrade))
+        await send_head(
+            line, head("POST", POST, AUTHORIZED, f"Content-Length: {len(EVENT)}", *upgrade)
+        )
         line.send(EVENT)
         assert (await line.reply()).status == 201
         line.send(head("GET", "/healthz"))
@@ -273,12 +329,14 @@ async def test_offered_protocol_changes_nothing(server: Server, protocol: str) -
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("target", ["/healthz", LATEST])
 async def test_nothing_is_read_from_the_middle(server: Server, protocol: str, target: str) -> None:  # noqa: F811
-    """What follows such a request in the same bytes is answered as the request that it is, or the connection ends; its body never
-    runs as a request."""
+    """What follows such a request in the same bytes is answered as the request that it is, or the
+    connection ends; its body never runs as a request."""
     hidden = recording()
     outer = head("POST", POST, AUTHORIZED, f"Content-Length: {len(hidden)}") + hidden
     async with await connected(server.port) as line:
-        line.send(head("GET", target, AUTHORIZED, "Connection: Upgrade", f"Upgrade: {protocol}") + outer)
+        line.send(
+            head("GET", target, AUTHORIZED, "Connection: Upgrade", f"Upgrade: {protocol}") + outer
+        )
         assert (await line.reply()).status in {200, 404}
         await line.finish()
     assert await server.recorded() == 0
@@ -310,8 +368,13 @@ async def test_nothing_is_read_from_the_middle_after_a_body(
 
 @pytest.mark.parametrize("cut", [1, 2, 3])
 @pytest.mark.parametrize("target", ["/healthz", LATEST])
-async def test_nothing_is_read_from_the_middle_of_a_head_in_pieces(server: Server, target: str, cut: int) -> None:  # noqa: F811
-    """The same where the end of such a head is cut, and where the body that must not run comes last."""
+async def test_nothing_is_read_from_the_middle_of_a_head_in_pieces(
+    server: Server,
+    target: str,
+    cut: int,  # noqa: F811
+) -> None:
+    """The same where the end of such a head is cut, and where the body that must not run comes
+    last."""
     hidden = recording()
     first = head("GET", target, AUTHORIZED, "Connection: Upgrade", "Upgrade: h2c")
     outer = head("POST", POST, AUTHORIZED, f"Content-Length: {len(hidden)}")
@@ -324,7 +387,10 @@ async def test_nothing_is_read_from_the_middle_of_a_head_in_pieces(server: Serve
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 8])
-async def test_nothing_is_read_from_the_middle_after_a_body_in_pieces(server: Server, cut: int) -> None:  # noqa: F811
+async def test_nothing_is_read_from_the_middle_after_a_body_in_pieces(
+    server: Server,
+    cut: int,  # noqa: F811
+) -> None:
     """The same where the end of a chunked body is cut."""
     hidden = recording()
     outer = head("POST", f"{POST}/x", AUTHORIZED, f"Content-Length: {len(hidden)}")
@@ -340,19 +406,24 @@ async def test_nothing_is_read_from_the_middle_after_a_body_in_pieces(server: Se
 
 
 async def test_nothing_is_read_from_the_middle_before_the_reply(make_api: MakeApi) -> None:
-    """A request that offers a protocol which the framework knows does not hide another one that comes before its reply."""
+    """A request that offers a protocol which the framework knows does not hide another one that
+    comes before its reply."""
     api: Api = await make_api()
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     hidden = recording()
     outer = head("POST", POST, AUTHORIZED, f"Content-Length: {len(hidden)}")
     async with await connected(api.port) as line:
         etag = (await latest(line)).headers["ETag"]
         waits = (f"If-None-Match: {etag}", "Prefer: wait=60")
-        line.send(head("GET", LATEST, AUTHORIZED, "Connection: Upgrade", "Upgrade: websocket", *waits))
-        while not len(api.state.waiting):
+        line.send(
+            head("GET", LATEST, AUTHORIZED, "Connection: Upgrade", "Upgrade: websocket", *waits)
+        )
+        while not len(api.context.long_polls):
             await asyncio.sleep(0.005)
-        await send_pieces(line, head("GET", LATEST, AUTHORIZED, "Connection: Upgrade", "Upgrade: h2c") + outer)
-        await api.state.replica.append(ALL_GOOD)
+        await send_pieces(
+            line, head("GET", LATEST, AUTHORIZED, "Connection: Upgrade", "Upgrade: h2c") + outer
+        )
+        await api.context.replica.append(ALL_GOOD)
         assert [(await line.reply()).status for _ in range(2)] == [200, 200]
         line.send(hidden)
         assert await line.rest() == b""
@@ -361,11 +432,14 @@ async def test_nothing_is_read_from_the_middle_before_the_reply(make_api: MakeAp
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_connection_goes_on_after_an_offer_with_a_body(server: Server, framing: str) -> None:  # noqa: F811
-    """After such a request, whose body comes in pieces, the next ones are answered however they are cut."""
+    """After such a request, whose body comes in pieces, the next ones are answered however they are
+    cut."""
     body = EVENT if framing == "length" else b"%x\r\n%s\r\n0\r\n\r\n" % (len(EVENT), EVENT)
     field = f"Content-Length: {len(EVENT)}" if framing == "length" else "Transfer-Encoding: chunked"
     async with await connected(server.port) as line:
-        await send_head(line, head("POST", POST, AUTHORIZED, field, "Connection: Upgrade", "Upgrade: h2c"))
+        await send_head(
+            line, head("POST", POST, AUTHORIZED, field, "Connection: Upgrade", "Upgrade: h2c")
+        )
         await send_pieces(line, body[:9], body[9:])
         reply = await line.reply()
         assert (reply.status, reply.headers.get("Connection")) == (201, None)
@@ -376,12 +450,16 @@ async def test_connection_goes_on_after_an_offer_with_a_body(server: Server, fra
 
 NO_CERTAIN_END = {
     "CONNECT": head("CONNECT", "example.org:443"),
-    "HTTP/1.0": head("GET", "/healthz", "Transfer-Encoding: chunked", version="HTTP/1.0") + b"0\r\n\r\n",
+    "HTTP/1.0": head("GET", "/healthz", "Transfer-Encoding: chunked", version="HTTP/1.0")
+    + b"0\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("request_", NO_CERTAIN_END.values(), ids=NO_CERTAIN_END)
-async def test_connection_ends_where_a_message_has_no_certain_end(server: Server, request_: bytes) -> None:  # noqa: F811
+async def test_connection_ends_where_a_message_has_no_certain_end(
+    server: Server,
+    request_: bytes,  # noqa: F811
+) -> None:
     """CONNECT, and a transfer coding in HTTP/1.0, end the connection."""
     async with await connected(server.port) as line:
         line.send(request_ + recording())
@@ -390,12 +468,13 @@ async def test_connection_ends_where_a_message_has_no_certain_end(server: Server
     assert await server.recorded() == 0
 
 
-# -- half-closed connections ----------------------------------------------------------------------------------------------
+# -- half-closed connections -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_half_closed_reads_are_answered(server: Server, times: int) -> None:  # noqa: F811
-    """A client that sends its requests and closes its side gets all replies, then the end, remembered or not."""
+    """A client that sends its requests and closes its side gets all replies, then the end,
+    remembered or not."""
     for _ in range(3):
         async with await connected(server.port) as line:
             line.send(head("GET", POST, AUTHORIZED) * times)
@@ -406,7 +485,8 @@ async def test_half_closed_reads_are_answered(server: Server, times: int) -> Non
 
 
 async def test_half_closed_posts_are_answered(server: Server) -> None:  # noqa: F811
-    """An event that is recorded is acknowledged: of ten clients that close their side, ten get 201."""
+    """An event that is recorded is acknowledged: of ten clients that close their side, ten get
+    201."""
     for _ in range(10):
         async with await connected(server.port) as line:
             line.send(recording())
@@ -417,7 +497,8 @@ async def test_half_closed_posts_are_answered(server: Server) -> None:  # noqa: 
 
 
 async def test_half_of_a_body_is_refused_at_once(server: Server) -> None:  # noqa: F811
-    """A body that ends before its announced length gets 400, without waiting for what cannot come."""
+    """A body that ends before its announced length gets 400, without waiting for what cannot
+    come."""
     async with await connected(server.port) as line:
         line.send(recording()[:-10])
         line.writer.write_eof()
@@ -432,7 +513,8 @@ async def test_half_of_a_body_that_is_not_read(
     server: Server,  # noqa: F811
     framing: str,
 ) -> None:
-    """A request whose body does not matter is answered though that ends too soon, before the reply or after it."""
+    """A request whose body does not matter is answered though that ends too soon, before the reply
+    or after it."""
     for piece in (b"", b"5"):
         async with await connected(server.port) as line:
             line.send(head("GET", "/healthz", framing) + piece)
@@ -458,7 +540,8 @@ async def test_half_closed_pipeline_is_answered_to_its_end(server: Server) -> No
 async def test_half_closed_connection_ends_with_another_framework(
     make_api: MakeApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the framework's details are not known, a connection of which only one side is left ends."""
+    """Where the framework's details are not known, a connection of which only one side is left
+    ends."""
     monkeypatch.setattr(front, "FRAMEWORK", (2, 0))
     api: Api = await make_api()
     async with await connected(api.port) as line:
@@ -500,7 +583,7 @@ async def test_half_closed_stream_goes_on(server: Server) -> None:  # noqa: F811
         assert await line.reader.readuntil(b"id: " + event_id.encode())
 
 
-# -- what the poll path takes for a request -----------------------------------------------------------------------------------
+# -- what the poll path takes for a request --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -529,7 +612,8 @@ def test_tracing_lines_count() -> None:
 
 
 def test_what_the_parser_did_not_take_is_not_whole() -> None:
-    """The head of the HTTP/2 preface ends like a request, and is none: the parser waits for more."""
+    """The head of the HTTP/2 preface ends like a request, and is none: the parser waits for
+    more."""
     assert not is_whole(b"PRI * HTTP/2.0\r\n\r\n", 0)
     assert is_whole(head() * 2, 2)
     assert not is_whole(head() * 2, 1)
@@ -537,7 +621,8 @@ def test_what_the_parser_did_not_take_is_not_whole() -> None:
 
 
 async def test_preface_of_http2_in_two_pieces(server: Server) -> None:  # noqa: F811
-    """What follows the first half of the preface is no request, though the same bytes are remembered as one."""
+    """What follows the first half of the preface is no request, though the same bytes are
+    remembered as one."""
     async with await connected(server.port) as line:
         line.send(recording())
         assert (await line.reply()).status == 201
@@ -583,7 +668,8 @@ async def test_preface_of_http2_in_two_pieces(server: Server) -> None:  # noqa: 
     ],
 )
 def test_only_what_may_become_a_request_is_held_back(data: bytes, held: bool) -> None:
-    """The beginning of a GET head is held back until its end, unless it is malformed or beyond a limit already."""
+    """The beginning of a GET head is held back until its end, unless it is malformed or beyond a
+    limit already."""
     assert is_partial_head(data) is held
 
 
@@ -599,7 +685,8 @@ def test_only_what_may_become_a_request_is_held_back(data: bytes, held: bool) ->
     ],
 )
 async def test_malformed_beginning_is_refused_at_once(server: Server, beginning: bytes) -> None:  # noqa: F811
-    """What can no longer become a request is refused when that is seen, not when its time is over."""
+    """What can no longer become a request is refused when that is seen, not when its time is
+    over."""
     if server.pure_python and b"\r\n\r\n" not in beginning and len(beginning) < TARGET_LIMIT:
         needs.absent("the parser in C: the one in pure Python looks at whole heads only")
     async with await connected(server.port) as line:
@@ -608,7 +695,7 @@ async def test_malformed_beginning_is_refused_at_once(server: Server, beginning:
         assert await line.rest() == b""
 
 
-# -- deadlines ----------------------------------------------------------------------------------------------------------------
+# -- deadlines -------------------------------------------------------------------------------------
 
 
 def test_the_settings_reach_the_deadlines() -> None:
@@ -619,31 +706,34 @@ def test_the_settings_reach_the_deadlines() -> None:
 async def test_deadlines_are_settings(make_api: MakeApi) -> None:
     """`IDLE_TIMEOUT` and `REPLY_TIMEOUT` are what connections are held to."""
     api: Api = await make_api(idle_timeout="600s", reply_timeout="7s")
-    assert (api.front.deadlines.idle, api.front.deadlines.reply) == (600.0, 7.0)
+    assert (api.poll_server.deadlines.idle, api.poll_server.deadlines.reply) == (600.0, 7.0)
 
 
 async def test_client_that_takes_a_byte_now_and_then_is_ended(make_api: MakeApi) -> None:
-    """A response must be taken within `REPLY_TIMEOUT`, however often any of it is; a client that asks again has taken it."""
+    """A response must be taken within `REPLY_TIMEOUT`, however often any of it is; a client that
+    asks again has taken it."""
     api: Api = await make_api()
     for connection in range(2):
         reader, writer = await asyncio.open_connection(api.host, api.port, limit=2_048)
         writer.write(head("GET", "/healthz"))
         await reader.readuntil(b"\r\n\r\n")
-        (ours,) = api.front.connections
+        (ours,) = api.poll_server.connections
         waiting = [300_000]
         ours.transport = _Transport(ours.transport, waiting)  # type: ignore[assignment]
-        start = api.front.monotonic()
+        start = api.poll_server.monotonic()
         for tick in range(1, 40):
             waiting[0] -= 64  # Every 3 s it takes 64 bytes.
             if connection == 1 and tick % 10 == 0:
-                ours._active = start + 3 * tick  # It asks again: it has taken what it asked for before.
+                ours._active = (
+                    start + 3 * tick
+                )  # It asks again: it has taken what it asked for before.
             ours.check_deadlines(start + 3 * tick)
             if ours.transport.aborted:  # type: ignore[attr-defined]
                 break
         assert ours.transport.aborted is (connection == 0)  # type: ignore[attr-defined]
         assert tick == (20 if connection == 0 else 39)
         writer.close()
-        api.front.connections.clear()
+        api.poll_server.connections.clear()
 
 
 class _Transport:

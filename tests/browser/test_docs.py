@@ -11,10 +11,14 @@ TOKEN = READ["Authorization"].removeprefix("Bearer ")
 
 
 async def test_every_operation_is_there_and_can_be_tried(api: Api, page: Page) -> None:
-    """The page draws the description under its strict policy, and a request filled in gets the API's answer."""
-    event = (await api.state.replica.append(ALL_GOOD)).event
+    """The page draws the description under its strict policy, and a request filled in gets the
+    API's answer."""
+    event = (await api.context.replica.append(ALL_GOOD)).event
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console",
+        lambda message: complaints.append(message.text) if message.type == "error" else None,
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     await page.goto(f"{api.url}/docs")
     operations = page.locator("details")

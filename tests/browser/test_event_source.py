@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from service.api import stream
+from service.api.live import event_stream as stream
 from tests.api.test_stream import LIST, record
 from tests.conftest import ALL_GOOD, Api
 
@@ -34,7 +34,8 @@ FETCH_FAILS = """async (url) => {
 
 @pytest.fixture
 async def make_open_api(make_api: Callable[..., Any]) -> Callable[..., Any]:
-    """Starts API processes that take no credential, as a browser's `EventSource` has none to send."""
+    """Starts API processes that take no credential, as a browser's `EventSource` has none to
+    send."""
 
     async def make(**values: Any) -> Api:
         api: Api = await make_api(auth="none", jwt_secret=None, **values)
@@ -57,14 +58,15 @@ async def watch(page: Page, api: Api, url: str = LIST) -> None:
     """Makes a source and waits until it is open."""
     await page.evaluate(WATCH, url)
     async with asyncio.timeout(10):
-        while not await page.evaluate("opened") or not len(api.state.watchers):
+        while not await page.evaluate("opened") or not len(api.context.watchers):
             await asyncio.sleep(0.02)
 
 
 async def test_event_source_gets_events_as_they_are_recorded(
     page: Page, make_open_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each event comes once, in order; when the stream ends the browser comes back by itself, and misses nothing."""
+    """Each event comes once, in order; when the stream ends the browser comes back by itself, and
+    misses nothing."""
     monkeypatch.setattr(stream, "RETRY_MS", (100, 300))
     api: Api = await make_open_api()
     ids = await record(api, 2)
@@ -74,7 +76,7 @@ async def test_event_source_gets_events_as_they_are_recorded(
     ids = await record(api, 3)
     assert await seen(page, 3) == ids
     for round_ in (1, 2):
-        api.state.watchers.end_all()
+        api.context.watchers.end_all()
         ids += await record(api, 2)
         assert await seen(page, len(ids)) == ids
         assert await page.evaluate("opened") == 1 + round_
@@ -87,20 +89,22 @@ async def test_event_source_gets_events_as_they_are_recorded(
 async def test_event_source_hears_of_a_lost_place(
     page: Page, make_open_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A browser that was away for longer than its last event was retained gets `reset`, then all that is retained."""
+    """A browser that was away for longer than its last event was retained gets `reset`, then all
+    that is retained."""
     monkeypatch.setattr(stream, "RETRY_MS", (300, 400))
     api: Api = await make_open_api(retention_events=3)
     await page.goto(f"{api.url}/healthz")
     await watch(page, api)
     first = await record(api, 1)
     assert await seen(page, 1) == first
-    api.state.watchers.end_all()
+    api.context.watchers.end_all()
     ids = await record(api, 5)
     assert await seen(page, 5) == [*first, "reset", *ids[-3:]]
 
 
 async def test_fetch_revalidates_by_itself(page: Page, make_open_api: Callable[..., Any]) -> None:
-    """The browser's cache asks with the ETag that it has: what has not changed is 304 on the wire and 200 for the page."""
+    """The browser's cache asks with the ETag that it has: what has not changed is 304 on the wire
+    and 200 for the page."""
     api: Api = await make_open_api()
     await record(api, 1)
     await api.settle()
@@ -117,15 +121,18 @@ async def test_fetch_revalidates_by_itself(page: Page, make_open_api: Callable[.
 
 def requests(api: Api, code: int) -> float:
     """How many requests for an event were answered with this code."""
-    api.state.answers.count_all_hits()
+    api.context.answers.count_all_hits()
     labels = {"route": "/v0/cluster/events/{event_id}", "method": "GET", "code": str(code)}
-    return api.state.metrics.registry.get_sample_value("cluster_events_http_requests_total", labels) or 0.0
+    return (
+        api.context.metrics.registry.get_sample_value("cluster_events_http_requests_total", labels)
+        or 0.0
+    )
 
 
 async def test_another_origin_is_shut_out(page: Page, make_open_api: Callable[..., Any]) -> None:
     """A page of another origin reads neither answers nor the stream."""
     page_api, api = await make_open_api(), await make_open_api()
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     await page.goto(f"{page_api.url}/healthz")
     assert await page.evaluate(FETCH_FAILS, f"{api.url}{LIST}/latest") == "TypeError"
     await page.evaluate(WATCH, api.url + LIST)
@@ -135,15 +142,20 @@ async def test_another_origin_is_shut_out(page: Page, make_open_api: Callable[..
     assert await page.evaluate("[opened, states[0]]") == [0, 2], "closed, for good"
 
 
-async def test_a_named_origin_reads_and_watches(page: Page, make_open_api: Callable[..., Any]) -> None:
-    """A page of an origin that is named reads answers with their ETags, asks with a preflight, and watches."""
+async def test_a_named_origin_reads_and_watches(
+    page: Page, make_open_api: Callable[..., Any]
+) -> None:
+    """A page of an origin that is named reads answers with their ETags, asks with a preflight, and
+    watches."""
     page_api: Api = await make_open_api()
     api: Api = await make_open_api(cors_origins=page_api.url)
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     await page.goto(f"{page_api.url}/healthz")
     status, etag, event_id = await page.evaluate(FETCH, f"{api.url}{LIST}/latest")
     assert (status, etag[0]) == (200, '"')
-    preflighted = 'async ([url, etag]) => (await fetch(url, {headers: {"If-None-Match": etag}})).status'
+    preflighted = (
+        'async ([url, etag]) => (await fetch(url, {headers: {"If-None-Match": etag}})).status'
+    )
     assert await page.evaluate(preflighted, [f"{api.url}{LIST}/latest", etag]) == 304
     await watch(page, api, api.url + LIST)
     ids = await record(api, 2)

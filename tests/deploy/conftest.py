@@ -26,7 +26,9 @@ class Manifests:
 
     def of_kind(self, *kinds: str) -> Mapping[str, Any]:
         """The objects of these kinds by name."""
-        return {found["metadata"]["name"]: found for found in self.objects if found["kind"] in kinds}
+        return {
+            found["metadata"]["name"]: found for found in self.objects if found["kind"] in kinds
+        }
 
     @property
     def workloads(self) -> Mapping[str, Any]:
@@ -52,7 +54,10 @@ class Manifests:
     def valkey_conf(self) -> str:
         """The configuration of the store."""
         (found,) = (
-            file for map_ in self.of_kind("ConfigMap").values() for file in [map_["data"].get("valkey.conf")] if file
+            file
+            for map_ in self.of_kind("ConfigMap").values()
+            for file in [map_["data"].get("valkey.conf")]
+            if file
         )
         return str(found)
 
@@ -66,7 +71,9 @@ def manifests() -> Manifests:
 def rendered(folder: Path) -> Manifests:
     """What a kustomization renders. Skips where kubectl is not installed."""
     kubectl = needs.program("kubectl", installable=False)
-    ran = subprocess.run([kubectl, "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(
+        [kubectl, "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=30
+    )
     return Manifests(tuple(yaml.safe_load_all(ran.stdout)))
 
 
@@ -74,7 +81,10 @@ def make_secrets() -> Secrets:
     """The Secrets that `make-secrets.sh` prints."""
     script = str(KUBERNETES / "make-secrets.sh")
     printed = subprocess.run([script], check=True, capture_output=True, text=True, timeout=30)
-    return {secret["metadata"]["name"]: secret["stringData"] for secret in yaml.safe_load_all(printed.stdout)}
+    return {
+        secret["metadata"]["name"]: secret["stringData"]
+        for secret in yaml.safe_load_all(printed.stdout)
+    }
 
 
 @pytest.fixture(scope="session")

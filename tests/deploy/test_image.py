@@ -1,4 +1,5 @@
-"""The Dockerfile: what it says fits the project. (Building it needs a Docker engine; this does not.)"""
+"""The Dockerfile: what it says fits the project. (Building it needs a Docker engine; this does
+not.)"""
 
 import json
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from service.cli import cli
+from service.cli.main import cli
 from service.settings import PREFIX, Settings, load
 from tests.deploy.conftest import ROOT, Manifests
 
@@ -50,7 +51,9 @@ def of(word: str, *, stage: int | None = None) -> list[str]:
 
 def pip_commands(*, stage: int | None = None) -> list[list[str]]:
     """The words of each pip command."""
-    commands = (shlex.split(command) for run in of("RUN", stage=stage) for command in run.split("&&"))
+    commands = (
+        shlex.split(command) for run in of("RUN", stage=stage) for command in run.split("&&")
+    )
     return [command for command in commands if command and command[0] == "pip"]
 
 
@@ -70,7 +73,8 @@ def environment() -> dict[str, str]:
 
 
 def test_the_base_image_is_a_version() -> None:
-    """Every stage starts from one image, whose tag names a Python version that the project supports."""
+    """Every stage starts from one image, whose tag names a Python version that the project
+    supports."""
     assert of("FROM") == ["${BASE} AS build", "${BASE}"]
     default = of("ARG", stage=-1)[0].removeprefix("BASE=")
     tag = re.fullmatch(r"python:(3\.\d+)-slim.*", default)
@@ -88,7 +92,8 @@ def test_the_process_is_not_root(manifests: Manifests) -> None:
 
 @pytest.mark.parametrize("command", pip_commands(), ids=" ".join)
 def test_pip_takes_nothing_unchecked(command: list[str]) -> None:
-    """pip installs wheels of locked hashes, or what lies in the build already; it never chooses for itself."""
+    """pip installs wheels of locked hashes, or what lies in the build already; it never chooses for
+    itself."""
     if "uninstall" in command or command[-1] == "check":
         return
     if "--requirement" in command:
@@ -109,7 +114,8 @@ def test_the_final_stage_installs_nothing() -> None:
 
 @pytest.mark.parametrize("source", copied())
 def test_everything_copied_exists_and_reaches_the_build(source: str) -> None:
-    """Each source of a COPY is there, and .dockerignore, which leaves out all else, lets it through."""
+    """Each source of a COPY is there, and .dockerignore, which leaves out all else, lets it
+    through."""
     rules = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert (ROOT / source).exists()
     assert "*" in rules
@@ -123,9 +129,16 @@ def test_the_build_has_what_the_project_is_made_of() -> None:
 
 
 def test_the_backend_is_the_one_developed_with() -> None:
-    """build.lock pins the build backend and its needs as tests/requirements.lock does; its first lines say how to renew it."""
+    """build.lock pins the build backend and its needs as tests/requirements.lock does; its first
+    lines say how to renew it."""
     pins = {
-        name: set(re.findall(r"^[a-z0-9-]+==\S+|--hash=\S+", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE))
+        name: set(
+            re.findall(
+                r"^[a-z0-9-]+==\S+|--hash=\S+",
+                (ROOT / name).read_text(encoding="utf-8"),
+                re.MULTILINE,
+            )
+        )
         for name in ("deploy/build.lock", "tests/requirements.lock")
     }
     backend = re.split("[<>=]", PROJECT["build-system"]["requires"][0])[0]
@@ -134,14 +147,18 @@ def test_the_backend_is_the_one_developed_with() -> None:
 
 
 def test_the_service_gets_the_signals() -> None:
-    """The entry point is in exec form, so that no shell stands between SIGTERM and the service; its commands exist."""
-    (entrypoint,), (arguments,) = (json.loads(of(word, stage=FINAL)[0]) for word in ("ENTRYPOINT", "CMD"))
+    """The entry point is in exec form, so that no shell stands between SIGTERM and the service; its
+    commands exist."""
+    (entrypoint,), (arguments,) = (
+        json.loads(of(word, stage=FINAL)[0]) for word in ("ENTRYPOINT", "CMD")
+    )
     assert entrypoint in PROJECT["project"]["scripts"]
     assert arguments in cli.commands
 
 
 def test_the_image_listens_where_it_says() -> None:
-    """The image's own settings are settings, reach beyond its loopback, and the exposed port is the default."""
+    """The image's own settings are settings, reach beyond its loopback, and the exposed port is the
+    default."""
     given = {name: value for name, value in environment().items() if name.startswith(PREFIX)}
     assert {name.removeprefix(PREFIX).lower() for name in given} <= set(Settings.model_fields)
     settings = load(given)
@@ -150,7 +167,8 @@ def test_the_image_listens_where_it_says() -> None:
 
 
 def test_bytecode_is_made_at_build_time() -> None:
-    """Both the environment's and the standard library's bytecode is in the image, and nothing writes any later."""
+    """Both the environment's and the standard library's bytecode is in the image, and nothing
+    writes any later."""
     compiling = [run for run in of("RUN") if "compileall" in run]
     assert len(compiling) == 2
     assert all("--invalidation-mode unchecked-hash" in run for run in compiling)

@@ -29,7 +29,8 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def configured_server(manifests: Manifests, secrets: Secrets, folder: Path) -> Iterator[str]:
-    """The URL, with the service's user, of a server that runs on the base's files; only their places differ."""
+    """The URL, with the service's user, of a server that runs on the base's files; only their
+    places differ."""
     acl = folder / "users.acl"
     acl.write_text(secrets["cluster-events-redis"]["users.acl"])
     places = {"dir /data": f"dir {folder}", "aclfile /etc/valkey/acl/users.acl": f"aclfile {acl}"}
@@ -39,8 +40,17 @@ def configured_server(manifests: Manifests, secrets: Secrets, folder: Path) -> I
         configuration = configuration.replace(there, here)
     (folder / "valkey.conf").write_text(configuration)
     socket = folder / "s"
-    command = [str(get_binary_path()), str(folder / "valkey.conf"), "--port", "0", "--unixsocket", str(socket)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    command = [
+        str(get_binary_path()),
+        str(folder / "valkey.conf"),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(socket),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             deadline = time.monotonic() + 10
             while not socket.exists():
@@ -54,7 +64,9 @@ def configured_server(manifests: Manifests, secrets: Secrets, folder: Path) -> I
             process.communicate(timeout=10)
 
 
-def test_the_manifest_puts_the_files_where_the_configuration_expects_them(manifests: Manifests) -> None:
+def test_the_manifest_puts_the_files_where_the_configuration_expects_them(
+    manifests: Manifests,
+) -> None:
     """The paths in valkey.conf and in the command are those of the mounts."""
     container = manifests.container("cluster-events-redis")
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -63,8 +75,11 @@ def test_the_manifest_puts_the_files_where_the_configuration_expects_them(manife
     assert f"aclfile {mounts['acl']}/users.acl\n" in manifests.valkey_conf
 
 
-def test_the_store_is_durable_and_never_evicts(manifests: Manifests, configured_server: str) -> None:
-    """Each write is synced before it is acknowledged, and a full store refuses writes rather than dropping events."""
+def test_the_store_is_durable_and_never_evicts(
+    manifests: Manifests, configured_server: str
+) -> None:
+    """Each write is synced before it is acknowledged, and a full store refuses writes rather than
+    dropping events."""
     with Redis.from_url(configured_server) as client:
         info = client.info()
     assert isinstance(info, dict)
@@ -72,8 +87,11 @@ def test_the_store_is_durable_and_never_evicts(manifests: Manifests, configured_
     assert "\nappendfsync always\n" in manifests.valkey_conf
 
 
-def test_the_store_stays_within_its_memory_limit(manifests: Manifests, configured_server: str) -> None:
-    """The data may take half of the pod's memory at most, since rewriting the log can need as much again."""
+def test_the_store_stays_within_its_memory_limit(
+    manifests: Manifests, configured_server: str
+) -> None:
+    """The data may take half of the pod's memory at most, since rewriting the log can need as much
+    again."""
     with Redis.from_url(configured_server) as client:
         info = client.info("memory")
     assert isinstance(info, dict)
@@ -84,7 +102,8 @@ def test_the_store_stays_within_its_memory_limit(manifests: Manifests, configure
 
 
 def test_the_events_fit_into_the_memory_with_room_to_spare(configured_server: str) -> None:
-    """Retention by bytes takes a third of the memory at the most: allocation, buffers and API keys have the rest."""
+    """Retention by bytes takes a third of the memory at the most: allocation, buffers and API keys
+    have the rest."""
     with Redis.from_url(configured_server) as client:
         info = client.info("memory")
     assert isinstance(info, dict)
@@ -93,7 +112,8 @@ def test_the_events_fit_into_the_memory_with_room_to_spare(configured_server: st
 
 @pytest.mark.slow
 async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -> None:
-    """Everything that the store is asked for is permitted: events, their trimming, checks, API keys, notices, `WAIT`."""
+    """Everything that the store is asked for is permitted: events, their trimming, checks, API
+    keys, notices, `WAIT`."""
     environ = {
         "CLUSTER_EVENTS_REDIS_URL": configured_server,
         "CLUSTER_EVENTS_REDIS_TIMEOUT": "2s",
@@ -102,15 +122,15 @@ async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -
     }
     store = open_store(load(environ))
     try:
-        async with store.changes() as changes:
+        async with store.subscribe() as changes:
             await store.append(ALL_GOOD)
             newest = await store.append(ONE_BAD)
-            await changes.next()
+            await changes.wait_for_change()
         assert (newest.created, newest.trimmed_by_count, newest.replicated) == (True, 1, False)
-        await store.checked()
+        await store.record_check()
         lease = await store.lease("a", 5.0)
         assert (await store.lease("b", 5.0)).owner == "a"
-        await store.checked(lease.epoch, "a")
+        await store.record_check(lease.epoch, "a")
         await store.release("a")
         assert await store.full(entry_of(newest.event))
         _, key = mint("ops", Role.READ, await store.now())
@@ -141,7 +161,10 @@ async def test_the_service_can_do_its_work_as_its_user(configured_server: str) -
 )
 def test_the_service_user_may_do_no_more(configured_server: str, command: tuple[str, ...]) -> None:
     """A leaked password opens the events, and neither the server nor what else it may hold."""
-    with Redis.from_url(configured_server) as client, pytest.raises(RedisError, match=r"(?i)permission|ACL failure"):
+    with (
+        Redis.from_url(configured_server) as client,
+        pytest.raises(RedisError, match=r"(?i)permission|ACL failure"),
+    ):
         client.execute_command(*command)
 
 

@@ -1,11 +1,12 @@
-"""The component that lets the monitor look at Kubernetes' objects: it gives what the code asks for, and no more."""
+"""The component that lets the monitor look at Kubernetes' objects: it gives what the code asks for,
+and no more."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from service.monitor.kubernetes import kubernetes
+from service.monitor.kubernetes.client import kubernetes
 from service.monitor.services import Workload
 from tests.deploy.conftest import KUBERNETES, Manifests, rendered
 from tests.monitor.cluster import Cluster, container, credentials, pod, workload
@@ -17,7 +18,9 @@ MONITOR = "cluster-events-monitor"
 def with_resources(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
     """The base with the component, as a kustomization of an operator's own."""
     folder = tmp_path_factory.mktemp("overlay")
-    base, component = (os.path.relpath(KUBERNETES / part, folder.resolve()) for part in ("base", "resources"))
+    base, component = (
+        os.path.relpath(KUBERNETES / part, folder.resolve()) for part in ("base", "resources")
+    )
     text = f"namespace: platform\nresources: [{base}]\ncomponents: [{component}]\n"
     (folder / "kustomization.yaml").write_text(text)
     return rendered(folder)
@@ -26,7 +29,9 @@ def with_resources(tmp_path_factory: pytest.TempPathFactory) -> Manifests:
 def test_only_the_monitor_gets_an_account(with_resources: Manifests) -> None:
     """The monitor's pods get their account's token, and nobody else's do."""
     specs = {name: with_resources.pod(name)["spec"] for name in with_resources.workloads}
-    assert [name for name, spec in specs.items() if spec["automountServiceAccountToken"]] == [MONITOR]
+    assert [name for name, spec in specs.items() if spec["automountServiceAccountToken"]] == [
+        MONITOR
+    ]
     assert specs[MONITOR]["serviceAccountName"] == MONITOR
     values = {one["name"]: one.get("value") for one in with_resources.container(MONITOR)["env"]}
     assert values["CLUSTER_EVENTS_MONITOR_RESOURCES"] == "on"
@@ -42,11 +47,17 @@ def test_the_role_is_bound_to_that_account(with_resources: Manifests) -> None:
     assert subject == {"kind": "ServiceAccount", "name": MONITOR, "namespace": "platform"}
 
 
-async def test_the_role_allows_what_the_code_asks_for_and_no_more(with_resources: Manifests, tmp_path: Path) -> None:
-    """Every request of the monitor, with names and with labels, is covered by the Role, and each rule by a request."""
+async def test_the_role_allows_what_the_code_asks_for_and_no_more(
+    with_resources: Manifests, tmp_path: Path
+) -> None:
+    """Every request of the monitor, with names and with labels, is covered by the Role, and each
+    rule by a request."""
     failing = pod("a", "Running", container(waiting=("CrashLoopBackOff", "")))
     cluster = Cluster([workload(available=2), workload("StatefulSet")], [failing])
-    async with cluster.serving(), kubernetes(cluster.url, credentials(tmp_path / "account")) as client:
+    async with (
+        cluster.serving(),
+        kubernetes(cluster.url, credentials(tmp_path / "account")) as client,
+    ):
         for kind in ("deployment", "statefulset"):
             await client.look(Workload(kind, "api-server"), 2.0)
             await client.look(Workload(kind, selector="app=api-server"), 2.0)
@@ -54,7 +65,13 @@ async def test_the_role_allows_what_the_code_asks_for_and_no_more(with_resources
     for path, _ in cluster.asked:
         before, _, after = path.partition("/namespaces/platform/")
         resource, _, name = after.partition("/")
-        asked.add(("apps" if before.startswith("/apis/apps/") else "", resource, "get" if name else "list"))
+        asked.add(
+            (
+                "apps" if before.startswith("/apis/apps/") else "",
+                resource,
+                "get" if name else "list",
+            )
+        )
     rules = with_resources.of_kind("Role")[MONITOR]["rules"]
     allowed = {
         (group, resource, verb)

@@ -1,11 +1,13 @@
-"""Several monitors as processes on one real store, under faults at random moments, and the checker of what they wrote.
+"""Several monitors as processes on one real store, under faults at random moments, and the checker
+of what they wrote.
 
     python -m tests.faults.monitors --minutes 10        two rigs at once, of two and of three monitors
     python -m tests.faults.monitors --minutes 1 --without fence deadline        what the checker must find
 
-The monitors are the real ones, but for one line in each of the store's scripts: in the same step in which a script grants a
-lease, appends an event or notes a check, it adds an entry to a journal. So the journal is what happened, in the order in which
-it happened, whoever was killed or paused meanwhile, and the checker need not believe any monitor.
+The monitors are the real ones, but for one line in each of the store's scripts: in the same step in
+which a script grants a lease, appends an event or notes a check, it adds an entry to a journal. So
+the journal is what happened, in the order in which it happened, whoever was killed or paused
+meanwhile, and the checker need not believe any monitor.
 """
 
 import argparse
@@ -36,16 +38,21 @@ KEY = "{ce:default}:"
 CHECK_INTERVAL_S = 0.5
 REFUSED = "the store refused a write"
 FAULTS = ("kill", "terminate", "pause", "pause in a check", "pause the store", "kill a standby")
-LED = f"highest = redis.call('HGET', '{KEY}meta', 'epoch'), holder = redis.call('GET', '{KEY}leader')"
+LED = (
+    f"highest = redis.call('HGET', '{KEY}meta', 'epoch'), holder = redis.call('GET', '{KEY}leader')"
+)
 JOURNALLED = {
-    "append": ("return {'APPENDED'", "kind = 'event', id = id, owner = owner, epoch = epoch, " + LED),
+    "append": (
+        "return {'APPENDED'",
+        "kind = 'event', id = id, owner = owner, epoch = epoch, " + LED,
+    ),
     "checked": ("return {'CHECKED'}", "kind = 'check', owner = ARGV[2], epoch = ARGV[1], " + LED),
     "lease": ("return {'LEADS'", "kind = 'lease', owner = owner, epoch = epoch, " + LED),
 }
 """Script → the line before which it writes its entry, and what is in it."""
 
 
-# -- what happened, and what must not have ----------------------------------------------------------------------------
+# -- what happened, and what must not have ---------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,8 @@ class Entry:
 
 
 def violations(journal: Sequence[Entry], timeline: Sequence[str]) -> list[str]:
-    """What must not have happened. `timeline` is the ids of the events in the store, oldest first."""
+    """What must not have happened. `timeline` is the ids of the events in the store, oldest
+    first."""
     wrong: list[str] = []
     leaders: dict[int, str] = {}
     highest = 0
@@ -91,13 +99,17 @@ def violations(journal: Sequence[Entry], timeline: Sequence[str]) -> list[str]:
             wrong.append(f"{what}, which was {leaders[entry.epoch]}'s")
         highest = max(highest, entry.epoch)
     owners = [entry.owner for entry in journal if entry.kind != "lease"]
-    terms = [owner for number, owner in enumerate(owners) if number == 0 or owners[number - 1] != owner]
+    terms = [
+        owner for number, owner in enumerate(owners) if number == 0 or owners[number - 1] != owner
+    ]
     epochs = len({(entry.owner, entry.epoch) for entry in journal if entry.kind != "lease"})
     if len(terms) > epochs:
         wrong.append(f"writes of two leaders are interleaved: {len(terms)} runs in {epochs} terms")
     ids = [entry.id for entry in journal if entry.kind == "event"]
     if ids != list(timeline):
-        wrong.append(f"the store has {len(timeline)} events, {len(ids)} were appended, or in another order")
+        wrong.append(
+            f"the store has {len(timeline)} events, {len(ids)} were appended, or in another order"
+        )
     return wrong
 
 
@@ -105,7 +117,11 @@ def silence(journal: Sequence[Entry], since: float, owner: str) -> float:
     """Seconds from that moment until another than `owner` completed a check."""
     return (
         next(
-            (entry.at for entry in journal if entry.kind != "lease" and entry.at > since and entry.owner != owner),
+            (
+                entry.at
+                for entry in journal
+                if entry.kind != "lease" and entry.at > since and entry.owner != owner
+            ),
             since + 1e9,
         )
         - since
@@ -117,11 +133,12 @@ def _entry(fields: str) -> str:
     return f"redis.call('RPUSH', '{KEY}journal', cjson.encode({{{fields}, time = redis.call('TIME')}}))\n"
 
 
-# -- a monitor --------------------------------------------------------------------------------------------------------
+# -- a monitor -------------------------------------------------------------------------------------
 
 
 def monitor(without: Sequence[str]) -> None:
-    """Runs a monitor with the journal, and without what it is to be without: the `fence`, the `deadline`."""
+    """Runs a monitor with the journal, and without what it is to be without: the `fence`, the
+    `deadline`."""
     from service.monitor import leader  # noqa: PLC0415  # Only the child needs the service.
     from service.run import monitor, run  # noqa: PLC0415
     from service.settings import load  # noqa: PLC0415
@@ -142,16 +159,16 @@ def monitor(without: Sequence[str]) -> None:
 
     store._script = script
     if "deadline" in without:
-        leader.Candidate.leads = property(lambda self: self.epoch is not None)  # type: ignore[assignment,method-assign]
-        leader.Candidate._end_of_term = lambda *_: None  # type: ignore[method-assign]
-    from service.observability import configure_logging  # noqa: PLC0415
+        leader.LeaseHolder.leads = property(lambda self: self.epoch is not None)  # type: ignore[assignment,method-assign]
+        leader.LeaseHolder._step_down = lambda *_: None  # type: ignore[method-assign]
+    from service.logs import configure_logging  # noqa: PLC0415
 
     settings = load(os.environ)
     configure_logging(settings.log_format)
     run(monitor(settings))
 
 
-# -- the rig ----------------------------------------------------------------------------------------------------------
+# -- the rig ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -216,7 +233,9 @@ class Rig:
     def silences(self, kind: str) -> list[float]:
         """How long nobody checked, after each fault of the kind."""
         journal = self.journal()
-        return [silence(journal, fault.at, fault.leader) for fault in self.faults if fault.kind == kind]
+        return [
+            silence(journal, fault.at, fault.leader) for fault in self.faults if fault.kind == kind
+        ]
 
     def refused(self) -> int:
         """How many writes the store refused."""
@@ -247,9 +266,17 @@ class Rig:
         log = self.folder / f"monitor-{len(self.logs)}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.monitors", "--monitor", "--without", *self.without],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.faults.monitors",
+                    "--monitor",
+                    "--without",
+                    *self.without,
+                ],
                 cwd=ROOT,
-                env=os.environ | {f"CLUSTER_EVENTS_{name}": value for name, value in values.items()},
+                env=os.environ
+                | {f"CLUSTER_EVENTS_{name}": value for name, value in values.items()},
                 stderr=output,
             )
         self.processes.append(process)
@@ -258,7 +285,10 @@ class Rig:
     async def _all_there(self) -> None:
         """Waits until every monitor knows its place, and the leader checks."""
         deadline = time.monotonic() + 20 + self.lease_ttl
-        while not all(re.search("leading|standing by", self.logs[one.pid].read_text()) for one in self.processes):
+        while not all(
+            re.search("leading|standing by", self.logs[one.pid].read_text())
+            for one in self.processes
+        ):
             assert time.monotonic() < deadline, "a monitor does not find its place"
             await asyncio.sleep(0.02)
         checks = self.client.llen(KEY + "journal")
@@ -326,7 +356,7 @@ def rig(number: int, **values: Any) -> Iterator[Rig]:
             server.stop()
 
 
-# -- the long run -----------------------------------------------------------------------------------------------------
+# -- the long run ----------------------------------------------------------------------------------
 
 
 def report(rig: Rig) -> bool:
@@ -334,34 +364,53 @@ def report(rig: Rig) -> bool:
     journal, wrong = rig.journal(), rig.violations()
     kinds = Counter(entry.kind for entry in journal)
     epochs = len({entry.epoch for entry in journal})
-    click.echo(f"{rig.number} monitors: {dict(kinds)}, {epochs} epochs, {rig.refused()} writes refused")
+    click.echo(
+        f"{rig.number} monitors: {dict(kinds)}, {epochs} epochs, {rig.refused()} writes refused"
+    )
     for kind, count in sorted(Counter(fault.kind for fault in rig.faults).items()):
-        silences = rig.silences(kind) if kind in {"kill", "terminate", "pause", "pause in a check"} else []
+        silences = (
+            rig.silences(kind) if kind in {"kill", "terminate", "pause", "pause in a check"} else []
+        )
         longest = f", longest silence {max(silences):.2f} s" if silences else ""
         click.echo(f"  {count:4} x {kind}{longest}")
     click.echo("\n".join(f"  WRONG: {one}" for one in wrong[:20]) or "  nothing is wrong")
-    slow = max(rig.silences("kill"), default=0) > 15 or max(rig.silences("terminate"), default=0) > 1.5
+    slow = (
+        max(rig.silences("kill"), default=0) > 15 or max(rig.silences("terminate"), default=0) > 1.5
+    )
     return not wrong and not slow
 
 
 async def _long(minutes: float, lease_ttl: float, without: tuple[str, ...]) -> bool:
-    with rig(2, lease_ttl=lease_ttl, without=without) as two, rig(3, lease_ttl=lease_ttl, without=without) as three:
-        await asyncio.gather(two.run(for_seconds(minutes * 60)), three.run(for_seconds(minutes * 60)))
+    with (
+        rig(2, lease_ttl=lease_ttl, without=without) as two,
+        rig(3, lease_ttl=lease_ttl, without=without) as three,
+    ):
+        await asyncio.gather(
+            two.run(for_seconds(minutes * 60)), three.run(for_seconds(minutes * 60))
+        )
         return all([report(two), report(three)])
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--monitor", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--lease-ttl", type=float, default=5.0, help="seconds; the other times follow from it")
+    parser.add_argument(
+        "--lease-ttl", type=float, default=5.0, help="seconds; the other times follow from it"
+    )
     parser.add_argument("--without", nargs="*", default=[], choices=["fence", "deadline"])
     arguments = parser.parse_args()
     if arguments.monitor:
         monitor(arguments.without)
     else:
-        sys.exit(0 if asyncio.run(_long(arguments.minutes, arguments.lease_ttl, tuple(arguments.without))) else 1)
+        sys.exit(
+            0
+            if asyncio.run(_long(arguments.minutes, arguments.lease_ttl, tuple(arguments.without)))
+            else 1
+        )
 
 
 if __name__ == "__main__":

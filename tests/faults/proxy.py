@@ -35,7 +35,8 @@ class Mode(StrEnum):
 class Proxy:
     """Stands before the server of `upstream` (`redis://host:port` or `unix://path`), as `url`.
 
-    `cut` is asked about each piece of a reply while the mode is `PASS`: if it says yes, the connection is reset in its stead.
+    `cut` is asked about each piece of a reply while the mode is `PASS`: if it says yes, the
+    connection is reset in its stead.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -60,7 +61,8 @@ class Proxy:
         return len(self._open)
 
     async def set(self, mode: Mode) -> None:
-        """Changes the mode for old and new connections. Connections that lost bytes do not outlive the mode that took them."""
+        """Changes the mode for old and new connections. Connections that lost bytes do not outlive
+        the mode that took them."""
         damaged = {Mode.BLACKHOLE, Mode.MUTE, Mode.TRUNCATE}
         if mode in {Mode.REFUSE, Mode.RST} or self._mode in damaged:
             self.reset_all()
@@ -78,7 +80,9 @@ class Proxy:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
         """Listens inside it."""
-        with reserve_port() as reserved:  # Else another socket may take the port while the mode is `REFUSE`.
+        with (
+            reserve_port() as reserved
+        ):  # Else another socket may take the port while the mode is `REFUSE`.
             self._port = reserved.getsockname()[1]
             await self._listen()
             try:
@@ -91,7 +95,9 @@ class Proxy:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, reuse_port=True)
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self._port, reuse_port=True
+        )
 
     async def _stop_listening(self) -> None:
         if self._server is not None:

@@ -15,7 +15,8 @@ GREETING = {
 
 @asynccontextmanager
 async def answering(reply: bytes, greeting: Mapping[bytes, bytes] = GREETING) -> AsyncIterator[str]:
-    """A server that greets clients and answers every other command with `reply`; gives its address, `host:port`."""
+    """A server that greets clients and answers every other command with `reply`; gives its address,
+    `host:port`."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,5 @@
-"""Several monitors under faults: nothing is written by one that does not lead. And the checker of that, on what it must find."""
+"""Several monitors under faults: nothing is written by one that does not lead. And the checker of
+that, on what it must find."""
 
 import asyncio
 import time
@@ -11,7 +12,15 @@ from tests.faults.monitors import FAULTS, Entry, rig, silence, violations
 pytestmark = pytest.mark.slow
 
 
-def entry(kind: str, owner: str, epoch: int, at: float = 0.0, *, holder: str | None = None, event: str = "") -> Entry:
+def entry(
+    kind: str,
+    owner: str,
+    epoch: int,
+    at: float = 0.0,
+    *,
+    holder: str | None = None,
+    event: str = "",
+) -> Entry:
     """An entry of the journal; the lease is the writer's unless another holds it."""
     return Entry(kind, owner, epoch, epoch, owner if holder is None else holder, at, event)
 
@@ -28,7 +37,8 @@ GOOD = [
 
 
 def test_an_orderly_history_has_no_violations() -> None:
-    """Leaders that follow each other, one per epoch, are as it should be, also when one leads for the second time."""
+    """Leaders that follow each other, one per epoch, are as it should be, also when one leads for
+    the second time."""
     assert violations(GOOD, ["1", "2"]) == []
 
 
@@ -39,7 +49,10 @@ def test_an_orderly_history_has_no_violations() -> None:
         (entry("check", "b", 3, holder="a"), "check by b in epoch 3 while a held the lease"),
         (entry("lease", "b", 3), "lease by b in epoch 3, which was a's"),
         (entry("lease", "c", 1), "lease by c in epoch 1 after epoch 3 had begun"),
-        (entry("event", "a", 3, event="3"), "the store has 2 events, 3 were appended, or in another order"),
+        (
+            entry("event", "a", 3, event="3"),
+            "the store has 2 events, 3 were appended, or in another order",
+        ),
     ],
 )
 def test_the_checker_finds_it(extra: Entry, found: str) -> None:
@@ -54,13 +67,15 @@ def test_the_checker_finds_interleaved_writes() -> None:
 
 
 def test_silence_ends_with_another_monitors_check() -> None:
-    """Silence lasts until another than the former leader has completed a check; a lease alone does not end it."""
+    """Silence lasts until another than the former leader has completed a check; a lease alone does
+    not end it."""
     assert silence(GOOD, 1.5, "a") == 3.5
     assert silence(GOOD, 5.5, "b") == 0.5
 
 
 async def test_faults_at_random_moments() -> None:
-    """Kills, orderly ends, pauses beyond the lease and pauses of the store: no write by a former leader, no long silence.
+    """Kills, orderly ends, pauses beyond the lease and pauses of the store: no write by a former
+    leader, no long silence.
 
     Each rig meets half of the kinds; the moments are random.
     """
@@ -70,11 +85,14 @@ async def test_faults_at_random_moments() -> None:
             assert tuple(fault.kind for fault in one.faults) == kinds
             assert one.violations() == []
             assert max(one.silences("terminate"), default=0) <= 1.5
-            assert max(one.silences("kill"), default=0) <= 2.5  # The lease (1 s), asking for it, and a check.
+            assert (
+                max(one.silences("kill"), default=0) <= 2.5
+            )  # The lease (1 s), asking for it, and a check.
 
 
 async def until_found(without: Sequence[str], limit_s: float) -> tuple[list[str], int]:
-    """What is wrong, and how many writes were refused, once there is either, with leaders paused in their checks."""
+    """What is wrong, and how many writes were refused, once there is either, with leaders paused in
+    their checks."""
     with rig(2, without=tuple(without)) as two:
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
@@ -85,7 +103,8 @@ async def until_found(without: Sequence[str], limit_s: float) -> tuple[list[str]
 
 
 async def test_the_fence_alone_suffices() -> None:
-    """Monitors that do not know their own deadline write nothing as former leaders either: the store refuses it."""
+    """Monitors that do not know their own deadline write nothing as former leaders either: the
+    store refuses it."""
     wrong, refused = await until_found(["deadline"], 40)
     assert wrong == []
     assert refused > 0

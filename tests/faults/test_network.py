@@ -1,4 +1,5 @@
-"""What a network does to the store's connections: nothing lost, nothing twice, nobody waits for long."""
+"""What a network does to the store's connections: nothing lost, nothing twice, nobody waits for
+long."""
 
 import asyncio
 import random
@@ -10,8 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.errors import StoreUnavailable
 from service.events import Selector, uuid7
-from service.observability import Metrics
-from service.snapshot import Replica
+from service.metrics import Metrics
+from service.replica.replica import Replica
 from service.store import Entry, Store, connect
 from tests.conftest import ALL_GOOD, ONE_BAD, entry_of
 from tests.faults.proxy import Mode, Proxy
@@ -47,7 +48,8 @@ async def test_a_lost_reply_makes_no_duplicate(proxy: Proxy, valkey: str, open_a
 
 
 async def test_the_driver_sends_nothing_twice(proxy: Proxy, valkey: str) -> None:
-    """A command whose reply was lost is executed once: whether it may be sent again is for its sender to know."""
+    """A command whose reply was lost is executed once: whether it may be sent again is for its
+    sender to know."""
     client, direct = connect(proxy.url, 0.5), connect(valkey, 0.5)
     await client.ping()
     proxy.cut = lambda reply: reply.startswith(b":")
@@ -62,7 +64,9 @@ async def test_a_stray_reply_is_never_taken_for_an_answer(open_at: OpenAt) -> No
     """A connection on which an unasked-for reply arrived is not used again."""
     entry = Entry("x", 1, b'{"id":"x"}')
     first = b'{"id":"x","all":1}'
-    reply = b"*2\r\n" + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in (entry.status, first))
+    reply = b"*2\r\n" + b"".join(
+        b"$%d\r\n%s\r\n" % (len(part), part) for part in (entry.status, first)
+    )
     async with answering(reply + b"$5\r\nstray\r\n") as address:
         store = open_at(f"redis://{address}/0")
         for _ in range(3):
@@ -73,16 +77,17 @@ async def test_a_stray_reply_is_never_taken_for_an_answer(open_at: OpenAt) -> No
 @pytest.fixture
 def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent subscription is asked soon whether it lives."""
-    monkeypatch.setattr("service.store.store._SUBSCRIPTION_PROBE_S", 0.1)
+    monkeypatch.setattr("service.store.subscription._SUBSCRIPTION_PROBE_S", 0.1)
 
 
 @pytest.mark.usefixtures("watchful")
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_dead_subscription_is_found(fault: Mode, proxy: Proxy, open_at: OpenAt) -> None:
-    """A subscription whose network is gone ends with `StoreUnavailable`, also where nothing tells that it is gone."""
+    """A subscription whose network is gone ends with `StoreUnavailable`, also where nothing tells
+    that it is gone."""
     store = open_at(proxy.url, timeout=0.1)
-    async with store.changes() as changes:
-        heard = asyncio.create_task(changes.next())
+    async with store.subscribe() as changes:
+        heard = asyncio.create_task(changes.wait_for_change())
         await asyncio.sleep(0.05)
         await proxy.set(fault)
         with pytest.raises(StoreUnavailable):
@@ -93,16 +98,19 @@ async def test_a_dead_subscription_is_found(fault: Mode, proxy: Proxy, open_at: 
 async def test_a_silent_subscription_lives_on(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
     """A subscription on which nothing happens for long is kept, and hears the next change."""
     store = open_at(proxy.url, timeout=0.1)
-    async with store.changes() as changes:
-        heard = asyncio.create_task(changes.next())
+    async with store.subscribe() as changes:
+        heard = asyncio.create_task(changes.wait_for_change())
         await asyncio.sleep(0.45)
         assert proxy.accepted == 1
         await open_at(valkey).append(ALL_GOOD)
         await asyncio.wait_for(heard, 1.0)
 
 
-async def test_writers_on_a_bad_line_lose_nothing(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
-    """Writers that send the same event again until it is acknowledged record each exactly once, on any loss of replies."""
+async def test_writers_on_a_bad_line_lose_nothing(
+    proxy: Proxy, valkey: str, open_at: OpenAt
+) -> None:
+    """Writers that send the same event again until it is acknowledged record each exactly once, on
+    any loss of replies."""
     dice = random.Random(7)
     proxy.cut = lambda _: dice.random() < 0.3
 
@@ -120,8 +128,11 @@ async def test_writers_on_a_bad_line_lose_nothing(proxy: Proxy, valkey: str, ope
     assert sorted(await ids(open_at(valkey))) == sorted(sent)
 
 
-async def test_an_append_that_cannot_be_acknowledged_is_an_error(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
-    """Where every reply is lost the writer hears `StoreUnavailable`; sent again, the event is there once."""
+async def test_an_append_that_cannot_be_acknowledged_is_an_error(
+    proxy: Proxy, valkey: str, open_at: OpenAt
+) -> None:
+    """Where every reply is lost the writer hears `StoreUnavailable`; sent again, the event is there
+    once."""
     store, event_id = open_at(proxy.url), uuid7(1)
     proxy.cut = lambda reply: b"APPENDED" in reply or b"EXISTS" in reply
     with pytest.raises(StoreUnavailable):
@@ -133,7 +144,8 @@ async def test_an_append_that_cannot_be_acknowledged_is_an_error(proxy: Proxy, v
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_each_request_fails_soon(fault: Mode, proxy: Proxy, open_at: OpenAt) -> None:
-    """Whatever the network does, a reading fails within twice the time-out, also where 20 are under way at once."""
+    """Whatever the network does, a reading fails within twice the time-out, also where 20 are under
+    way at once."""
     store = open_at(proxy.url, timeout=0.15)
     await store.read()
     await proxy.set(fault)
@@ -151,8 +163,11 @@ async def test_each_request_fails_soon(fault: Mode, proxy: Proxy, open_at: OpenA
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_replicas_recover_alone(fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
-    """After any fault a replica with default heartbeats is current again within 1 s of the network's recovery."""
+async def test_replicas_recover_alone(
+    fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
+) -> None:
+    """After any fault a replica with default heartbeats is current again within 1 s of the
+    network's recovery."""
     replica = Replica(open_at(proxy.url, timeout=0.2), Metrics(), max_staleness=0.6)
     writer = open_at(valkey)
     async with replica.running():
@@ -173,7 +188,8 @@ async def test_replicas_recover_alone(fault: Mode, proxy: Proxy, valkey: str, op
 async def test_readers_do_not_queue_before_a_dead_store(
     fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
 ) -> None:
-    """While the store is away, reads are answered as stale at once, and only the heartbeat goes on trying."""
+    """While the store is away, reads are answered as stale at once, and only the heartbeat goes on
+    trying."""
     replica = Replica(open_at(proxy.url, timeout=0.3), Metrics(), heartbeat=0.1, max_staleness=0.25)
     event = (await open_at(valkey).append(ALL_GOOD)).event.id
     async with replica.running():
@@ -184,16 +200,22 @@ async def test_readers_do_not_queue_before_a_dead_store(
             started = time.monotonic()
             readings = await asyncio.gather(*(replica.read() for _ in range(50)))
             waits.append(time.monotonic() - started)
-            assert {reading.snapshot.latest.id for reading in readings if reading.snapshot.latest} == {event}
+            assert {
+                reading.snapshot.latest.id for reading in readings if reading.snapshot.latest
+            } == {event}
             assert all(reading.age is not None for reading in readings)
             await asyncio.sleep(0.005)
         assert max(waits) < 0.2  # An attempt takes 0.3 s, and one is nearly always under way.
-        assert proxy.accepted - accepted <= 16, "one attempt and one subscription for each heartbeat"
+        assert proxy.accepted - accepted <= 16, (
+            "one attempt and one subscription for each heartbeat"
+        )
         assert proxy.open <= 3
 
 
 @pytest.mark.parametrize("mode", [Mode.DELAY, Mode.SLICE])
-async def test_slow_lines_change_nothing_but_time(mode: Mode, proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
+async def test_slow_lines_change_nothing_but_time(
+    mode: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
+) -> None:
     """Replies that come late or byte by byte are the same replies."""
     store, direct = open_at(proxy.url, timeout=2.0), open_at(valkey)
     await proxy.set(mode)
@@ -205,7 +227,8 @@ async def test_slow_lines_change_nothing_but_time(mode: Mode, proxy: Proxy, valk
 
 
 async def test_half_a_reply_is_no_reply(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
-    """Of 50 replies that end in their middle none is taken for an answer, and the connections are not used again."""
+    """Of 50 replies that end in their middle none is taken for an answer, and the connections are
+    not used again."""
     store = open_at(proxy.url)
     await open_at(valkey).append(ALL_GOOD)
     expected = await store.read()
@@ -219,8 +242,11 @@ async def test_half_a_reply_is_no_reply(proxy: Proxy, valkey: str, open_at: Open
 
 
 @pytest.mark.slow
-async def test_cancelled_requests_leave_no_reply_behind(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
-    """Requests that are cancelled at any point never give their replies to others, and give their connections back."""
+async def test_cancelled_requests_leave_no_reply_behind(
+    proxy: Proxy, valkey: str, open_at: OpenAt
+) -> None:
+    """Requests that are cancelled at any point never give their replies to others, and give their
+    connections back."""
     store, direct = open_at(proxy.url, timeout=1.0), open_at(valkey)
     events = [(await direct.append(ALL_GOOD)).event for _ in range(5)]
     dice = random.Random(11)

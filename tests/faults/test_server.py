@@ -12,9 +12,9 @@ from redis.asyncio.client import PubSub
 
 from service.errors import StoreUnavailable
 from service.events import Event, Observation, Status
-from service.observability import Metrics
-from service.snapshot import Replica
-from service.store import Entry, Fenced, Rows, Store, StoredKey, connect
+from service.metrics import Metrics
+from service.replica.replica import Replica
+from service.store import Entry, Fenced, Store, StoredKey, StoreState, connect
 from tests.conftest import ALL_GOOD, ONE_BAD
 from tests.faults.conftest import Server
 from tests.faults.resp import GREETING, answering
@@ -31,7 +31,8 @@ async def eventually_reads(replica: Replica, event_id: str, within: float) -> No
 
 
 async def test_a_killed_store_comes_back_with_everything(server: Server, open_at: OpenAt) -> None:
-    """After SIGKILL under load and a restart, every acknowledged event is there once, and replicas are current again."""
+    """After SIGKILL under load and a restart, every acknowledged event is there once, and replicas
+    are current again."""
     store = open_at(server.url)
     replica = Replica(open_at(server.url), Metrics(), heartbeat=0.1, max_staleness=0.3)
     acknowledged: list[str] = []
@@ -44,7 +45,9 @@ async def test_a_killed_store_comes_back_with_everything(server: Server, open_at
         writers = [asyncio.create_task(write()) for _ in range(2)]
         await asyncio.sleep(0.2)
         server.kill()
-        assert [type(error) for error in await asyncio.gather(*writers, return_exceptions=True)] == [
+        assert [
+            type(error) for error in await asyncio.gather(*writers, return_exceptions=True)
+        ] == [
             StoreUnavailable,
             StoreUnavailable,
         ]
@@ -58,13 +61,19 @@ async def test_a_killed_store_comes_back_with_everything(server: Server, open_at
         assert set(acknowledged[-900:]) <= set(listed)
         assert len(listed) == len(set(listed))
         assert [entry.id for entry in (await replica.read()).snapshot.entries] == listed
-        assert replica.metrics.registry.get_sample_value("cluster_events_history_divergence_total") == 0
+        assert (
+            replica.metrics.registry.get_sample_value("cluster_events_history_divergence_total")
+            == 0
+        )
 
 
 async def test_a_paused_store_delays_nobody(server: Server, open_at: OpenAt) -> None:
-    """While the store's process stands still, requests fail in time; when it goes on, all is current again."""
+    """While the store's process stands still, requests fail in time; when it goes on, all is
+    current again."""
     store = open_at(server.url, timeout=0.15)
-    replica = Replica(open_at(server.url, timeout=0.15), Metrics(), heartbeat=0.1, max_staleness=0.3)
+    replica = Replica(
+        open_at(server.url, timeout=0.15), Metrics(), heartbeat=0.1, max_staleness=0.3
+    )
     async with replica.running():
         await store.append(ALL_GOOD)
         server.signal(signal.SIGSTOP)
@@ -80,13 +89,16 @@ async def test_a_paused_store_delays_nobody(server: Server, open_at: OpenAt) -> 
 
 
 async def test_an_append_across_a_pause_is_recorded_once(server: Server, open_at: OpenAt) -> None:
-    """A writer that gives up on a paused store and sends the event again later records it exactly once."""
+    """A writer that gives up on a paused store and sends the event again later records it exactly
+    once."""
     store = open_at(server.url, timeout=0.1)
     event_id = (await store.append(ALL_GOOD)).event.id
     retried = "0190b7c2-0000-7000-8000-000000000001"
     build = store._build
 
-    async def pause_after_building(services: dict[str, Observation], event_id: str | None) -> tuple[Event, Rows]:
+    async def pause_after_building(
+        services: dict[str, Observation], event_id: str | None
+    ) -> tuple[Event, StoreState]:
         built = await build(services, event_id)
         server.signal(signal.SIGSTOP)
         return built
@@ -108,14 +120,21 @@ async def client(server: Server) -> AsyncIterator[Redis]:
     await client.aclose()
 
 
-async def test_a_full_store_keeps_what_it_has(server: Server, client: Redis, open_at: OpenAt) -> None:
-    """Out of memory, appends are refused with that reason, reads go on, nothing is lost, and it recovers alone."""
+async def test_a_full_store_keeps_what_it_has(
+    server: Server, client: Redis, open_at: OpenAt
+) -> None:
+    """Out of memory, appends are refused with that reason, reads go on, nothing is lost, and it
+    recovers alone."""
     store = open_at(server.url)
     events = [(await store.append(ALL_GOOD)).event.id for _ in range(3)]
     await client.config_set("maxmemory-policy", "noeviction")
     await client.config_set("maxmemory", 1)
     version = (await store.read()).version
-    for write in (store.append(ONE_BAD), store.checked(), store.create_api_key(StoredKey("k", "i", "read", "", 0))):
+    for write in (
+        store.append(ONE_BAD),
+        store.record_check(),
+        store.create_api_key(StoredKey("k", "i", "read", "", 0)),
+    ):
         with pytest.raises(StoreUnavailable) as caught:
             await write
         assert caught.value.details == {"reason": "it is out of memory"}
@@ -193,7 +212,7 @@ def requests(store: Store) -> dict[str, Callable[[], object]]:
         "read": store.read,
         "append": lambda: store.append(ALL_GOOD),
         "full": lambda: store.full(Entry("x", 1, b"")),
-        "checked": store.checked,
+        "checked": store.record_check,
         "now": store.now,
         "api_keys": store.api_keys,
         "create_api_key": lambda: store.create_api_key(key),
@@ -211,18 +230,25 @@ async def assert_unavailable(store: Store, reason: str | None) -> None:
         for secret in ("10.1.2.3", "127.0.0.1", "hunter2", "app", "evalsha", "6381"):
             assert secret not in told
     with pytest.raises(StoreUnavailable):
-        async with store.changes() as changes:
-            await changes.next()
+        async with store.subscribe() as changes:
+            await changes.wait_for_change()
 
 
-@pytest.mark.parametrize(("error", "reason"), ERRORS.items(), ids=[text.split()[0] for text in ERRORS])
-async def test_errors_of_redis_mean_unavailable(error: str, reason: str | None, open_at: OpenAt) -> None:
-    """Whatever Redis answers to a command, it is `StoreUnavailable` with a reason that names no address and no secret."""
+@pytest.mark.parametrize(
+    ("error", "reason"), ERRORS.items(), ids=[text.split()[0] for text in ERRORS]
+)
+async def test_errors_of_redis_mean_unavailable(
+    error: str, reason: str | None, open_at: OpenAt
+) -> None:
+    """Whatever Redis answers to a command, it is `StoreUnavailable` with a reason that names no
+    address and no secret."""
     async with answering(f"-{error}\r\n".encode()) as address:
         await assert_unavailable(open_at(f"redis://app:hunter2@{address}/0"), reason)
 
 
-@pytest.mark.parametrize("error", ["NOAUTH Authentication required.", "WRONGPASS invalid password", "LOADING loading"])
+@pytest.mark.parametrize(
+    "error", ["NOAUTH Authentication required.", "WRONGPASS invalid password", "LOADING loading"]
+)
 async def test_errors_while_connecting_mean_unavailable(error: str, open_at: OpenAt) -> None:
     """The same holds for what Redis answers while a connection is made."""
     refusal = f"-{error}\r\n".encode()
@@ -243,7 +269,8 @@ REPLIES = {
 
 @pytest.mark.parametrize("reply", REPLIES.values(), ids=REPLIES)
 async def test_replies_that_make_no_sense_mean_unavailable(reply: bytes, open_at: OpenAt) -> None:
-    """A server that is not ours, or a damaged reply, is an unavailable store: no other error, no made-up state."""
+    """A server that is not ours, or a damaged reply, is an unavailable store: no other error, no
+    made-up state."""
     async with answering(reply) as address:
         store = open_at(f"redis://{address}/0", timeout=0.2)
         with pytest.raises(StoreUnavailable):
@@ -253,7 +280,8 @@ async def test_replies_that_make_no_sense_mean_unavailable(reply: bytes, open_at
 
 
 async def swallowed() -> None:
-    """Waits for long, and takes its cancellation for an end like any other, as the driver does now and then."""
+    """Waits for long, and takes its cancellation for an end like any other, as the driver does now
+    and then."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(10)
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from service.tasks import background, end
+from service.tasks import cancel_and_wait, spawn_guarded
 
 
 @pytest.fixture
@@ -21,22 +21,28 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> list[signal.Signals]:
 async def test_an_ended_task_ends_the_process(
     error: Exception | None, signals: list[signal.Signals], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task that fails, or just ends, is logged with its name and its reason, and asks for an orderly end."""
+    """A task that fails, or just ends, is logged with its name and its reason, and asks for an
+    orderly end."""
 
     async def work() -> None:
         if error is not None:
             raise error
 
-    await asyncio.wait([background(work(), "some-work")])
+    await asyncio.wait([spawn_guarded(work(), "some-work")])
     await asyncio.sleep(0)
     assert signals == [signal.SIGTERM]
     (record,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert record.getMessage() == "a background task ended: some-work"
-    assert (record.exc_info is not None and record.exc_info[1]) is (error if error is not None else False)
+    assert (record.exc_info is not None and record.exc_info[1]) is (
+        error if error is not None else False
+    )
 
 
-async def test_a_cancelled_task_ends_quietly(signals: list[signal.Signals], caplog: pytest.LogCaptureFixture) -> None:
-    """Tasks that are told to end have ended when `end` returns, and nothing else happens."""
+async def test_a_cancelled_task_ends_quietly(
+    signals: list[signal.Signals], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tasks that are told to end have ended when `cancel_and_wait` returns, and nothing else
+    happens."""
     cleaned = []
 
     async def work() -> None:
@@ -46,9 +52,9 @@ async def test_a_cancelled_task_ends_quietly(signals: list[signal.Signals], capl
             await asyncio.sleep(0)
             cleaned.append(True)
 
-    tasks = [background(work(), f"work-{n}") for n in range(3)]
+    tasks = [spawn_guarded(work(), f"work-{n}") for n in range(3)]
     await asyncio.sleep(0)
-    await end(*tasks)
+    await cancel_and_wait(*tasks)
     assert cleaned == [True] * 3
     assert all(task.cancelled() for task in tasks)
     assert signals == []

@@ -8,7 +8,8 @@ from service.store import Store
 
 
 async def test_days_of_use_only_go_on(make_store: Callable[..., Store]) -> None:
-    """A later day is kept, an earlier one is not, and neither changes the version or tells the replicas."""
+    """A later day is kept, an earlier one is not, and neither changes the version or tells the
+    replicas."""
     store = make_store()
     keys = [mint(name, Role.READ, 0)[1] for name in ("a", "b", "idle")]
     for key in keys:
@@ -21,7 +22,8 @@ async def test_days_of_use_only_go_on(make_store: Callable[..., Store]) -> None:
 
 
 async def test_days_of_use_are_of_one_key(make_store: Callable[..., Store]) -> None:
-    """A use that is told after its key was deleted is not kept; a new key of the name has its own days."""
+    """A use that is told after its key was deleted is not kept; a new key of the name has its own
+    days."""
     store = make_store()
     old = mint("a", Role.READ, 0)[1]
     await store.create_api_key(old)

@@ -42,7 +42,8 @@ async def test_a_lease_ends_with_its_time(make_store: MakeStore) -> None:
 
 
 async def test_a_lease_given_back_is_free_at_once(make_store: MakeStore) -> None:
-    """After a release another leads without waiting; releasing what another holds changes nothing."""
+    """After a release another leads without waiting; releasing what another holds changes
+    nothing."""
     store = make_store()
     await store.lease("a", 5.0)
     await store.release("b")
@@ -61,26 +62,30 @@ async def test_epochs_never_come_twice(make_store: MakeStore, any_client: Any, l
         await store.lease(owner, 0.001)
         await asyncio.sleep(0.005)
     assert (await store.lease("c", 5.0)).epoch == 4
-    await (any_client.flushall() if lost == "everything" else any_client.hdel(store.keys.meta, "epoch"))
+    await (
+        any_client.flushall() if lost == "everything" else any_client.hdel(store.keys.meta, "epoch")
+    )
     assert (await store.lease("c", 5.0, seen_epoch=4)).epoch == 5
 
 
 async def test_who_does_not_hold_the_lease_writes_nothing(make_store: MakeStore) -> None:
-    """A writer with the current epoch is refused while the lease is another's; the holder is not."""
+    """A writer with the current epoch is refused while the lease is another's; the holder is
+    not."""
     store = make_store()
     epoch = (await store.lease("a", 5.0)).epoch
     with pytest.raises(Fenced):
         await store.append(ONE_BAD, epoch=epoch, owner="b")
     with pytest.raises(Fenced):
-        await store.checked(epoch, "b")
+        await store.record_check(epoch, "b")
     rows = await store.read()
     assert (rows.version, rows.checked_at) == (0, None)
-    await store.checked(epoch, "a")
+    await store.record_check(epoch, "a")
     assert (await store.append(ALL_GOOD, epoch=epoch, owner="a")).created
 
 
 async def test_a_former_leader_is_refused_after_the_lease_moved(make_store: MakeStore) -> None:
-    """A leader whose lease ran out writes nothing once another has led, even when nobody leads any more."""
+    """A leader whose lease ran out writes nothing once another has led, even when nobody leads any
+    more."""
     store = make_store()
     epoch = (await store.lease("a", 5.0)).epoch
     await store.release("a")
@@ -91,7 +96,8 @@ async def test_a_former_leader_is_refused_after_the_lease_moved(make_store: Make
 
 
 async def test_a_leader_whose_reply_was_lost_learns_that_it_is_in(make_store: MakeStore) -> None:
-    """The same bytes sent again by a leader that has been replaced meanwhile are found, not refused."""
+    """The same bytes sent again by a leader that has been replaced meanwhile are found, not
+    refused."""
     store = make_store()
     epoch = (await store.lease("a", 5.0)).epoch
     event = (await store.append(ALL_GOOD, epoch=epoch, owner="a")).event

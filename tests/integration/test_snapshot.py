@@ -12,10 +12,11 @@ from redis.asyncio import Redis
 
 from service.errors import EventConflict
 from service.events import Selector, uuid7
-from service.observability import Metrics
+from service.metrics import Metrics
+from service.replica.replica import Replica
+from service.replica.snapshot import Change
 from service.settings import Settings
-from service.snapshot import Change, Replica
-from service.store import Cursor, Rows, Store, connect, open_store
+from service.store import Cursor, Store, StoreState, connect, open_store
 from tests.conftest import ALL_GOOD, HOUR_US, ONE_BAD, RETENTION_US, Api, make_settings
 from tests.faults.proxy import Mode, Proxy
 from tests.integration.planting import planted
@@ -27,7 +28,7 @@ MakeReplica = Callable[..., Any]
 class Deaf:
     """A subscription on which nothing is ever heard."""
 
-    async def next(self) -> None:
+    async def wait_for_change(self) -> None:
         """Waits for ever."""
         await asyncio.Event().wait()
 
@@ -36,7 +37,7 @@ class DeafStore(Store):
     """A store whose publications do not arrive."""
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[Any]:
+    async def subscribe(self) -> AsyncIterator[Any]:
         """A subscription that stays silent."""
         yield Deaf()
 
@@ -71,7 +72,8 @@ async def store(valkey: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def make_replica(valkey: str) -> AsyncIterator[MakeReplica]:
-    """Makes replicas, each with a store client of its own, that keep themselves current unless `running=False`."""
+    """Makes replicas, each with a store client of its own, that keep themselves current unless
+    `running=False`."""
     async with AsyncExitStack() as stack:
 
         async def make(
@@ -111,7 +113,8 @@ def ids(replica: Replica) -> list[str]:
 
 
 async def eventually(true: Callable[[], bool], within: float) -> float:
-    """Waits until something is true, and gives the seconds that it took. Fails if they exceed `within`."""
+    """Waits until something is true, and gives the seconds that it took. Fails if they exceed
+    `within`."""
     started = time.monotonic()
     while not true():
         await asyncio.sleep(0.002)
@@ -125,11 +128,12 @@ async def commands(client: Redis, *names: str) -> int:
     return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names)
 
 
-# -- becoming current -------------------------------------------------------------------------------------------------
+# -- becoming current ------------------------------------------------------------------------------
 
 
 async def test_a_replica_reads_its_own_writes(make_replica: MakeReplica) -> None:
-    """The process that recorded an event answers with it from then on, without a heartbeat or a notice."""
+    """The process that recorded an event answers with it from then on, without a heartbeat or a
+    notice."""
     replica = await make_replica(running=False)
     for services in (ALL_GOOD, ONE_BAD, ALL_GOOD):
         appended = await replica.append(services)
@@ -153,7 +157,8 @@ async def test_concurrent_own_writes_are_read(make_replica: MakeReplica) -> None
 async def test_own_write_is_answered_though_it_cannot_be_read_back(
     make_replica: MakeReplica, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event that is recorded is answered with even where the store fails just after, and nothing counts as lost."""
+    """An event that is recorded is answered with even where the store fails just after, and nothing
+    counts as lost."""
     replica = await make_replica(running=False, kind=UnreadableStore)
     older = (await store.append(ALL_GOOD)).event.id
     await replica.refresh()
@@ -188,8 +193,11 @@ async def test_notices_make_replicas_current(make_replica: MakeReplica, store: S
     assert metric(replicas[0], "lost_notices_total") == 0
 
 
-async def test_the_heartbeat_makes_replicas_current(make_replica: MakeReplica, store: Store) -> None:
-    """Without any notice, a change is visible within about a heartbeat, and the lost notice is counted."""
+async def test_the_heartbeat_makes_replicas_current(
+    make_replica: MakeReplica, store: Store
+) -> None:
+    """Without any notice, a change is visible within about a heartbeat, and the lost notice is
+    counted."""
     replica = await make_replica(heartbeat=0.1, kind=DeafStore)
     await asyncio.sleep(0.02)
     before = metric(replica, "lost_notices_total")
@@ -219,17 +227,18 @@ class LateStore(Store):
     begin = asyncio.Event()
 
     @asynccontextmanager
-    async def changes(self) -> AsyncIterator[Any]:
+    async def subscribe(self) -> AsyncIterator[Any]:
         """The subscription, once it may begin."""
         await self.begin.wait()
-        async with super().changes() as changes:
+        async with super().subscribe() as changes:
             yield changes
 
 
 async def test_what_was_published_before_the_subscription_is_not_missed(
     make_replica: MakeReplica, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change between the first reading and the subscription is read when the subscription stands."""
+    """A change between the first reading and the subscription is read when the subscription
+    stands."""
     monkeypatch.setattr(LateStore, "begin", asyncio.Event())
     replica = await make_replica(heartbeat=5.0, kind=LateStore)
     event = (await store.append(ALL_GOOD)).event
@@ -242,7 +251,7 @@ async def test_what_was_published_before_the_subscription_is_not_missed(
 class SlowStore(Store):
     """A store whose readings take a tenth of a second to arrive."""
 
-    async def read(self, known: Cursor | None = None) -> Rows:
+    async def read(self, known: Cursor | None = None) -> StoreState:
         """The state as it was a while ago."""
         rows = await super().read(known)
         await asyncio.sleep(0.1)
@@ -250,7 +259,8 @@ class SlowStore(Store):
 
 
 async def test_a_snapshot_is_as_old_as_its_reading(make_replica: MakeReplica, store: Store) -> None:
-    """A snapshot's age counts from the sending of its reading, however long the reply took, changed or not."""
+    """A snapshot's age counts from the sending of its reading, however long the reply took, changed
+    or not."""
     replica = await make_replica(running=False, kind=SlowStore)
     await store.append(ALL_GOOD)
     for _ in range(2):
@@ -259,7 +269,8 @@ async def test_a_snapshot_is_as_old_as_its_reading(make_replica: MakeReplica, st
 
 
 async def test_the_snapshot_is_current_while_heartbeats_are_good(make_replica: MakeReplica) -> None:
-    """The snapshot may be passed off as current for `MAX_STALENESS` from the sending of its last reading."""
+    """The snapshot may be passed off as current for `MAX_STALENESS` from the sending of its last
+    reading."""
     clock = Clock(time.monotonic)
     replica = await make_replica(running=False, max_staleness=2.0, monotonic=clock)
     assert replica.current() is None
@@ -286,12 +297,14 @@ async def test_readings_are_shared(make_replica: MakeReplica, client: Redis) -> 
     assert len({id(reading.snapshot) for reading in readings}) == 1
 
 
-async def test_unchanged_readings_keep_what_was_made(make_replica: MakeReplica, store: Store) -> None:
+async def test_unchanged_readings_keep_what_was_made(
+    make_replica: MakeReplica, store: Store
+) -> None:
     """A heartbeat that finds nothing new keeps the very entries, and moves only what it learnt."""
     replica = await make_replica(running=False)
     await store.append(ALL_GOOD)
     first = await replica.refresh()
-    await store.checked()
+    await store.record_check()
     second = await replica.refresh()
     assert second.entries is first.entries
     assert second.by_id is first.by_id
@@ -311,7 +324,9 @@ async def test_changes_are_added_to_what_is_known(make_replica: MakeReplica, sto
     assert set(snapshot.by_id) == set(events)
 
 
-async def test_replicas_agree_with_the_store_on_the_count(make_replica: MakeReplica, store: Store) -> None:
+async def test_replicas_agree_with_the_store_on_the_count(
+    make_replica: MakeReplica, store: Store
+) -> None:
     """A replica that reads increments keeps no more events than are retained."""
     replica = await make_replica(running=False, retention_events=3)
     events = []
@@ -321,8 +336,11 @@ async def test_replicas_agree_with_the_store_on_the_count(make_replica: MakeRepl
     assert set(replica.snapshot.by_id) == set(events[-3:])
 
 
-async def test_a_replica_may_retain_less_than_the_writer(make_replica: MakeReplica, store: Store) -> None:
-    """The retention of the replica that answers holds, whichever way it read what a writer with a higher one recorded."""
+async def test_a_replica_may_retain_less_than_the_writer(
+    make_replica: MakeReplica, store: Store
+) -> None:
+    """The retention of the replica that answers holds, whichever way it read what a writer with a
+    higher one recorded."""
     events = [(await store.append(ALL_GOOD)).event.id for _ in range(5)]
     replica = await make_replica(running=False, retention_events=3)
     for _ in range(3):
@@ -336,7 +354,8 @@ async def test_a_replica_may_retain_less_than_the_writer(make_replica: MakeRepli
 async def test_a_replica_that_missed_many_changes_is_not_alarmed(
     make_replica: MakeReplica, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where all that a replica knew was trimmed meanwhile, it reads everything anew, and no data counts as lost."""
+    """Where all that a replica knew was trimmed meanwhile, it reads everything anew, and no data
+    counts as lost."""
     replica, writer = [await make_replica(running=False, retention_events=3) for _ in range(2)]
     await replica.append(ALL_GOOD)
     events = [(await writer.append(ALL_GOOD)).event.id for _ in range(5)]
@@ -346,7 +365,7 @@ async def test_a_replica_that_missed_many_changes_is_not_alarmed(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-# -- a store that lost data -------------------------------------------------------------------------------------------
+# -- a store that lost data ------------------------------------------------------------------------
 
 
 async def lose_everything(client: Redis, store: Store) -> list[str]:
@@ -377,7 +396,8 @@ async def run_ahead(client: Redis, store: Store) -> list[str]:
 
 
 async def begin_again(client: Redis, store: Store) -> list[str]:
-    """The store was emptied, and its writers have sent the same events again, which have other times now."""
+    """The store was emptied, and its writers have sent the same events again, which have other
+    times now."""
     ids = [entry.id for entry in (await store.read()).entries or ()]
     await client.flushall()
     for event_id in reversed(ids):
@@ -387,9 +407,14 @@ async def begin_again(client: Redis, store: Store) -> list[str]:
 
 @pytest.mark.parametrize("lose", [lose_everything, go_back, go_another_way, run_ahead, begin_again])
 async def test_lost_data_is_found(
-    lose: Any, make_replica: MakeReplica, client: Redis, store: Store, caplog: pytest.LogCaptureFixture
+    lose: Any,
+    make_replica: MakeReplica,
+    client: Redis,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A store that lost data is read anew at the next heartbeat, an error is logged, and it is counted once."""
+    """A store that lost data is read anew at the next heartbeat, an error is logged, and it is
+    counted once."""
     replica = await make_replica(heartbeat=0.05, kind=DeafStore)
     events = [(await store.append(ALL_GOOD)).event.id for _ in range(3)]
     await replica.refresh()
@@ -399,7 +424,9 @@ async def test_lost_data_is_found(
     await asyncio.sleep(0.12)
     assert ids(replica) == remaining
     assert metric(replica, "history_divergence_total") == 1
-    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == ["the store lost data"]
+    assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
+        "the store lost data"
+    ]
 
 
 async def test_lost_api_keys_are_found(
@@ -418,7 +445,8 @@ async def test_lost_api_keys_are_found(
 async def test_listeners_are_told_of_another_history_that_looks_the_same(
     make_replica: MakeReplica, client: Redis, store: Store
 ) -> None:
-    """Where only the stamp of the last change differs, something that no event shows may have changed, such as API keys."""
+    """Where only the stamp of the last change differs, something that no event shows may have
+    changed, such as API keys."""
     replica = await make_replica(running=False)
     await store.append(ALL_GOOD)
     await replica.refresh()
@@ -431,36 +459,49 @@ async def test_listeners_are_told_of_another_history_that_looks_the_same(
     assert [(change.after, change.continuous) for change in changes] == [(after, False)]
 
 
-async def test_full_events_do_not_outlive_the_store(make_replica: MakeReplica, client: Redis, store: Store) -> None:
+async def test_full_events_do_not_outlive_the_store(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
     """What was kept of full events is forgotten when the store lost its data."""
     replica = await make_replica(running=False)
     events = [(await store.append(ALL_GOOD, uuid7(n))).event for n in (1, 2)]
     snapshot = await replica.refresh()
-    assert await replica.full(snapshot, snapshot.by_id[events[0].id]) == events[0].to_bytes(Selector.ALL)
+    assert await replica.full(snapshot, snapshot.by_id[events[0].id]) == events[0].to_bytes(
+        Selector.ALL
+    )
     await client.flushall()
     again = [(await store.append(ONE_BAD, event.id)).event for event in events]
     snapshot = await replica.refresh()
-    assert await replica.full(snapshot, snapshot.by_id[again[0].id]) == again[0].to_bytes(Selector.ALL)
+    assert await replica.full(snapshot, snapshot.by_id[again[0].id]) == again[0].to_bytes(
+        Selector.ALL
+    )
 
 
-# -- retention at the moment of a read --------------------------------------------------------------------------------
+# -- retention at the moment of a read -------------------------------------------------------------
 
 
 async def test_events_age_without_a_write(make_replica: MakeReplica, store: Store) -> None:
-    """An event past the age limit is gone at that moment, though nothing was written or read; the latest stays."""
+    """An event past the age limit is gone at that moment, though nothing was written or read; the
+    latest stays."""
     monotonic, wall = Clock(time.monotonic), Clock(time.time)
     replica = await make_replica(running=False, monotonic=monotonic, wall=wall, max_staleness=1e9)
     old, latest = [(await store.append(ALL_GOOD)).event.id for _ in range(2)]
     snapshot = await replica.refresh()
-    for ahead, expected in ((RETENTION_US / 1e6 - 5, [latest, old]), (RETENTION_US / 1e6 + 1, [latest])):
+    for ahead, expected in (
+        (RETENTION_US / 1e6 - 5, [latest, old]),
+        (RETENTION_US / 1e6 + 1, [latest]),
+    ):
         monotonic.ahead = wall.ahead = ahead
         assert ids(replica) == expected
         assert (replica.entry(snapshot, old) is not None) == (old in expected)
         assert replica.entry(snapshot, latest) is snapshot.latest
 
 
-async def test_a_clock_that_jumps_hides_nothing(make_replica: MakeReplica, client: Redis, store: Store) -> None:
-    """Where our clock and Redis' disagree by more than 5 s, the earlier one decides what is too old."""
+async def test_a_clock_that_jumps_hides_nothing(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
+    """Where our clock and Redis' disagree by more than 5 s, the earlier one decides what is too
+    old."""
     wall = Clock(time.time)
     replica = await make_replica(running=False, wall=wall)
     now = await store.now()
@@ -473,14 +514,19 @@ async def test_a_clock_that_jumps_hides_nothing(make_replica: MakeReplica, clien
     await replica._store.append(ALL_GOOD)
     replica.snapshot = None
     await replica.refresh()
-    assert beyond.id not in ids(replica), "the append, whose writer's clock is right, has trimmed it"
+    assert beyond.id not in ids(replica), (
+        "the append, whose writer's clock is right, has trimmed it"
+    )
     assert within.id in ids(replica)
     wall.ahead = 7_200  # Our own clock has jumped ahead: Redis' is the earlier one.
     assert within.id in ids(replica)
 
 
-async def test_the_earlier_clock_decides(make_replica: MakeReplica, client: Redis, store: Store) -> None:
-    """While Redis' clock is far ahead of ours, an event stays that is too old by Redis' clock only."""
+async def test_the_earlier_clock_decides(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
+    """While Redis' clock is far ahead of ours, an event stays that is too old by Redis' clock
+    only."""
     replica = await make_replica(running=False, wall=Clock(time.time, ahead=-7_200))
     now = await store.now()
     beyond = await planted(client, store, now - RETENTION_US - HOUR_US)
@@ -490,24 +536,32 @@ async def test_the_earlier_clock_decides(make_replica: MakeReplica, client: Redi
 
 
 async def test_retention_over_http(make_api: Callable[..., Any]) -> None:
-    """With nothing written, an event leaves the list and becomes 404 when it reaches its age; the latest stays."""
+    """With nothing written, an event leaves the list and becomes 404 when it reaches its age; the
+    latest stays."""
     api: Api = await make_api(retention_hours="600ms", heartbeat="5s", max_staleness="10s")
-    old, latest = [(await api.state.replica.append(ALL_GOOD)).event.id for _ in range(2)]
+    old, latest = [(await api.context.replica.append(ALL_GOOD)).event.id for _ in range(2)]
     for _ in range(2):
-        assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [latest, old]
+        assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [
+            latest,
+            old,
+        ]
         assert (await api.get(f"/v0/cluster/events/{old}")).status == 200
     await asyncio.sleep(0.65)
     for _ in range(2):
         assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [latest]
-        assert (await api.get(f"/v0/cluster/events/{old}")).json["error_code"] == "UnknownClusterMonitorEvent"
+        assert (await api.get(f"/v0/cluster/events/{old}")).json[
+            "error_code"
+        ] == "UnknownClusterMonitorEvent"
         assert (await api.get(f"/v0/cluster/events/{latest}")).status == 200
         assert (await api.get("/v0/cluster/events/latest")).json["id"] == latest
 
 
-# -- full events ------------------------------------------------------------------------------------------------------
+# -- full events -----------------------------------------------------------------------------------
 
 
-async def test_full_events_are_read_once(make_replica: MakeReplica, client: Redis, store: Store) -> None:
+async def test_full_events_are_read_once(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
     """Fifty requests at once for one full event, and those after them, ask Redis once."""
     replica = await make_replica(running=False)
     event = (await store.append(ALL_GOOD)).event
@@ -520,7 +574,9 @@ async def test_full_events_are_read_once(make_replica: MakeReplica, client: Redi
     assert await commands(client, "hmget") - before == 1
 
 
-async def test_the_full_latest_is_at_hand(make_replica: MakeReplica, client: Redis, store: Store) -> None:
+async def test_the_full_latest_is_at_hand(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
     """The full latest came with the snapshot, and stays at hand when it is no longer the latest."""
     replica = await make_replica(running=False)
     for _ in range(3):
@@ -533,14 +589,18 @@ async def test_the_full_latest_is_at_hand(make_replica: MakeReplica, client: Red
     assert await commands(client, "hmget") == before
 
 
-async def test_memory_for_full_events_is_bounded(make_replica: MakeReplica, client: Redis, store: Store) -> None:
+async def test_memory_for_full_events_is_bounded(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
     """No more bytes of full events are kept than set, and the longest unused goes first."""
     events = [(await store.append(ALL_GOOD)).event for _ in range(6)]
     size = len(events[0].to_bytes(Selector.ALL))
     replica = await make_replica(running=False, events_memory=3 * size)
     snapshot = await replica.refresh()
     for n in (0, 1, 2, 0, 3):
-        assert await replica.full(snapshot, snapshot.by_id[events[n].id]) == events[n].to_bytes(Selector.ALL)
+        assert await replica.full(snapshot, snapshot.by_id[events[n].id]) == events[n].to_bytes(
+            Selector.ALL
+        )
     kept = [n for n in range(5) if replica.full_in_memory(snapshot, snapshot.by_id[events[n].id])]
     assert kept == [0, 2, 3]
     assert replica._full._bytes == sum(map(len, replica._full._kept.values())) == 3 * size
@@ -549,7 +609,7 @@ async def test_memory_for_full_events_is_bounded(make_replica: MakeReplica, clie
 async def test_full_events_larger_than_the_memory_are_served(make_api: Callable[..., Any]) -> None:
     """With no memory for full events each is read from Redis and answered all the same."""
     api: Api = await make_api(events_memory=0)
-    events = [(await api.state.replica.append(ALL_GOOD)).event for _ in range(2)]
+    events = [(await api.context.replica.append(ALL_GOOD)).event for _ in range(2)]
     for _ in range(2):
         for event in events:
             answer = await api.get(f"/v0/cluster/events/{event.id}?selector=all")
@@ -559,7 +619,8 @@ async def test_full_events_larger_than_the_memory_are_served(make_api: Callable[
 async def test_a_full_event_that_expired_in_redis_is_unknown(
     make_api: Callable[..., Any], client: Redis, store: Store
 ) -> None:
-    """An event whose body Redis has expired a moment ahead of the snapshot counts as trimmed, on every route from then on."""
+    """An event whose body Redis has expired a moment ahead of the snapshot counts as trimmed, on
+    every route from then on."""
     event = (await store.append(ALL_GOOD)).event
     await store.append(ALL_GOOD)
     api: Api = await make_api()
@@ -571,9 +632,10 @@ async def test_a_full_event_that_expired_in_redis_is_unknown(
 
 
 async def test_unknown_ids_do_not_reach_redis(make_api: Callable[..., Any], client: Redis) -> None:
-    """An id that the snapshot does not know is 404 without a command to Redis, and so are known events without infos."""
+    """An id that the snapshot does not know is 404 without a command to Redis, and so are known
+    events without infos."""
     api: Api = await make_api(heartbeat="5s", max_staleness="10s")
-    event = (await api.state.replica.append(ALL_GOOD)).event
+    event = (await api.context.replica.append(ALL_GOOD)).event
     await asyncio.sleep(0.05)
     names = ("evalsha", "eval", "hget", "hmget", "exists", "zscore")
     before = await commands(client, *names)
@@ -583,7 +645,7 @@ async def test_unknown_ids_do_not_reach_redis(make_api: Callable[..., Any], clie
     assert await commands(client, *names) == before
 
 
-# -- an unreachable store, over HTTP ----------------------------------------------------------------------------------
+# -- an unreachable store, over HTTP ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -593,12 +655,24 @@ async def proxy(valkey: str) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-QUICK = {"heartbeat": "50ms", "max_staleness": "150ms", "redis_timeout": "100ms", "stale_after": "60s"}
-READS = ("/v0/cluster/events", "/v0/cluster/events/latest", "/v0/cluster/events/latest?selector=all")
+QUICK = {
+    "heartbeat": "50ms",
+    "max_staleness": "150ms",
+    "redis_timeout": "100ms",
+    "stale_after": "60s",
+}
+READS = (
+    "/v0/cluster/events",
+    "/v0/cluster/events/latest",
+    "/v0/cluster/events/latest?selector=all",
+)
 
 
-async def test_an_unreachable_store_is_told(make_api: Callable[..., Any], proxy: Proxy, store: Store) -> None:
-    """Without the store, reads are marked as stale, then 503; readiness follows; all recovers alone."""
+async def test_an_unreachable_store_is_told(
+    make_api: Callable[..., Any], proxy: Proxy, store: Store
+) -> None:
+    """Without the store, reads are marked as stale, then 503; readiness follows; all recovers
+    alone."""
     await store.append(ALL_GOOD)
     api: Api = await make_api(redis_url=proxy.url, stale_if_error="1200ms", **QUICK)
     fresh = {path: await api.get(path) for path in READS}
@@ -636,7 +710,7 @@ async def test_an_unreachable_store_is_told(make_api: Callable[..., Any], proxy:
 
     await proxy.set(Mode.PASS)
     newest = (await store.append(ONE_BAD)).event.id
-    await eventually(api.state.replica.ready, 1.0)
+    await eventually(api.context.replica.ready, 1.0)
     healed = await api.get("/v0/cluster/events/latest")
     assert (healed.status, healed.json["id"]) == (200, newest)
     assert "Cluster-Stale" not in healed.headers
@@ -656,23 +730,31 @@ async def test_stale_if_error_zero_serves_nothing_stale(
     assert (await api.get("/readyz")).status == 503
 
 
-async def test_a_store_that_was_never_reached(make_api: Callable[..., Any], proxy: Proxy, store: Store) -> None:
-    """A process that starts without its store says 503, is alive but not ready, and answers once the store is there."""
+async def test_a_store_that_was_never_reached(
+    make_api: Callable[..., Any], proxy: Proxy, store: Store
+) -> None:
+    """A process that starts without its store says 503, is alive but not ready, and answers once
+    the store is there."""
     await store.append(ALL_GOOD)
     await proxy.set(Mode.REFUSE)
     api: Api = await make_api(redis_url=proxy.url, **QUICK)
-    assert {(await api.get(path)).status for path in (*READS, "/v0/cluster_healthz", "/readyz")} == {503}
+    assert {
+        (await api.get(path)).status for path in (*READS, "/v0/cluster_healthz", "/readyz")
+    } == {503}
     assert (await api.get("/healthz")).status == 200
     await proxy.set(Mode.PASS)
-    await eventually(api.state.replica.ready, 1.0)
-    assert {(await api.get(path)).status for path in (*READS, "/v0/cluster_healthz", "/readyz")} == {200}
+    await eventually(api.context.replica.ready, 1.0)
+    assert {
+        (await api.get(path)).status for path in (*READS, "/v0/cluster_healthz", "/readyz")
+    } == {200}
 
 
 async def test_a_silent_monitor_is_told(make_api: Callable[..., Any], store: Store) -> None:
-    """Without a completed check for STALE_AFTER the verdict turns 503 by the clock alone, and back at the next check."""
+    """Without a completed check for STALE_AFTER the verdict turns 503 by the clock alone, and back
+    at the next check."""
     api: Api = await make_api(stale_after="400ms", heartbeat="100ms")
     await store.append(ALL_GOOD)
-    await api.state.replica.refresh()
+    await api.context.replica.refresh()
     for _ in range(2):
         assert (await api.get("/v0/cluster_healthz")).json["stale"] is False
         assert "Cluster-Stale" not in (await api.get("/v0/cluster/events/latest")).headers
@@ -684,7 +766,7 @@ async def test_a_silent_monitor_is_told(make_api: Callable[..., Any], store: Sto
     for path in READS:
         event = await api.get(path)
         assert (event.status, event.headers["Cluster-Stale"]) == (200, "monitor-silent")
-    await store.checked()
+    await store.record_check()
     await asyncio.sleep(0.15)
     assert (await api.get("/v0/cluster_healthz")).status == 200
     assert "Cluster-Stale" not in (await api.get("/v0/cluster/events/latest")).headers

@@ -11,7 +11,16 @@ from redis import Redis
 
 from service.errors import DuplicateName, EventConflict, StoreUnavailable, UnknownApiKey
 from service.events import Event, Selector, Status, uuid7
-from service.store import Appended, Cursor, Entry, Fenced, Rows, Store, StoredKey, open_store
+from service.store import (
+    AppendResult,
+    Cursor,
+    Entry,
+    Fenced,
+    Store,
+    StoredKey,
+    StoreState,
+    open_store,
+)
 from service.store.keys import Keys
 from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US, entry_of, make_settings
 from tests.integration.planting import planted
@@ -38,17 +47,20 @@ async def ids(store: Store) -> list[str]:
     return [entry.id for entry in (await store.read()).entries or ()]
 
 
-# -- appending --------------------------------------------------------------------------------------------------------
+# -- appending -------------------------------------------------------------------------------------
 
 
 async def test_events_are_read_newest_first(make_store: MakeStore) -> None:
-    """Events come back newest first, each with the status bytes that its writer made, the latest with all of them."""
+    """Events come back newest first, each with the status bytes that its writer made, the latest
+    with all of them."""
     store = make_store()
     appended = [(await store.append(services)).event for services in (ALL_GOOD, ONE_BAD, ALL_GOOD)]
     rows = await store.read()
     assert rows.entries is not None
     assert [entry.id for entry in rows.entries] == [event.id for event in reversed(appended)]
-    assert [entry.status for entry in rows.entries] == [event.to_bytes(Selector.STATUS) for event in reversed(appended)]
+    assert [entry.status for entry in rows.entries] == [
+        event.to_bytes(Selector.STATUS) for event in reversed(appended)
+    ]
     assert rows.latest == appended[-1].id
     assert rows.latest_all == appended[-1].to_bytes(Selector.ALL)
 
@@ -61,7 +73,9 @@ async def test_recorded_at_is_redis_time(make_store: MakeStore) -> None:
     assert before <= event.recorded_at <= await store.now()
 
 
-async def test_recorded_at_rises_while_the_clock_does_not(make_store: MakeStore, any_client: Any) -> None:
+async def test_recorded_at_rises_while_the_clock_does_not(
+    make_store: MakeStore, any_client: Any
+) -> None:
     """While Redis' clock is behind the latest event, each event is 1 µs after the one before."""
     store = make_store()
     future = await store.now() + HOUR_US
@@ -72,7 +86,8 @@ async def test_recorded_at_rises_while_the_clock_does_not(make_store: MakeStore,
 
 
 async def test_concurrent_writers_lose_nothing(make_store: MakeStore) -> None:
-    """200 appends by 8 writers at once make 200 events, each with its own time, in the order of their times."""
+    """200 appends by 8 writers at once make 200 events, each with its own time, in the order of
+    their times."""
     writers = [make_store() for _ in range(8)]
 
     async def write(store: Store) -> list[Event]:
@@ -90,8 +105,11 @@ async def test_concurrent_writers_lose_nothing(make_store: MakeStore) -> None:
     }
 
 
-async def test_recording_the_same_event_again_changes_nothing(make_store: MakeStore, any_client: Any) -> None:
-    """The same id with the same content again gives the event of the first time, and no new version."""
+async def test_recording_the_same_event_again_changes_nothing(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """The same id with the same content again gives the event of the first time, and no new
+    version."""
     store = make_store()
     first = await store.append(ALL_GOOD, uuid7(1))
     again = await store.append(ALL_GOOD, first.event.id)
@@ -110,8 +128,11 @@ async def test_an_id_with_other_content_is_a_conflict(make_store: MakeStore) -> 
     assert await ids(store) == [first.id]
 
 
-async def test_sending_identical_bytes_again_is_success(make_store: MakeStore, monkeypatch: Any) -> None:
-    """A writer whose reply was lost sends the same bytes again, learns that they are in, and counts the event as made."""
+async def test_sending_identical_bytes_again_is_success(
+    make_store: MakeStore, monkeypatch: Any
+) -> None:
+    """A writer whose reply was lost sends the same bytes again, learns that they are in, and counts
+    the event as made."""
     store = make_store()
     send = store._send_once
     lost: list[Any] = []
@@ -130,7 +151,9 @@ async def test_sending_identical_bytes_again_is_success(make_store: MakeStore, m
     assert await ids(store) == [appended.event.id]
 
 
-async def test_resent_event_is_known_after_others_were_recorded(make_store: MakeStore, monkeypatch: Any) -> None:
+async def test_resent_event_is_known_after_others_were_recorded(
+    make_store: MakeStore, monkeypatch: Any
+) -> None:
     """A lost reply stays harmless when another writer was faster than the second sending."""
     store, other = make_store(), make_store()
     send = store._send_once
@@ -149,18 +172,23 @@ async def test_resent_event_is_known_after_others_were_recorded(make_store: Make
     assert await ids(store) == [lost[0], appended.event.id]
 
 
-async def test_an_event_is_built_anew_when_another_was_first(make_store: MakeStore, monkeypatch: Any) -> None:
-    """An event that was built after an older latest is not added: its writer builds it again after the new latest."""
+async def test_an_event_is_built_anew_when_another_was_first(
+    make_store: MakeStore, monkeypatch: Any
+) -> None:
+    """An event that was built after an older latest is not added: its writer builds it again after
+    the new latest."""
     store, other = make_store(), make_store()
     build = store._build
     built: list[Event] = []
 
-    async def build_too_soon(services: Any, event_id: str | None) -> tuple[Event, Rows]:
+    async def build_too_soon(services: Any, event_id: str | None) -> tuple[Event, StoreState]:
         event, rows = await build(services, event_id)
         built.append(event)
         if len(built) == 1:
             await other.append(ONE_BAD)
-            event = Event(event.id, event.recorded_at + HOUR_US, services)  # Its time alone would not give it away.
+            event = Event(
+                event.id, event.recorded_at + HOUR_US, services
+            )  # Its time alone would not give it away.
         return event, rows
 
     monkeypatch.setattr(store, "_build", build_too_soon)
@@ -182,9 +210,13 @@ async def test_infos_are_stored_as_they_are(make_store: MakeStore) -> None:
 
 
 async def test_replicas_that_do_not_confirm_are_told(
-    make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    make_store: MakeStore,
+    any_client: Any,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An append that too few Redis replicas confirm in time is recorded all the same, and says so."""
+    """An append that too few Redis replicas confirm in time is recorded all the same, and says
+    so."""
     if "fakeredis" in request.node.name:
         needs.absent("WAIT, which fakeredis does not have")
     store = make_store(write_replicas=1, timeout=0.1)
@@ -210,7 +242,8 @@ async def test_replicas_that_do_not_confirm_are_told(
 
 
 async def test_full_events_are_read_in_batches(make_store: MakeStore) -> None:
-    """The bodies of many events come back under their ids, and those that are not there as missing."""
+    """The bodies of many events come back under their ids, and those that are not there as
+    missing."""
     store = make_store()
     events = [(await store.append(services)).event for services in (ALL_GOOD, ONE_BAD, ALL_GOOD)]
     expected: dict[str, bytes | None] = {event.id: event.to_bytes(Selector.ALL) for event in events}
@@ -220,11 +253,14 @@ async def test_full_events_are_read_in_batches(make_store: MakeStore) -> None:
     assert await store.fulls([]) == {}
 
 
-# -- retention --------------------------------------------------------------------------------------------------------
+# -- retention -------------------------------------------------------------------------------------
 
 
-async def test_the_count_is_limited(make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest) -> None:
-    """Of more events than are retained the newest stay, and the bodies of the others go with them."""
+async def test_the_count_is_limited(
+    make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest
+) -> None:
+    """Of more events than are retained the newest stay, and the bodies of the others go with
+    them."""
     most = 1_000 if "fakeredis" not in request.node.name else 20
     store = make_store(retention_events=most)
     appended = [await store.append(ALL_GOOD) for _ in range(most + 5)]
@@ -237,7 +273,8 @@ async def test_the_count_is_limited(make_store: MakeStore, any_client: Any, requ
 
 
 async def test_a_lowered_count_is_applied_at_the_next_append(make_store: MakeStore) -> None:
-    """A smaller number of retained events holds at once for readers, and in the store from the next append on."""
+    """A smaller number of retained events holds at once for readers, and in the store from the next
+    append on."""
     wide, narrow = make_store(), make_store(retention_events=3)
     appended = [(await wide.append(ALL_GOOD)).event.id for _ in range(6)]
     assert await ids(narrow) == appended[:-4:-1]
@@ -258,7 +295,9 @@ async def test_the_age_is_limited_at_append(make_store: MakeStore, any_client: A
     """An append removes the events beyond the age limit and their bodies, and no younger one."""
     store = make_store()
     now = await store.now()
-    old = [await planted(any_client, store, now - RETENTION_US - age) for age in (2 * HOUR_US, HOUR_US)]
+    old = [
+        await planted(any_client, store, now - RETENTION_US - age) for age in (2 * HOUR_US, HOUR_US)
+    ]
     young = await planted(any_client, store, now - RETENTION_US + HOUR_US)
     appended = await store.append(ALL_GOOD)
     assert (appended.trimmed_by_age, appended.trimmed_by_count) == (2, 0)
@@ -266,7 +305,9 @@ async def test_the_age_is_limited_at_append(make_store: MakeStore, any_client: A
     assert await any_client.exists(*(store.keys.event(event.id) for event in old)) == 0
 
 
-async def test_an_old_latest_stays_until_it_is_replaced(make_store: MakeStore, any_client: Any) -> None:
+async def test_an_old_latest_stays_until_it_is_replaced(
+    make_store: MakeStore, any_client: Any
+) -> None:
     """The latest is there however old it is; the event after it ends its exemption."""
     store = make_store()
     ancient = await planted(any_client, store, await store.now() - 10 * RETENTION_US)
@@ -277,7 +318,8 @@ async def test_an_old_latest_stays_until_it_is_replaced(make_store: MakeStore, a
 
 
 async def test_only_events_before_the_latest_expire(make_store: MakeStore, any_client: Any) -> None:
-    """The latest has no TTL; the event that it replaced expires at its recorded_at plus the age limit."""
+    """The latest has no TTL; the event that it replaced expires at its recorded_at plus the age
+    limit."""
     store = make_store()
     first = (await store.append(ALL_GOOD)).event
     assert await any_client.pttl(store.keys.event(first.id)) == -1
@@ -288,8 +330,11 @@ async def test_only_events_before_the_latest_expire(make_store: MakeStore, any_c
 
 
 @pytest.mark.parametrize("skew", SKEWED.values(), ids=SKEWED)
-async def test_trimming_by_age_waits_while_clocks_disagree(make_store: MakeStore, any_client: Any, skew: float) -> None:
-    """Where the writer's clock and Redis' disagree by more than 5 s, no event is removed for its age."""
+async def test_trimming_by_age_waits_while_clocks_disagree(
+    make_store: MakeStore, any_client: Any, skew: float
+) -> None:
+    """Where the writer's clock and Redis' disagree by more than 5 s, no event is removed for its
+    age."""
     store = make_store(clock=skewed(skew))
     old = await planted(any_client, store, await store.now() - RETENTION_US - HOUR_US)
     older_latest = await planted(any_client, store, await store.now() - RETENTION_US - HOUR_US // 2)
@@ -302,7 +347,9 @@ async def test_trimming_by_age_waits_while_clocks_disagree(make_store: MakeStore
     assert older_latest.id not in await ids(store), "clocks that agree again trim"
 
 
-async def test_a_small_disagreement_of_clocks_is_tolerated(make_store: MakeStore, any_client: Any) -> None:
+async def test_a_small_disagreement_of_clocks_is_tolerated(
+    make_store: MakeStore, any_client: Any
+) -> None:
     """Up to 5 s of disagreement trimming by age goes on."""
     store = make_store(clock=skewed(4))
     await planted(any_client, store, await store.now() - RETENTION_US - HOUR_US)
@@ -316,7 +363,7 @@ async def test_trimming_by_count_does_not_depend_on_clocks(make_store: MakeStore
     assert await ids(store) == [appended[3], appended[2]]
 
 
-# -- keys and notices -------------------------------------------------------------------------------------------------
+# -- keys and notices ------------------------------------------------------------------------------
 
 
 async def test_keys_are_those_of_the_design(make_store: MakeStore, any_client: Any) -> None:
@@ -324,7 +371,9 @@ async def test_keys_are_those_of_the_design(make_store: MakeStore, any_client: A
     store = make_store(cluster="west-1")
     events = [(await store.append(ALL_GOOD)).event for _ in range(2)]
     await store.create_api_key(key())
-    types = {name.decode(): (await any_client.type(name)).decode() for name in await any_client.keys("*")}
+    types = {
+        name.decode(): (await any_client.type(name)).decode() for name in await any_client.keys("*")
+    }
     assert types == {
         "{ce:west-1}:timeline": "zset",
         "{ce:west-1}:meta": "hash",
@@ -355,7 +404,9 @@ async def published(client: Any, channel: str, act: Callable[[], Any]) -> list[i
         return versions
 
 
-async def test_each_change_raises_the_version_and_publishes_it(make_store: MakeStore, any_client: Any) -> None:
+async def test_each_change_raises_the_version_and_publishes_it(
+    make_store: MakeStore, any_client: Any
+) -> None:
     """Events and API keys raise the version by one each, and each version is published."""
     store = make_store()
 
@@ -376,7 +427,7 @@ async def test_a_check_moves_checked_at_only(make_store: MakeStore, any_client: 
     await store.append(ALL_GOOD)
     before = await store.read()
     channel = store.keys.changes
-    assert await published(any_client, channel, store.checked) == []
+    assert await published(any_client, channel, store.record_check) == []
     after = await store.read()
     assert before.checked_at is not None
     assert after.checked_at is not None
@@ -385,13 +436,16 @@ async def test_a_check_moves_checked_at_only(make_store: MakeStore, any_client: 
 
 
 @pytest.mark.parametrize("how", ["check", "append"])
-async def test_a_write_that_was_held_up_makes_no_check_younger(make_store: MakeStore, how: str) -> None:
-    """The earlier of the check's own time and Redis' clock counts; a later check is not taken back."""
+async def test_a_write_that_was_held_up_makes_no_check_younger(
+    make_store: MakeStore, how: str
+) -> None:
+    """The earlier of the check's own time and Redis' clock counts; a later check is not taken
+    back."""
     store = make_store()
 
     async def write(checked_at: int) -> int:
         if how == "check":
-            await store.checked(checked_at=checked_at)
+            await store.record_check(checked_at=checked_at)
         else:
             await store.append(ALL_GOOD, checked_at=checked_at)
         noted = (await store.read()).checked_at
@@ -405,11 +459,14 @@ async def test_a_write_that_was_held_up_makes_no_check_younger(make_store: MakeS
     assert await write(future) <= await store.now()
 
 
-async def test_a_clock_that_was_ahead_holds_no_check_back(make_store: MakeStore, any_client: Any) -> None:
-    """A noted time of the future, from before Redis' clock was set back, gives way to the next check."""
+async def test_a_clock_that_was_ahead_holds_no_check_back(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """A noted time of the future, from before Redis' clock was set back, gives way to the next
+    check."""
     store = make_store()
     await any_client.hset(store.keys.meta, "checked_at", await store.now() + HOUR_US)
-    await store.checked(checked_at=await store.now())
+    await store.record_check(checked_at=await store.now())
     noted = (await store.read()).checked_at
     assert noted is not None
     assert noted <= await store.now()
@@ -433,11 +490,20 @@ async def test_a_key_is_not_half_deleted(make_store: MakeStore, any_client: Any)
     await store.delete_api_key(key().name)
 
 
-async def test_refused_notices_are_reported_not_raised(valkey: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Where Redis' rights do not allow to publish, events and keys are written all the same, and the log says so once."""
+async def test_refused_notices_are_reported_not_raised(
+    valkey: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where Redis' rights do not allow to publish, events and keys are written all the same, and
+    the log says so once."""
     with Redis.from_url(valkey) as admin:
-        admin.execute_command("ACL", "SETUSER", "mute", "on", ">mute", "~*", "+@all", "resetchannels")
-        store = open_store(make_settings(redis_url=valkey.replace("unix://", "unix://mute:mute@"), redis_timeout="2s"))
+        admin.execute_command(
+            "ACL", "SETUSER", "mute", "on", ">mute", "~*", "+@all", "resetchannels"
+        )
+        store = open_store(
+            make_settings(
+                redis_url=valkey.replace("unix://", "unix://mute:mute@"), redis_timeout="2s"
+            )
+        )
         try:
             event = (await store.append(ALL_GOOD)).event
             await store.create_api_key(key())
@@ -474,16 +540,16 @@ async def test_an_append_counts_as_a_check(make_store: MakeStore) -> None:
 async def test_subscribers_hear_of_changes(make_store: MakeStore) -> None:
     """A subscription returns at the next change, and not before."""
     store = make_store()
-    async with store.changes() as changes:
-        heard = asyncio.create_task(changes.next())
-        await store.checked()
+    async with store.subscribe() as changes:
+        heard = asyncio.create_task(changes.wait_for_change())
+        await store.record_check()
         await asyncio.sleep(0.05)
         assert not heard.done()
         await store.append(ALL_GOOD)
         await asyncio.wait_for(heard, 2)
 
 
-# -- fencing ----------------------------------------------------------------------------------------------------------
+# -- fencing ---------------------------------------------------------------------------------------
 
 
 async def test_a_stale_epoch_writes_nothing(make_store: MakeStore, any_client: Any) -> None:
@@ -495,7 +561,7 @@ async def test_a_stale_epoch_writes_nothing(make_store: MakeStore, any_client: A
     with pytest.raises(Fenced):
         await store.append(ONE_BAD, epoch=4)
     with pytest.raises(Fenced):
-        await store.checked(epoch=4)
+        await store.record_check(epoch=4)
     assert (await any_client.hgetall(store.keys.meta), await any_client.keys("*")) == before
 
 
@@ -508,15 +574,17 @@ async def test_epochs_are_compared_as_numbers(make_store: MakeStore, any_client:
 
 
 @pytest.mark.parametrize("epoch", [5, 6, None])
-async def test_the_leader_and_outsiders_write(make_store: MakeStore, any_client: Any, epoch: int | None) -> None:
+async def test_the_leader_and_outsiders_write(
+    make_store: MakeStore, any_client: Any, epoch: int | None
+) -> None:
     """The current epoch, a later one, and a writer that does not lead are not fenced."""
     store = make_store()
     await any_client.hset(store.keys.meta, "epoch", 5)
     assert (await store.append(ALL_GOOD, epoch=epoch)).created
-    await store.checked(epoch=epoch)
+    await store.record_check(epoch=epoch)
 
 
-# -- API keys ---------------------------------------------------------------------------------------------------------
+# -- API keys --------------------------------------------------------------------------------------
 
 
 async def test_api_keys_are_created_and_deleted(make_store: MakeStore) -> None:
@@ -548,27 +616,37 @@ async def test_deleting_an_unknown_api_key_is_an_error(make_store: MakeStore) ->
     assert (await store.read()).version == 0
 
 
-# -- reading ----------------------------------------------------------------------------------------------------------
+# -- reading ---------------------------------------------------------------------------------------
 
 
 async def test_an_empty_store_reads_as_empty(make_store: MakeStore) -> None:
     """Before the first event there is version 0 and nothing else."""
     rows = await make_store().read()
-    assert (rows.version, rows.latest, rows.checked_at, rows.entries, rows.latest_all) == (0, "", None, (), b"")
+    assert (rows.version, rows.latest, rows.checked_at, rows.entries, rows.latest_all) == (
+        0,
+        "",
+        None,
+        (),
+        b"",
+    )
 
 
 async def test_a_reader_that_knows_all_gets_no_events(make_store: MakeStore) -> None:
     """With version and latest known, events and keys are not sent again; `checked_at` is."""
     store = make_store()
     event = (await store.append(ALL_GOOD)).event
-    await store.checked()
+    await store.record_check()
     rows = await store.read((await store.read()).cursor)
     assert (rows.entries, rows.api_keys, rows.version, rows.latest) == (None, None, 1, event.id)
     assert rows.checked_at is not None
 
 
-@pytest.mark.parametrize("other", [{"latest": "other"}, {"version": 2}, {"stamp": "other"}], ids=str)
-async def test_version_stamp_and_latest_must_all_be_known(make_store: MakeStore, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "other", [{"latest": "other"}, {"version": 2}, {"stamp": "other"}], ids=str
+)
+async def test_version_stamp_and_latest_must_all_be_known(
+    make_store: MakeStore, other: dict[str, Any]
+) -> None:
     """A reader that knows another version, stamp or latest event gets the events."""
     store = make_store()
     event = (await store.append(ALL_GOOD)).event
@@ -583,11 +661,14 @@ async def test_reading_is_incremental(make_store: MakeStore) -> None:
     events = [(await store.append(ALL_GOOD)).event for _ in range(5)]
     rows = await store.read(Cursor(3, "", events[2].id, events[2].recorded_at))
     assert rows.entries is not None
-    assert [entry.id for entry in rows.entries] == [event.id for event in (events[4], events[3], events[2])]
+    assert [entry.id for entry in rows.entries] == [
+        event.id for event in (events[4], events[3], events[2])
+    ]
 
 
 async def test_an_event_without_a_body_is_expired(make_store: MakeStore, any_client: Any) -> None:
-    """An event whose body expired ahead of its place in the timeline is left out, and is no error."""
+    """An event whose body expired ahead of its place in the timeline is left out, and is no
+    error."""
     store = make_store()
     events = [(await store.append(ALL_GOOD)).event for _ in range(3)]
     await any_client.delete(store.keys.event(events[1].id))
@@ -596,8 +677,11 @@ async def test_an_event_without_a_body_is_expired(make_store: MakeStore, any_cli
     assert (await store.append(ALL_GOOD)).created
 
 
-async def test_a_latest_without_a_body_does_not_stop_writers(make_store: MakeStore, any_client: Any) -> None:
-    """An evicted latest event is missing for readers, and the next event is recorded after its time all the same."""
+async def test_a_latest_without_a_body_does_not_stop_writers(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """An evicted latest event is missing for readers, and the next event is recorded after its time
+    all the same."""
     store = make_store()
     evicted = await planted(any_client, store, await store.now() + HOUR_US)
     await any_client.delete(store.keys.event(evicted.id))
@@ -607,11 +691,19 @@ async def test_a_latest_without_a_body_does_not_stop_writers(make_store: MakeSto
     assert await ids(store) == [appended.event.id]
 
 
-async def test_scripts_are_loaded_again_after_a_flush(make_store: MakeStore, any_client: Any) -> None:
-    """A server that forgot its scripts, as after a failover, is taught them again without an error."""
+async def test_scripts_are_loaded_again_after_a_flush(
+    make_store: MakeStore, any_client: Any
+) -> None:
+    """A server that forgot its scripts, as after a failover, is taught them again without an
+    error."""
     store = make_store()
     await store.append(ALL_GOOD)
-    for act in (lambda: store.append(ALL_GOOD), store.read, store.checked, lambda: store.create_api_key(key())):
+    for act in (
+        lambda: store.append(ALL_GOOD),
+        store.read,
+        store.record_check,
+        lambda: store.create_api_key(key()),
+    ):
         await any_client.script_flush()
         await act()
     assert len(await ids(store)) == 2
@@ -620,7 +712,7 @@ async def test_scripts_are_loaded_again_after_a_flush(make_store: MakeStore, any
 async def test_clusters_do_not_mix(make_store: MakeStore) -> None:
     """Clusters of different names on one server have their own events, keys and versions."""
     east, west = make_store(cluster="east"), make_store(cluster="west")
-    eastern: list[Appended] = [await east.append(ALL_GOOD), await east.append(ALL_GOOD)]
+    eastern: list[AppendResult] = [await east.append(ALL_GOOD), await east.append(ALL_GOOD)]
     await west.create_api_key(key())
     western = await west.append(ONE_BAD, eastern[0].event.id)
     assert western.created
@@ -638,7 +730,9 @@ def test_all_keys_share_the_hash_tag() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("value", ["not JSON", "[]", "{}", '{"id": 1, "role": "read", "sha256": "00"}'])
+@pytest.mark.parametrize(
+    "value", ["not JSON", "[]", "{}", '{"id": 1, "role": "read", "sha256": "00"}']
+)
 async def test_an_unreadable_api_key_opens_nothing_and_hides_nothing(
     make_store: MakeStore, any_client: Any, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:

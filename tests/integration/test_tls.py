@@ -1,4 +1,5 @@
-"""`rediss://`: the store over TLS, with Debian's redis-server and a certificate made for the test."""
+"""`rediss://`: the store over TLS, with Debian's redis-server and a certificate made for the
+test."""
 
 import datetime as dt
 import socket
@@ -25,7 +26,9 @@ def certify(folder: Path) -> None:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(now + dt.timedelta(hours=1))
+    builder = builder.not_valid_before(now - dt.timedelta(hours=1)).not_valid_after(
+        now + dt.timedelta(hours=1)
+    )
     names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
     certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -52,9 +55,18 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, 
         "--save",
         "",
     ]
-    command += ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem", "--tls-ca-cert-file", "cert.pem"]
+    command += [
+        "--tls-cert-file",
+        "cert.pem",
+        "--tls-key-file",
+        "key.pem",
+        "--tls-ca-cert-file",
+        "cert.pem",
+    ]
     command += ["--tls-auth-clients", "no", "--requirepass", "secret"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         deadline = time.monotonic() + 10
         while True:
@@ -87,10 +99,14 @@ async def test_events_travel_over_tls(tls_server: tuple[int, Path]) -> None:
         "redis://:secret@localhost:{port}/0",  # No TLS where TLS is spoken.
     ],
 )
-async def test_a_server_that_cannot_be_trusted_is_no_store(tls_server: tuple[int, Path], url: str) -> None:
+async def test_a_server_that_cannot_be_trusted_is_no_store(
+    tls_server: tuple[int, Path], url: str
+) -> None:
     """The certificate is checked, and its name; nothing of the URL is in the error."""
     port, certificate = tls_server
-    store = open_store(make_settings(redis_url=url.format(port=port, certificate=certificate), redis_timeout="1s"))
+    store = open_store(
+        make_settings(redis_url=url.format(port=port, certificate=certificate), redis_timeout="1s")
+    )
     with pytest.raises(StoreUnavailable) as caught:
         await store.read()
     assert "secret" not in str(caught.value)

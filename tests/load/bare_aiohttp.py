@@ -1,7 +1,7 @@
 """The framework alone, on uvloop: what it costs to send a body with nothing around it.
 
-Usage: python -m tests.load.bare_aiohttp server|application PORT FILE, where FILE holds the body. `server` is the low-level
-`web.Server`, `application` an application with one route.
+Usage: python -m tests.load.bare_aiohttp server|application PORT FILE, where FILE holds the body.
+`server` is the low-level `web.Server`, `application` an application with one route.
 """
 
 import asyncio

@@ -1,7 +1,9 @@
-"""The benchmark: one run, contenders side by side, CPU time per request from the operating system's books.
+"""The benchmark: one run, contenders side by side, CPU time per request from the operating system's
+books.
 
-Servers have one core for themselves, wrk and the store another. Each contender is asked whether it answers what is
-expected before it is measured. Run: make bench, or python -m tests.load.bench --help.
+Servers have one core for themselves, wrk and the store another. Each contender is asked whether it
+answers what is expected before it is measured. Run: make bench, or python -m tests.load.bench
+--help.
 """
 
 import json
@@ -51,7 +53,11 @@ class Report:
             parts.append(table(self._poll_rows(), frozenset(range(2, 6))))
         if self.life:
             rows = [["row", "figure", "value"]]
-            rows += [[row, name, f"{value:,.2f}"] for row, found in self.life.items() for name, value in found.items()]
+            rows += [
+                [row, name, f"{value:,.2f}"]
+                for row, found in self.life.items()
+                for name, value in found.items()
+            ]
             parts.append(table(rows, frozenset({2})))
         rows = [["what", "mark", "measured", "verdict"]]
         rows += [[mark.what, mark.target, mark.measured, mark.verdict.value] for mark in self.marks]
@@ -63,7 +69,10 @@ class Report:
             "machine": machine(),
             "rounds": rounds,
             "seconds": seconds,
-            "polls": {row: {name: _summary(one) for name, one in found.items()} for row, found in self.polls.items()},
+            "polls": {
+                row: {name: _summary(one) for name, one in found.items()}
+                for row, found in self.polls.items()
+            },
             "life": self.life,
             "marks": [asdict(mark) | {"verdict": mark.verdict} for mark in self.marks],
             "remarks": self.remarks,
@@ -75,7 +84,11 @@ class Report:
         found = self.polls.get("latest")
         if not found:
             return None
-        bars = [Bar(name, found[name].cpu, found[name].store, name == OURS) for name in _BARS if name in found]
+        bars = [
+            Bar(name, found[name].cpu, found[name].store, name == OURS)
+            for name in _BARS
+            if name in found
+        ]
         bars.sort(key=lambda bar: bar.server_us + bar.store_us)
         return draw("CPU time per poll of the latest event (µs, one core)", bars)
 
@@ -89,7 +102,10 @@ class Report:
                     [
                         row,
                         name,
-                        *(f"{number:,.{digits}f}" for number, digits in zip(numbers, (2, 2, 0, 2), strict=True)),
+                        *(
+                            f"{number:,.{digits}f}"
+                            for number, digits in zip(numbers, (2, 2, 0, 2), strict=True)
+                        ),
                     ]
                 )
         return rows
@@ -121,7 +137,8 @@ def machine() -> dict[str, Any]:
 
 
 def measure(names: tuple[str, ...], rounds: int, seconds: int, report: Report) -> None:
-    """Measures the rows. What is started is stopped, whatever happens. A row that fails is told, and the next one tried."""
+    """Measures the rows. What is started is stopped, whatever happens. A row that fails is told,
+    and the next one tried."""
     cores = Cores.available()
     if cores.server == cores.client:
         report.tell("remark: there is one core only, so servers and wrk take each other's time")
@@ -133,7 +150,9 @@ def measure(names: tuple[str, ...], rounds: int, seconds: int, report: Report) -
             click.echo(f"{name} …", err=True)
             try:
                 if name in ROWS:
-                    found = report.polls[name] = ROWS[name].measure(contenders, rounds, seconds, report.tell)
+                    found = report.polls[name] = ROWS[name].measure(
+                        contenders, rounds, seconds, report.tell
+                    )
                     marks = [ratio.mark(found) for ratio in ROWS[name].ratios]
                 else:
                     report.life[name], marks = LIFE_ROWS[name](contenders, seconds)
@@ -143,13 +162,27 @@ def measure(names: tuple[str, ...], rounds: int, seconds: int, report: Report) -
                 continue
             report.marks += marks
             for mark in marks:
-                click.echo(f"  {mark.what}: {mark.measured}, {mark.target}: {mark.verdict}", err=True)
+                click.echo(
+                    f"  {mark.what}: {mark.measured}, {mark.target}: {mark.verdict}", err=True
+                )
             click.echo(f"  {time.monotonic() - began:.0f} s", err=True)
 
 
 @click.command()
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Alternating rounds of each row.")
-@click.option("--seconds", type=click.IntRange(1), default=4, show_default=True, help="Seconds of each measurement.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Alternating rounds of each row.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Seconds of each measurement.",
+)
 @click.option("--only", metavar="NAME,…", help=f"These rows only: {', '.join(NAMES)}.")
 @click.option(
     "--json",
@@ -158,15 +191,24 @@ def measure(names: tuple[str, ...], rounds: int, seconds: int, report: Report) -
     default="build/bench.json",
     show_default=True,
 )
-@click.option("--chart", "chart_path", type=click.Path(dir_okay=False, path_type=Path), help="Draw the chart, as SVG.")
-def main(rounds: int, seconds: int, only: str | None, json_path: Path, chart_path: Path | None) -> None:
+@click.option(
+    "--chart",
+    "chart_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the chart, as SVG.",
+)
+def main(
+    rounds: int, seconds: int, only: str | None, json_path: Path, chart_path: Path | None
+) -> None:
     """Measure speed, side by side with others."""
     names = tuple(only.split(",")) if only else NAMES
     if unknown := set(names) - set(NAMES):
         raise click.BadParameter(f"no such row: {', '.join(sorted(unknown))}", param_hint="--only")
     if shutil.which("wrk") is None:
         raise click.ClickException("wrk is not installed (Debian: apt-get install wrk)")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # As an exception, so that everything is stopped.
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # As an exception, so that everything is stopped.
     report = Report()
     measure(names, rounds, seconds, report)
     click.echo(report.text())

@@ -1,4 +1,5 @@
-"""A bar chart as SVG, drawn by hand: no library, no script, and no background, so it suits light and dark pages alike."""
+"""A bar chart as SVG, drawn by hand: no library, no script, and no background, so it suits light
+and dark pages alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,9 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
         lines.append(_rectangle(_LEFT + server, y, store, _STORE))
         label += f" + {bar.store_us:.1f} in Redis"
         server += store
-    lines.append(f'<text x="{_LEFT + server + 8:.1f}" y="{middle}" font-weight="{weight}">{escape(label)}</text>')
+    lines.append(
+        f'<text x="{_LEFT + server + 8:.1f}" y="{middle}" font-weight="{weight}">{escape(label)}</text>'
+    )
     return lines
 
 

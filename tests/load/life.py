@@ -1,4 +1,5 @@
-"""The rows about a replica's life: memory, the store's peace, how soon a change is seen, how soon it is ready."""
+"""The rows about a replica's life: memory, the store's peace, how soon a change is seen, how soon
+it is ready."""
 
 import json
 import random
@@ -21,7 +22,8 @@ from tests.load.ours import LATEST, LIST, READER, Server, Valkey
 from tests.load.polls import Load
 
 FIRST_CONNECTIONS = 12_500
-"""They take the room that imports leave free in a process, some megabytes; what the next ones need is new."""
+"""They take the room that imports leave free in a process, some megabytes; what the next ones need
+is new."""
 IDLE_CONNECTIONS = 5_000
 STARTS = 5
 CHANGES = 200
@@ -47,7 +49,9 @@ def memory(contenders: Contenders, _seconds: int) -> Result:
                 raise BenchError(f"an event has {len(reply.body)} bytes, expected {FULL_BYTES}")
         full = memory_kib(server.pid)
     figures = {"events": len(listed), "empty_mib": empty / 1_024, "full_mib": full / 1_024}
-    return figures, [Mark("memory with 1,000 events of 2 KB", 70, full / 1_024, unit="MiB", digits=1)]
+    return figures, [
+        Mark("memory with 1,000 events of 2 KB", 70, full / 1_024, unit="MiB", digits=1)
+    ]
 
 
 def idle(contenders: Contenders, _seconds: int) -> Result:
@@ -70,7 +74,11 @@ def idle(contenders: Contenders, _seconds: int) -> Result:
     each = (after - before) / IDLE_CONNECTIONS
     figures = {
         f"with_{count:,}_mib": kib / 1_024
-        for count, kib in ((0, empty), (FIRST_CONNECTIONS, before), (FIRST_CONNECTIONS + IDLE_CONNECTIONS, after))
+        for count, kib in (
+            (0, empty),
+            (FIRST_CONNECTIONS, before),
+            (FIRST_CONNECTIONS + IDLE_CONNECTIONS, after),
+        )
     }
     return figures, [Mark("memory per idle connection (of 5,000)", 2, each, unit="KiB")]
 
@@ -103,7 +111,13 @@ def commands(contenders: Contenders, seconds: int) -> Result:
     figures |= {"idle_requests_per_s": at_rest.requests, "load_requests_per_s": under_load.requests}
     worst = max(at_rest.total, under_load.total)
     return figures, [
-        Mark("Redis commands per second and replica, within scripts too", 10, worst, unit="/s", digits=1),
+        Mark(
+            "Redis commands per second and replica, within scripts too",
+            10,
+            worst,
+            unit="/s",
+            digits=1,
+        ),
         # The same, but for one heartbeat more or less in the window.
         Mark("Redis commands under full poll load / idle", 1.1, under_load.total / at_rest.total),
     ]
@@ -111,7 +125,8 @@ def commands(contenders: Contenders, seconds: int) -> Result:
 
 @dataclass(frozen=True)
 class _Rate:
-    """Commands per second: all, and those that came over a connection rather than from within a script."""
+    """Commands per second: all, and those that came over a connection rather than from within a
+    script."""
 
     total: float
     requests: float
@@ -122,20 +137,33 @@ def _commands_per_s(store: Valkey, work: Callable[[], object]) -> _Rate:
         before, began = client.info("commandstats"), time.monotonic()
         work()
         after, took = client.info("commandstats"), time.monotonic() - began
-    calls = {name: stats["calls"] - before.get(name, {"calls": 0})["calls"] for name, stats in after.items()}
+    calls = {
+        name: stats["calls"] - before.get(name, {"calls": 0})["calls"]
+        for name, stats in after.items()
+    }
     del calls["cmdstat_info"]  # Ours.
-    scripts = ("cmdstat_eval", "cmdstat_fcall", "cmdstat_script", "cmdstat_ping", "cmdstat_subscribe")
+    scripts = (
+        "cmdstat_eval",
+        "cmdstat_fcall",
+        "cmdstat_script",
+        "cmdstat_ping",
+        "cmdstat_subscribe",
+    )
     asked = sum(count for name, count in calls.items() if name.startswith(scripts))
     return _Rate(sum(calls.values()) / took, asked / took)
 
 
 def visible(contenders: Contenders, _seconds: int) -> Result:
-    """How long after it was sent a change is seen on other replicas: one that hears of it, one that only looks."""
+    """How long after it was sent a change is seen on other replicas: one that hears of it, one that
+    only looks."""
     with contenders.valkey.client() as client:
-        client.execute_command("ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "+@all", "resetchannels")
+        client.execute_command(
+            "ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "+@all", "resetchannels"
+        )
     with ExitStack() as stack:
         writer, hearing = (
-            stack.enter_context(_replica(contenders, contenders.valkey, cluster_name="visible")) for _ in range(2)
+            stack.enter_context(_replica(contenders, contenders.valkey, cluster_name="visible"))
+            for _ in range(2)
         )
         deaf = stack.enter_context(
             _replica(contenders, contenders.valkey, credential="deaf:deaf", cluster_name="visible")
@@ -155,10 +183,25 @@ def visible(contenders: Contenders, _seconds: int) -> Result:
     figures: dict[str, float] = {"changes": len(sent)}
     delays = {name: observer.delays_ms(sent) for name, observer in observers.items()}
     for name, values in delays.items():
-        figures |= {f"{name}_p50_ms": percentile(values, 50), f"{name}_p99_ms": percentile(values, 99)}
+        figures |= {
+            f"{name}_p50_ms": percentile(values, 50),
+            f"{name}_p99_ms": percentile(values, 99),
+        }
     return figures, [
-        Mark("a change visible on another replica, p99", 20, figures["heard_p99_ms"], unit="ms", digits=1),
-        Mark("the same with publications cut off, p99", 1_000, figures["looked_p99_ms"], unit="ms", digits=0),
+        Mark(
+            "a change visible on another replica, p99",
+            20,
+            figures["heard_p99_ms"],
+            unit="ms",
+            digits=1,
+        ),
+        Mark(
+            "the same with publications cut off, p99",
+            1_000,
+            figures["looked_p99_ms"],
+            unit="ms",
+            digits=0,
+        ),
     ]
 
 
@@ -190,7 +233,8 @@ class Observer(threading.Thread):
         self.join()
 
     def delays_ms(self, sent: dict[str, float]) -> list[float]:
-        """For each change, in the order sent, the time from then until it or a later one was seen. Raises `BenchError`."""
+        """For each change, in the order sent, the time from then until it or a later one was seen.
+        Raises `BenchError`."""
         order = {event_id: index for index, event_id in enumerate(sent)}
         when = list(sent.values())
         delays: list[float] = []
@@ -203,7 +247,8 @@ class Observer(threading.Thread):
 
 
 def _change(writer: Server) -> dict[str, float]:
-    """Records changes at a steady rate, but in no step with any heartbeat; gives each id and when it was sent."""
+    """Records changes at a steady rate, but in no step with any heartbeat; gives each id and when
+    it was sent."""
     sent: dict[str, float] = {}
     with wire.Connection(writer.port) as connection:
         for _ in range(CHANGES):
@@ -236,16 +281,24 @@ LIFE_ROWS: dict[str, Callable[[Contenders, int], Result]] = {
 
 @contextmanager
 def _replica(
-    contenders: Contenders, store: Valkey, *, credential: str = "", pause: float = 0.02, **settings: str
+    contenders: Contenders,
+    store: Valkey,
+    *,
+    credential: str = "",
+    pause: float = 0.02,
+    **settings: str,
 ) -> Iterator[Server]:
     with TemporaryDirectory(prefix="ce-bench-") as folder:
         core = contenders.cores.server
-        with ours.serve(store, Path(folder), core, credential=credential, pause=pause, **settings) as server:
+        with ours.serve(
+            store, Path(folder), core, credential=credential, pause=pause, **settings
+        ) as server:
             yield server
 
 
 def _allow_files() -> None:
-    """Raises the limit of open files, which processes inherit. Raises `BenchError` where it may not be raised so far."""
+    """Raises the limit of open files, which processes inherit. Raises `BenchError` where it may not
+    be raised so far."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _FILES:
         raise BenchError(f"only {hard} files may be open; {_FILES} are needed")

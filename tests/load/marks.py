@@ -18,7 +18,8 @@ class Verdict(StrEnum):
 class Mark:
     """One promise and its measured value; `None` where it could not be measured.
 
-    A value within `limit` meets it, one within `accept` is accepted. `at_least` turns the comparison round.
+    A value within `limit` meets it, one within `accept` is accepted. `at_least` turns the
+    comparison round.
     """
 
     what: str
@@ -36,7 +37,11 @@ class Mark:
             return Verdict.SKIPPED
         if self._within(self.limit):
             return Verdict.MET
-        return Verdict.ACCEPTED if self.accept is not None and self._within(self.accept) else Verdict.MISSED
+        return (
+            Verdict.ACCEPTED
+            if self.accept is not None and self._within(self.accept)
+            else Verdict.MISSED
+        )
 
     @property
     def target(self) -> str:
@@ -57,7 +62,8 @@ class Mark:
 
 
 def table(rows: Sequence[Sequence[str]], numbers: frozenset[int] = frozenset()) -> str:
-    """Rows in columns; those in `numbers` are aligned to the right. The first row is the heading."""
+    """Rows in columns; those in `numbers` are aligned to the right. The first row is the
+    heading."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

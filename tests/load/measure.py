@@ -1,7 +1,8 @@
-"""What is measured, and how: CPU time and memory from the operating system's books, requests from wrk's.
+"""What is measured, and how: CPU time and memory from the operating system's books, requests from
+wrk's.
 
-CPU time is that of a whole process family, user and system, in the kernel's ticks (10 ms): over seconds of load
-that is exact to a fraction of a percent, and it counts work, not waiting.
+CPU time is that of a whole process family, user and system, in the kernel's ticks (10 ms): over
+seconds of load that is exact to a fraction of a percent, and it counts work, not waiting.
 """
 
 import os
@@ -20,7 +21,9 @@ _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3_600.0}
 _TOTAL = re.compile(r"^\s*(\d+) requests in ([\d.]+)(us|ms|s|m|h),", re.MULTILINE)
 _P99 = re.compile(r"^\s*99%\s+([\d.]+)(us|ms|s|m|h)", re.MULTILINE)
 _REFUSED = re.compile(r"^\s*Non-2xx or 3xx responses: (\d+)", re.MULTILINE)
-_SOCKET_ERRORS = re.compile(r"^\s*Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", re.MULTILINE)
+_SOCKET_ERRORS = re.compile(
+    r"^\s*Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", re.MULTILINE
+)
 
 
 class BenchError(Exception):
@@ -33,14 +36,16 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Cores:
-    """One core for servers, another for whoever asks them, so that neither takes the other's time."""
+    """One core for servers, another for whoever asks them, so that neither takes the other's
+    time."""
 
     server: int
     client: int
 
     @classmethod
     def available(cls) -> "Cores":
-        """The first and the last core that this process may use; the same one if there is no other."""
+        """The first and the last core that this process may use; the same one if there is no
+        other."""
         cores = sorted(os.sched_getaffinity(0))
         return cls(cores[0], cores[-1])
 
@@ -56,7 +61,7 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-# -- the operating system's books -------------------------------------------------------------------------------------
+# -- the operating system's books ------------------------------------------------------------------
 
 
 def family(pid: int) -> list[int]:
@@ -73,12 +78,22 @@ def family(pid: int) -> list[int]:
 
 def cpu_us(pid: int) -> float:
     """Microseconds of CPU time that a process family has used, in user and system mode."""
-    return sum(int(fields[11]) + int(fields[12]) for member in family(pid) if (fields := _stat(member))) * _TICK_US
+    return (
+        sum(
+            int(fields[11]) + int(fields[12]) for member in family(pid) if (fields := _stat(member))
+        )
+        * _TICK_US
+    )
 
 
 def core_us(core: int) -> float:
-    """Microseconds that all processes together, and the machine's host, have taken of a core since it started."""
-    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    """Microseconds that all processes together, and the machine's host, have taken of a core since
+    it started."""
+    line = next(
+        line
+        for line in Path("/proc/stat").read_text().splitlines()
+        if line.startswith(f"cpu{core} ")
+    )
     user, nice, system, _idle, _iowait, _irq, _softirq, steal = map(int, line.split()[1:9])
     return (user + nice + system + steal) * _TICK_US
 
@@ -89,7 +104,8 @@ def memory_kib(pid: int) -> int:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat behind the name, the state first; `None` if the process has gone."""
+    """The fields of /proc/PID/stat behind the name, the state first; `None` if the process has
+    gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except OSError:
@@ -104,12 +120,13 @@ def _resident_kib(pid: int) -> int:
     return int(match[1])
 
 
-# -- wrk --------------------------------------------------------------------------------------------------------------
+# -- wrk -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Run:
-    """What wrk counted. `p99_ms` is the latency at full load: it says how long the queue is, not how fast the server."""
+    """What wrk counted. `p99_ms` is the latency at full load: it says how long the queue is, not
+    how fast the server."""
 
     requests: int
     seconds: float
@@ -123,11 +140,25 @@ def wrk(arguments: Sequence[str], seconds: int, core: int) -> Run:
     binary = shutil.which("wrk")
     if binary is None:
         raise BenchError("wrk is not installed (Debian: apt-get install wrk)")
-    command = [binary, "--threads", "1", "--duration", f"{seconds}s", "--latency", "--timeout", "10s", *arguments]
+    command = [
+        binary,
+        "--threads",
+        "1",
+        "--duration",
+        f"{seconds}s",
+        "--latency",
+        "--timeout",
+        "10s",
+        *arguments,
+    ]
     with (
         pinned(core),
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -152,11 +183,12 @@ def parse_wrk(output: str) -> Run:
     )
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios round by round: what disturbs a round disturbs both sides of its ratio."""
+    """The median of the ratios round by round: what disturbs a round disturbs both sides of its
+    ratio."""
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
 
 

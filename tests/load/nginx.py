@@ -53,23 +53,32 @@ class Site:
 
 @contextmanager
 def nginx(sites: Mapping[str, Site], folder: Path, core: int) -> Iterator[dict[str, Server]]:
-    """One nginx that has each site on a port of its own. Raises `Skipped` where it is not installed."""
+    """One nginx that has each site on a port of its own. Raises `Skipped` where it is not
+    installed."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
         raise Skipped("nginx is not installed (Debian: apt-get install nginx-light)")
     ports = {name: free_port() for name in sites}
     servers = [_server(site, ports[name], folder / name) for name, site in sites.items()]
-    user = "user root;" if os.geteuid() == 0 else ""  # The worker reads files in a folder that is ours alone.
+    user = (
+        "user root;" if os.geteuid() == 0 else ""
+    )  # The worker reads files in a folder that is ours alone.
     config, log = folder / "nginx.conf", folder / "nginx.log"
     config.write_text(_CONFIG.format(user=user, folder=folder, servers="\n".join(servers)))
-    with process([binary, "-e", str(log), "-p", str(folder), "-c", str(config)], log, core) as started:
+    with process(
+        [binary, "-e", str(log), "-p", str(folder), "-c", str(config)], log, core
+    ) as started:
         until(lambda: all(listens(("127.0.0.1", port)) for port in ports.values()), started, log)
         yield {name: Server(port, started.pid) for name, port in ports.items()}
 
 
 def _server(site: Site, port: int, root: Path) -> str:
     own = _OWN | {"etag"} if site.from_file else _OWN  # A file has an ETag of nginx's.
-    headers = [f"add_header {name} {_quoted(value)};" for name, value in site.like.headers if name.lower() not in own]
+    headers = [
+        f"add_header {name} {_quoted(value)};"
+        for name, value in site.like.headers
+        if name.lower() not in own
+    ]
     if site.from_file:
         path = root / LIST.strip("/")
         path.parent.mkdir(parents=True)

@@ -56,7 +56,17 @@ def valkey(folder: Path, cores: Cores) -> Iterator[Valkey]:
     """A store without persistence, on the client's core: a server has its own for itself."""
     path, log = folder / "valkey.sock", folder / "valkey.log"
     binary = ValkeyServer(port=0, data_dir=folder, persist=True)._binary_path
-    command = [str(binary), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder)]
+    command = [
+        str(binary),
+        "--port",
+        "0",
+        "--unixsocket",
+        str(path),
+        "--save",
+        "",
+        "--dir",
+        str(folder),
+    ]
     with process(command, log, cores.client) as started:
         until(lambda: listens(str(path)), started, log)
         yield Valkey(path, started.pid)
@@ -64,9 +74,16 @@ def valkey(folder: Path, cores: Cores) -> Iterator[Valkey]:
 
 @contextmanager
 def serve(
-    store: Valkey, folder: Path, core: int, *, credential: str = "", pause: float = 0.02, **settings: str
+    store: Valkey,
+    folder: Path,
+    core: int,
+    *,
+    credential: str = "",
+    pause: float = 0.02,
+    **settings: str,
 ) -> Iterator[Server]:
-    """One API process, ready. `credential` is one of the store's, `settings` are those of the service."""
+    """One API process, ready. `credential` is one of the store's, `settings` are those of the
+    service."""
     port, log = free_port(), folder / "serve.log"
     values = {
         "redis_url": store.url(credential),
@@ -106,7 +123,9 @@ def record(connection: wire.Connection, size: int) -> str:
 
 def event(size: int) -> bytes:
     """An event to POST that becomes `size` bytes long with what the service adds."""
-    infos = [f"{service}_{info}" for service in SERVICES for info in ("self_info", "resources_info")]
+    infos = [
+        f"{service}_{info}" for service in SERVICES for info in ("self_info", "resources_info")
+    ]
     fields = {f"{service}_status": "Healthy" for service in SERVICES} | dict.fromkeys(infos, "")
     added = {"id": 36 * "0", "recorded_at": 27 * "0", "all_healthy": True}
     room, rest = divmod(size - len(_json(added | fields)), len(infos))

@@ -1,4 +1,5 @@
-"""The rows that wrk measures: contenders side by side under the same load, in alternating rounds."""
+"""The rows that wrk measures: contenders side by side under the same load, in alternating
+rounds."""
 
 import statistics
 import time
@@ -38,8 +39,8 @@ _UNKNOWN = "X-Run: %016d"
 class Load:
     """What wrk sends.
 
-    `unique` is a header line with a number in it (as Lua's string.format takes it) that is another in each request, `tokens`
-    a file with credentials to send in turn.
+    `unique` is a header line with a number in it (as Lua's string.format takes it) that is another
+    in each request, `tokens` a file with credentials to send in turn.
     """
 
     path: str = LATEST
@@ -56,9 +57,24 @@ class Load:
         if self.unique is not None:
             # Microseconds: no number has been sent before, and what was sent may be remembered.
             began = str(time.time_ns() // 1_000)
-            return [*arguments, "--script", str(_HERE / "unique.lua"), url, "--", self.unique, began]
+            return [
+                *arguments,
+                "--script",
+                str(_HERE / "unique.lua"),
+                url,
+                "--",
+                self.unique,
+                began,
+            ]
         if self.tokens is not None:
-            return [*arguments, "--script", str(_HERE / "credentials.lua"), url, "--", str(self.tokens)]
+            return [
+                *arguments,
+                "--script",
+                str(_HERE / "credentials.lua"),
+                url,
+                "--",
+                str(self.tokens),
+            ]
         return [*arguments, url]
 
 
@@ -71,7 +87,8 @@ class Case:
     load: Load = Load()  # Frozen.
 
     def verify(self, name: str) -> None:
-        """Raises `BenchError` if the reply is not the expected one: what answers wrongly is not measured."""
+        """Raises `BenchError` if the reply is not the expected one: what answers wrongly is not
+        measured."""
         got = wire.ask(self.server.port, wire.get(self.load.path, *self.load.headers))
         if got.status != self.like.status or len(got.body) != len(self.like.body):
             raise BenchError(
@@ -80,7 +97,8 @@ class Case:
             )
 
     def warm_up(self, core: int) -> None:
-        """Sends load, each credential several times and without haste, so that what can be remembered is."""
+        """Sends load, each credential several times and without haste, so that what can be
+        remembered is."""
         if self.load.tokens is not None:
             tokens = self.load.tokens.read_text().split()
             with wire.Connection(self.server.port) as connection:
@@ -91,9 +109,11 @@ class Case:
 
 @dataclass
 class Figures:
-    """What was measured of a case, round by round. CPU times are µs per request, of the server and of the store.
+    """What was measured of a case, round by round. CPU times are µs per request, of the server and
+    of the store.
 
-    `others` is the share of the server's core that someone else took: where it is not small, caches were not the server's own.
+    `others` is the share of the server's core that someone else took: where it is not small, caches
+    were not the server's own.
     """
 
     cpu_us: list[float] = field(default_factory=list)
@@ -135,7 +155,8 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One question to several contenders. A case raises `Skipped` where its contender is not installed."""
+    """One question to several contenders. A case raises `Skipped` where its contender is not
+    installed."""
 
     title: str
     cases: Mapping[str, Callable[[Contenders], Case]]
@@ -162,7 +183,9 @@ class Row:
             if found.socket_errors:
                 tell(f"remark: {name}: {found.socket_errors} socket errors")
             if max(found.others) > _QUIET:
-                tell(f"remark: {name}: others took up to {max(found.others):.0%} of the server's core")
+                tell(
+                    f"remark: {name}: others took up to {max(found.others):.0%} of the server's core"
+                )
         return figures
 
 

@@ -1,4 +1,5 @@
-"""Processes that are started on one core, waited for until they are ready, and stopped by their ids whatever happens."""
+"""Processes that are started on one core, waited for until they are ready, and stopped by their ids
+whatever happens."""
 
 import os
 import signal
@@ -23,10 +24,13 @@ def process(
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Runs a command on a core while it is entered. What it writes goes to `log`.
 
-    It is in a session of its own, so that Ctrl-C reaches the benchmark alone, which then stops everything in order.
+    It is in a session of its own, so that Ctrl-C reaches the benchmark alone, which then stops
+    everything in order.
     """
     # Settings of whoever runs the benchmark are none of a contender's.
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
+    }
     with log.open("ab") as output, pinned(core):
         started = subprocess.Popen(
             command,
@@ -55,20 +59,26 @@ def stop(started: "subprocess.Popen[bytes]") -> None:
         started.wait()
 
 
-def until(ready: Callable[[], bool], started: "subprocess.Popen[bytes]", log: Path, pause: float = 0.02) -> None:
-    """Waits until a process is ready; not being reachable counts as not ready. Raises `BenchError` if it never is."""
+def until(
+    ready: Callable[[], bool], started: "subprocess.Popen[bytes]", log: Path, pause: float = 0.02
+) -> None:
+    """Waits until a process is ready; not being reachable counts as not ready. Raises `BenchError`
+    if it never is."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         with suppress(OSError):
             if ready():
                 return
         if started.poll() is not None or time.monotonic() >= deadline:
-            raise BenchError(f"{started.args!r} is not ready:\n{log.read_text(errors='replace')[-2_000:]}")
+            raise BenchError(
+                f"{started.args!r} is not ready:\n{log.read_text(errors='replace')[-2_000:]}"
+            )
         time.sleep(pause)
 
 
 def listens(address: tuple[str, int] | str) -> bool:
-    """Whether something accepts connections at a TCP address or a socket's path. Raises `OSError` if not."""
+    """Whether something accepts connections at a TCP address or a socket's path. Raises `OSError`
+    if not."""
     family_ = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family_, socket.SOCK_STREAM) as probe:
         probe.connect(address)

@@ -61,7 +61,9 @@ def test_wrk_report_of_errors() -> None:
     assert (run.seconds, run.refused, run.socket_errors) == (90.0, 7, 4_321)
 
 
-@pytest.mark.parametrize("output", ["", "unable to connect to 127.0.0.1:1 Connection refused", "0 requests"])
+@pytest.mark.parametrize(
+    "output", ["", "unable to connect to 127.0.0.1:1 Connection refused", "0 requests"]
+)
 def test_wrk_failed(output: str) -> None:
     """What is not a report is an error that shows it, not a row of zeros."""
     with pytest.raises(BenchError, match=output or "nothing"):
@@ -79,7 +81,9 @@ def test_median_of_ratios_needs_pairs() -> None:
         median_ratio([1, 2], [1, 2, 3])
 
 
-@pytest.mark.parametrize(("percent", "expected"), [(50, 50), (99, 99), (99.5, 100), (100, 100), (0, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("percent", "expected"), [(50, 50), (99, 99), (99.5, 100), (100, 100), (0, 1)], ids=str
+)
 def test_percentile(percent: float, expected: float) -> None:
     """A percentile is one of the values: the smallest that so many do not exceed."""
     assert percentile(list(range(100, 0, -1)), percent) == expected
@@ -113,11 +117,16 @@ def test_table() -> None:
 
 
 def test_chart() -> None:
-    """The chart is well-formed XML whatever the names are, and its bars are as long as their times."""
-    root = ET.fromstring(draw("a <b> & c", [Bar("<ours>", 6.0, ours=True), Bar("x & y", 60.0, 60.0)]))
+    """The chart is well-formed XML whatever the names are, and its bars are as long as their
+    times."""
+    root = ET.fromstring(
+        draw("a <b> & c", [Bar("<ours>", 6.0, ours=True), Bar("x & y", 60.0, 60.0)])
+    )
     texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts == ["a <b> & c", "<ours>", "6.0 µs", "x & y", "60.0 µs + 60.0 in Redis"]
-    ours, server, store = (float(bar.attrib["width"]) for bar in root.iter("{http://www.w3.org/2000/svg}rect"))
+    ours, server, store = (
+        float(bar.attrib["width"]) for bar in root.iter("{http://www.w3.org/2000/svg}rect")
+    )
     assert server == pytest.approx(store)
     assert server == pytest.approx(10 * ours, abs=1)
 
@@ -129,9 +138,13 @@ def test_chart_of_nothing() -> None:
 
 def test_report() -> None:
     """The tables and the JSON name what was measured, skipped contenders' marks included."""
-    figures = Figures(cpu_us=[6.0, 7.0, 6.5], store_us=[0, 0, 0], rate=[1.0, 3.0, 2.0], p99_ms=[1.0, 1.0, 1.0])
+    figures = Figures(
+        cpu_us=[6.0, 7.0, 6.5], store_us=[0, 0, 0], rate=[1.0, 3.0, 2.0], p99_ms=[1.0, 1.0, 1.0]
+    )
     marks = [ratio.mark({OURS: figures}) for ratio in ROWS["latest"].ratios]
-    report = bench.Report(polls={"latest": {OURS: figures}}, life={"start": {"fastest_s": 0.5}}, marks=marks)
+    report = bench.Report(
+        polls={"latest": {OURS: figures}}, life={"start": {"fastest_s": 0.5}}, marks=marks
+    )
     assert "6.50" in report.text()
     value = json.loads(report.as_json(3, 4))
     assert value["polls"]["latest"][OURS]["cpu"] == 6.5
@@ -170,7 +183,8 @@ def test_nginx_quoting() -> None:
 
 
 def test_changes_seen_late() -> None:
-    """A change that no poll saw counts as seen when a later one was; one that none saw is an error."""
+    """A change that no poll saw counts as seen when a later one was; one that none saw is an
+    error."""
     observer = Observer(Server(0, 0))
     sent = {"a": 1.0, "b": 1.1, "c": 1.2}
     observer._seen = [("before", 0.5), ("a", 1.01), ("c", 1.25)]
@@ -188,7 +202,9 @@ def test_process_accounting(tmp_path: Path) -> None:
     work = "import pathlib, time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
     work += "pathlib.Path('done').touch()\ntime.sleep(60)"
     with process(
-        [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}", work], tmp_path / "log", core
+        [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}", work],
+        tmp_path / "log",
+        core,
     ) as started:
         until((tmp_path / "done").exists, started, tmp_path / "log")
         members = family(started.pid)

@@ -1,4 +1,5 @@
-"""As little HTTP as the benchmark needs: one request on a connection that stays open, its reply in bytes."""
+"""As little HTTP as the benchmark needs: one request on a connection that stays open, its reply in
+bytes."""
 
 import re
 import socket
@@ -25,7 +26,10 @@ class Reply:
     def headers(self) -> list[tuple[str, str]]:
         """The header fields in their order."""
         lines = self.head.decode("latin-1").split("\r\n")[1:]
-        return [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines if line)]
+        return [
+            (name, value.strip())
+            for name, _, value in (line.partition(":") for line in lines if line)
+        ]
 
 
 class Connection:
@@ -41,7 +45,10 @@ class Connection:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -77,7 +84,9 @@ def get(path: str, *lines: str) -> bytes:
 
 def post(path: str, body: bytes, *lines: str) -> bytes:
     """A POST request of JSON."""
-    return request("POST", path, body, "Content-Type: application/json", f"Content-Length: {len(body)}", *lines)
+    return request(
+        "POST", path, body, "Content-Type: application/json", f"Content-Length: {len(body)}", *lines
+    )
 
 
 def request(method: str, path: str, body: bytes, *lines: str) -> bytes:

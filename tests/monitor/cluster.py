@@ -1,4 +1,5 @@
-"""A Kubernetes API on loopback, and objects in the shapes that it really answers with (`kubectl get -o json`)."""
+"""A Kubernetes API on loopback, and objects in the shapes that it really answers with (`kubectl get
+-o json`)."""
 
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -35,7 +36,10 @@ def workload(
         "readyReplicas": available,
         "availableReplicas": available,
     }
-    template = {"metadata": {"labels": LABELS}, "spec": {"containers": [{"name": "api", "image": "registry/api:1.2"}]}}
+    template = {
+        "metadata": {"labels": LABELS},
+        "spec": {"containers": [{"name": "api", "image": "registry/api:1.2"}]},
+    }
     spec: Object = {"selector": {"matchLabels": LABELS}, "template": template}
     if desired is not None:
         spec["replicas"] = desired
@@ -43,7 +47,9 @@ def workload(
         spec["serviceName"] = name
     if strategy is not None:
         spec["updateStrategy"] = strategy
-    status: Object = {"observedGeneration": observed} | {key: count for key, count in counts.items() if count}
+    status: Object = {"observedGeneration": observed} | {
+        key: count for key, count in counts.items() if count
+    }
     if kind == "StatefulSet" or conditions:
         status["conditions"] = list(conditions)
     status.setdefault("replicas", 0)
@@ -64,7 +70,13 @@ def workload(
 
 def condition(type_: str, status: str, reason: str, message: str = "") -> Object:
     """A condition, of a workload or a pod."""
-    return {"type": type_, "status": status, "reason": reason, "message": message, "lastTransitionTime": SEEN}
+    return {
+        "type": type_,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": SEEN,
+    }
 
 
 def terminated(reason: str, code: int, message: str = "") -> Object:
@@ -91,7 +103,9 @@ def container(
     """The status of a container."""
     state: Object = {"running": {"startedAt": STARTED}}
     if waiting:
-        state = {"waiting": {"reason": waiting[0]} | ({"message": waiting[1]} if waiting[1] else {})}
+        state = {
+            "waiting": {"reason": waiting[0]} | ({"message": waiting[1]} if waiting[1] else {})
+        }
     elif ended:
         state = {"terminated": ended}
     return {
@@ -124,11 +138,22 @@ def pod(
     }
     if deleted:
         metadata |= {"deletionTimestamp": SEEN, "deletionGracePeriodSeconds": 30}
-    found: Object = {"phase": phase, "conditions": list(conditions), "startTime": STARTED, "qosClass": "Burstable"}
+    found: Object = {
+        "phase": phase,
+        "conditions": list(conditions),
+        "startTime": STARTED,
+        "qosClass": "Burstable",
+    }
     if containers:
         found["containerStatuses"] = list(containers)
     spec = {"containers": [{"name": "api", "image": "registry/api:1.2"}], "nodeName": "node-1"}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": found | (status or {})}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": spec,
+        "status": found | (status or {}),
+    }
 
 
 def warning(of: str, reason: str, message: str, *, at: str = SEEN, count: int = 1) -> Object:
@@ -185,14 +210,26 @@ class Cluster:
         if kind in {"deployments", "statefulsets"}:
             found = [one for one in self.workloads if f"{one['kind'].lower()}s" == kind]
             if not name:
-                return web.json_response({"kind": "List", "apiVersion": "apps/v1", "metadata": {}, "items": found})
+                return web.json_response(
+                    {"kind": "List", "apiVersion": "apps/v1", "metadata": {}, "items": found}
+                )
             named = [one for one in found if one["metadata"]["name"] == name]
-            return web.json_response(named[0]) if named else refusal(404, "NotFound", f'{kind}.apps "{name}" not found')
+            return (
+                web.json_response(named[0])
+                if named
+                else refusal(404, "NotFound", f'{kind}.apps "{name}" not found')
+            )
         items = self.pods
         if kind == "events":
-            of = request.query["fieldSelector"].partition("involvedObject.name=")[2].partition(",")[0]
+            of = (
+                request.query["fieldSelector"]
+                .partition("involvedObject.name=")[2]
+                .partition(",")[0]
+            )
             items = [one for one in self.events if one["involvedObject"]["name"] == of]
-        return web.json_response({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items})
+        return web.json_response(
+            {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}
+        )
 
 
 def refusal(status: int, reason: str, message: str) -> web.Response:

@@ -1,4 +1,5 @@
-"""The dead man's switch: a watcher outside hears of each completed check, and its own trouble delays none."""
+"""The dead man's switch: a watcher outside hears of each completed check, and its own trouble
+delays none."""
 
 import asyncio
 import logging
@@ -7,9 +8,9 @@ import pytest
 from pydantic import SecretStr
 
 from service.errors import SettingsError, StoreUnavailable
-from service.monitor.heartbeat import beating
+from service.metrics import Metrics
 from service.monitor.loop import Monitor
-from service.observability import Metrics
+from service.monitor.notify.heartbeat import beating
 from tests.conftest import make_settings
 from tests.monitor.test_loop import MakeWorld, make_world, until  # noqa: F401  # The fixture is used by name.
 
@@ -17,16 +18,25 @@ from tests.monitor.test_loop import MakeWorld, make_world, until  # noqa: F401  
 async def until_called(metrics: Metrics, result: str, number: int) -> None:
     """Waits until so many calls had that result."""
     await until(
-        lambda: metrics.registry.get_sample_value("cluster_events_heartbeats_total", {"result": result}) == number
+        lambda: (
+            metrics.registry.get_sample_value("cluster_events_heartbeats_total", {"result": result})
+            == number
+        )
     )
 
 
-async def test_each_completed_check_is_told(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    """The watcher is called after each check that the store knows of, healthy or not, and after no other."""
+async def test_each_completed_check_is_told(
+    make_world: MakeWorld,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    """The watcher is called after each check that the store knows of, healthy or not, and after no
+    other."""
     world = await make_world("api", "watcher")
     api, watcher = world.services["api"], world.services["watcher"]
     world.settings = make_settings(services=f"api=http://127.0.0.1:{api.port}/")
-    async with beating(SecretStr(f"http://127.0.0.1:{watcher.port}/ping/secret"), world.metrics) as beat:
+    async with beating(
+        SecretStr(f"http://127.0.0.1:{watcher.port}/ping/secret"), world.metrics
+    ) as beat:
         monitor = Monitor(world.settings, world.store, world.metrics, checked=beat)
         for number, healthy in enumerate((True, False, False), start=1):
             api.healthy = healthy
@@ -42,14 +52,18 @@ async def test_each_completed_check_is_told(make_world: MakeWorld, monkeypatch: 
     assert watcher.asked == 3
 
 
-async def test_trouble_with_the_watcher_is_told_once(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
-    """A watcher that answers with an error is counted, and logged once without its URL; so is its return."""
+async def test_trouble_with_the_watcher_is_told_once(
+    make_world: MakeWorld,
+    caplog: pytest.LogCaptureFixture,  # noqa: F811
+) -> None:
+    """A watcher that answers with an error is counted, and logged once without its URL; so is its
+    return."""
     world = await make_world("watcher")
     watcher, url = (
         world.services["watcher"],
         SecretStr(f"http://127.0.0.1:{world.services['watcher'].port}/ping/secret"),
     )
-    with caplog.at_level(logging.INFO, logger="service.monitor.heartbeat"):
+    with caplog.at_level(logging.INFO, logger="service.monitor.notify.heartbeat"):
         async with beating(url, world.metrics) as beat:
             watcher.healthy = False
             for number in (1, 2):
@@ -67,7 +81,8 @@ async def test_trouble_with_the_watcher_is_told_once(make_world: MakeWorld, capl
 
 
 async def test_hanging_watcher_is_asked_once_at_a_time(make_world: MakeWorld) -> None:  # noqa: F811
-    """While a call hangs, further checks start no second one, and the end of the process does not wait for it."""
+    """While a call hangs, further checks start no second one, and the end of the process does not
+    wait for it."""
     world = await make_world("watcher")
     watcher = world.services["watcher"]
     watcher.hangs = True
@@ -87,9 +102,12 @@ async def test_no_url_no_call() -> None:
         beat()
 
 
-@pytest.mark.parametrize("url", ["ftp://watcher/secret", "watcher/secret", "http:///secret", "http://[secret"])
+@pytest.mark.parametrize(
+    "url", ["ftp://watcher/secret", "watcher/secret", "http:///secret", "http://[secret"]
+)
 def test_what_is_no_url_is_refused_unseen(url: str) -> None:
-    """A watcher's URL that cannot be called is a wrong setting, and is not repeated in the message."""
+    """A watcher's URL that cannot be called is a wrong setting, and is not repeated in the
+    message."""
     with pytest.raises(SettingsError, match="CLUSTER_EVENTS_HEARTBEAT_URL: expected") as error:
         make_settings(heartbeat_url=url)
     assert "secret" not in str(error.value)

@@ -1,4 +1,5 @@
-"""What is told of the resources: the first line says what is wrong and where; what cannot be known is said to be so."""
+"""What is told of the resources: the first line says what is wrong and where; what cannot be known
+is said to be so."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -10,10 +11,10 @@ from aiohttp import web
 
 from service.events import INFO_LIMIT
 from service.monitor.check import RESOURCES_INFO, check_service
-from service.monitor.kubernetes import Kubernetes, kubernetes
-from service.monitor.probe import session
+from service.monitor.kubernetes.client import Kubernetes, kubernetes
+from service.monitor.kubernetes.workloads import WorkloadHealth, selector_of
+from service.monitor.probes.http import session
 from service.monitor.services import Service, Workload
-from service.monitor.workloads import Look, selector_of
 from service.settings import Unknown
 from tests.monitor.cluster import (
     Cluster,
@@ -37,7 +38,9 @@ STATEFUL = Workload("statefulset", "api-server")
 @pytest.fixture
 async def cluster() -> AsyncIterator[Cluster]:
     """A cluster in which all is well."""
-    made = Cluster([workload()], [pod(f"api-server-{letter}", "Running", container()) for letter in "abc"])
+    made = Cluster(
+        [workload()], [pod(f"api-server-{letter}", "Running", container()) for letter in "abc"]
+    )
     async with made.serving():
         yield made
 
@@ -49,36 +52,52 @@ async def client(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Kubernetes]:
         yield made
 
 
-def first(look: Look) -> str:
+def first(look: WorkloadHealth) -> str:
     """The first line."""
     return look.info.partition("\n")[0]
 
 
-# -- what the objects say ---------------------------------------------------------------------------------------------
+# -- what the objects say --------------------------------------------------------------------------
 
 OOM = terminated("OOMKilled", 137)
-BACK_OFF = ("CrashLoopBackOff", "back-off 5m0s restarting failed container=api pod=api-server-a_platform")
+BACK_OFF = (
+    "CrashLoopBackOff",
+    "back-off 5m0s restarting failed container=api pod=api-server-a_platform",
+)
 CRASHING = pod(
     "api-server-a",
     "Running",
     container(ready=False, waiting=BACK_OFF, last=OOM, restarts=12),
-    conditions=[condition("Ready", "False", "ContainersNotReady", "containers with unready status: [api]")],
+    conditions=[
+        condition("Ready", "False", "ContainersNotReady", "containers with unready status: [api]")
+    ],
 )
 PULLING = pod(
     "api-server-a",
     "Pending",
-    container(ready=False, waiting=("ImagePullBackOff", 'Back-off pulling image "registry/api:1.3"')),
+    container(
+        ready=False, waiting=("ImagePullBackOff", 'Back-off pulling image "registry/api:1.3"')
+    ),
 )
 UNSCHEDULABLE = pod(
     "api-server-a",
     "Pending",
-    conditions=[condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are available: 3 Insufficient memory.")],
+    conditions=[
+        condition(
+            "PodScheduled",
+            "False",
+            "Unschedulable",
+            "0/3 nodes are available: 3 Insufficient memory.",
+        )
+    ],
 )
 NOT_READY = pod(
     "api-server-a",
     "Running",
     container(ready=False),
-    conditions=[condition("Ready", "False", "ContainersNotReady", "containers with unready status: [api]")],
+    conditions=[
+        condition("Ready", "False", "ContainersNotReady", "containers with unready status: [api]")
+    ],
 )
 STARTING = pod("api-server-a", "Pending", container(ready=False, waiting=("ContainerCreating", "")))
 EVICTED = pod(
@@ -102,14 +121,23 @@ INIT = pod(
         ]
     },
 )
-ENDED = pod("api-server-a", "Running", container(ready=False, ended=terminated("Error", 2), restarts=3))
+ENDED = pod(
+    "api-server-a", "Running", container(ready=False, ended=terminated("Error", 2), restarts=3)
+)
 LEAVING = pod(
-    "api-server-z", "Running", container(ready=False), deleted=True, conditions=NOT_READY["status"]["conditions"]
+    "api-server-z",
+    "Running",
+    container(ready=False),
+    deleted=True,
+    conditions=NOT_READY["status"]["conditions"],
 )
 WELL = [pod(f"api-server-{letter}", "Running", container()) for letter in "bc"]
 ONE_SHORT = workload(available=2)
 DEADLINE = condition(
-    "Progressing", "False", "ProgressDeadlineExceeded", 'ReplicaSet "api-server-5d" has timed out progressing.'
+    "Progressing",
+    "False",
+    "ProgressDeadlineExceeded",
+    'ReplicaSet "api-server-5d" has timed out progressing.',
 )
 
 CRASH_LINE = (
@@ -118,7 +146,9 @@ CRASH_LINE = (
 )
 PREFIX = "deployment/api-server: 2 of 3 replicas available: pod api-server-a: "
 
-IMAGE_LINE = 'container api is in ImagePullBackOff (Back-off pulling image "registry/api:1.3"), 0 restarts.'
+IMAGE_LINE = (
+    'container api is in ImagePullBackOff (Back-off pulling image "registry/api:1.3"), 0 restarts.'
+)
 UP = "deployment/api-server: 3 of 3 replicas available"
 SHORT = "deployment/api-server: 2 of 3 replicas available"
 ENDED_AT = "2026-11-24T09:01:02Z"
@@ -145,7 +175,8 @@ WORKLOADS = {
         ONE_SHORT,
         [UNSCHEDULABLE],
         False,
-        PREFIX + "it cannot be scheduled (Unschedulable: 0/3 nodes are available: 3 Insufficient memory).",
+        PREFIX
+        + "it cannot be scheduled (Unschedulable: 0/3 nodes are available: 3 Insufficient memory).",
     ),
     "not ready": (
         ONE_SHORT,
@@ -158,23 +189,38 @@ WORKLOADS = {
         ONE_SHORT,
         [EVICTED],
         False,
-        SHORT + ": pod api-server-old: it has failed (Evicted: The node was low on resource: memory).",
+        SHORT
+        + ": pod api-server-old: it has failed (Evicted: The node was low on resource: memory).",
     ),
     "node lost": (ONE_SHORT, [LOST], False, PREFIX + "its node is not heard of (NodeLost)."),
     "init container": (
         ONE_SHORT,
         [INIT],
         False,
-        PREFIX + "container migrate is in CrashLoopBackOff, after Error (exit code 1) at " + ENDED_AT + ", 1 restart.",
+        PREFIX
+        + "container migrate is in CrashLoopBackOff, after Error (exit code 1) at "
+        + ENDED_AT
+        + ", 1 restart.",
     ),
     "ended": (
         ONE_SHORT,
         [ENDED],
         False,
-        PREFIX + "container api has ended: Error (exit code 2) at 2026-11-24T09:01:02Z, 3 restarts.",
+        PREFIX
+        + "container api has ended: Error (exit code 2) at 2026-11-24T09:01:02Z, 3 restarts.",
     ),
-    "rollout": (workload(updated=1, replicas=4), [], False, UP + ": a rollout is under way: 1 of 3 replicas updated."),
-    "rollout not begun": (workload(generation=5), [], False, UP + ": its last change has not been acted on yet."),
+    "rollout": (
+        workload(updated=1, replicas=4),
+        [],
+        False,
+        UP + ": a rollout is under way: 1 of 3 replicas updated.",
+    ),
+    "rollout not begun": (
+        workload(generation=5),
+        [],
+        False,
+        UP + ": its last change has not been acted on yet.",
+    ),
     "old replicas": (
         workload(replicas=4),
         [],
@@ -191,9 +237,16 @@ WORKLOADS = {
 """Deployment, pods beside two good ones → healthy, first line."""
 
 
-@pytest.mark.parametrize(("deployment", "pods", "healthy", "line"), WORKLOADS.values(), ids=WORKLOADS)
+@pytest.mark.parametrize(
+    ("deployment", "pods", "healthy", "line"), WORKLOADS.values(), ids=WORKLOADS
+)
 async def test_first_line_says_what_is_wrong_and_where(  # noqa: PLR0917  # A table's columns.
-    cluster: Cluster, client: Kubernetes, deployment: Object, pods: Sequence[Object], healthy: bool, line: str
+    cluster: Cluster,
+    client: Kubernetes,
+    deployment: Object,
+    pods: Sequence[Object],
+    healthy: bool,
+    line: str,
 ) -> None:
     """Each state of a Deployment gives its verdict and a first line to act on."""
     cluster.workloads, cluster.pods = [deployment], [*WELL, *pods]
@@ -202,7 +255,8 @@ async def test_first_line_says_what_is_wrong_and_where(  # noqa: PLR0917  # A ta
 
 
 async def test_stuck_rollout_shows_the_pod_first(cluster: Cluster, client: Kubernetes) -> None:
-    """A rollout that a broken image holds up names the pod, then the rollout, then what the Deployment says."""
+    """A rollout that a broken image holds up names the pod, then the rollout, then what the
+    Deployment says."""
     cluster.workloads = [workload(updated=1, replicas=4, conditions=[DEADLINE])]
     cluster.pods = [*WELL, PULLING]
     look = await client.look(API, 2.0)
@@ -215,21 +269,33 @@ async def test_stuck_rollout_shows_the_pod_first(cluster: Cluster, client: Kuber
 
 async def test_quota_shows_as_the_replica_failure(cluster: Cluster, client: Kubernetes) -> None:
     """Pods that cannot even be made show by the Deployment's own condition."""
-    forbidden = condition("ReplicaFailure", "True", "FailedCreate", "exceeded quota: compute, requested: memory=1Gi")
-    cluster.workloads = [workload(available=None, replicas=None, updated=None, conditions=[forbidden])]
+    forbidden = condition(
+        "ReplicaFailure", "True", "FailedCreate", "exceeded quota: compute, requested: memory=1Gi"
+    )
+    cluster.workloads = [
+        workload(available=None, replicas=None, updated=None, conditions=[forbidden])
+    ]
     cluster.pods = []
     look = await client.look(API, 2.0)
     assert (
-        "ReplicaFailure is true: FailedCreate: exceeded quota: compute, requested: memory=1Gi" in look.info.splitlines()
+        "ReplicaFailure is true: FailedCreate: exceeded quota: compute, requested: memory=1Gi"
+        in look.info.splitlines()
     )
 
 
 async def test_failing_pod_is_described(cluster: Cluster, client: Kubernetes) -> None:
-    """Below the first line: the pod's phase and node, its containers' words, bad conditions, its newest three warnings."""
+    """Below the first line: the pod's phase and node, its containers' words, bad conditions, its
+    newest three warnings."""
     cluster.workloads = [ONE_SHORT]
     cluster.pods = [*WELL, CRASHING]
     cluster.events = [
-        warning("api-server-a", "BackOff", f"Back-off {minute}", at=f"2026-11-24T09:0{minute}:00Z", count=minute + 1)
+        warning(
+            "api-server-a",
+            "BackOff",
+            f"Back-off {minute}",
+            at=f"2026-11-24T09:0{minute}:00Z",
+            count=minute + 1,
+        )
         for minute in range(5)
     ]
     look = await client.look(API, 2.0)
@@ -247,15 +313,18 @@ async def test_restarts_of_healthy_pods_are_told(cluster: Cluster, client: Kuber
     """A pod that is well again after an end that it did not wish for keeps that in the info."""
     cluster.pods = [*WELL, pod("api-server-a", "Running", container(last=OOM, restarts=2))]
     look = await client.look(API, 2.0)
-    assert look == Look(
+    assert look == WorkloadHealth(
         True,
         "deployment/api-server: 3 of 3 replicas available.\n"
         "Pod api-server-a: 2 restarts, last after OOMKilled (exit code 137) at 2026-11-24T09:01:02Z.",
     )
 
 
-async def test_many_failing_pods_are_cut_with_the_important_first(cluster: Cluster, client: Kubernetes) -> None:
-    """However many pods fail and however much they say, the info keeps to its limit, and its first line is whole."""
+async def test_many_failing_pods_are_cut_with_the_important_first(
+    cluster: Cluster, client: Kubernetes
+) -> None:
+    """However many pods fail and however much they say, the info keeps to its limit, and its first
+    line is whole."""
     talkative = [
         pod(
             f"api-server-{number:03}",
@@ -264,7 +333,10 @@ async def test_many_failing_pods_are_cut_with_the_important_first(cluster: Clust
         )
         for number in range(200)
     ]
-    cluster.workloads, cluster.pods = [workload(desired=200, available=None, updated=200, replicas=200)], talkative
+    cluster.workloads, cluster.pods = (
+        [workload(desired=200, available=None, updated=200, replicas=200)],
+        talkative,
+    )
     look = await client.look(API, 2.0)
     assert INFO_LIMIT - 3 <= len(look.info.encode()) <= INFO_LIMIT
     assert first(look).startswith(
@@ -277,7 +349,11 @@ STATEFUL_SETS = {
     "rolling": (workload("StatefulSet", updated=1), False),
     "by hand": (workload("StatefulSet", updated=None, strategy={"type": "OnDelete"}), True),
     "partitioned": (
-        workload("StatefulSet", updated=1, strategy={"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}),
+        workload(
+            "StatefulSet",
+            updated=1,
+            strategy={"type": "RollingUpdate", "rollingUpdate": {"partition": 2}},
+        ),
         True,
     ),
     "short": (workload("StatefulSet", available=2), False),
@@ -285,8 +361,11 @@ STATEFUL_SETS = {
 
 
 @pytest.mark.parametrize(("found", "healthy"), STATEFUL_SETS.values(), ids=STATEFUL_SETS)
-async def test_stateful_sets(cluster: Cluster, client: Kubernetes, found: Object, healthy: bool) -> None:
-    """StatefulSets are judged likewise, but for those that are updated by hand or in part, as somebody wished."""
+async def test_stateful_sets(
+    cluster: Cluster, client: Kubernetes, found: Object, healthy: bool
+) -> None:
+    """StatefulSets are judged likewise, but for those that are updated by hand or in part, as
+    somebody wished."""
     cluster.workloads = [found]
     look = await client.look(STATEFUL, 2.0)
     assert look.healthy is healthy
@@ -302,7 +381,10 @@ async def test_by_label(cluster: Cluster, client: Kubernetes) -> None:
         "deployment/api-blue",
         "deployment/api-server",
     ]
-    assert cluster.asked[0] == ("/apis/apps/v1/namespaces/platform/deployments", {"labelSelector": "app=api-server"})
+    assert cluster.asked[0] == (
+        "/apis/apps/v1/namespaces/platform/deployments",
+        {"labelSelector": "app=api-server"},
+    )
 
 
 def test_selectors_as_queries() -> None:
@@ -317,7 +399,7 @@ def test_selectors_as_queries() -> None:
     assert selector_of(selector) == "app=api,a in (x,y),b notin (z),c,!d"
 
 
-# -- what cannot be known ---------------------------------------------------------------------------------------------
+# -- what cannot be known --------------------------------------------------------------------------
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -356,7 +438,9 @@ async def breaks_off(request: web.Request) -> web.StreamResponse:
     return response
 
 
-FORBIDDEN = 'pods is forbidden: User "system:serviceaccount:platform:monitor" cannot list resource "pods"'
+FORBIDDEN = (
+    'pods is forbidden: User "system:serviceaccount:platform:monitor" cannot list resource "pods"'
+)
 UNKNOWNS: dict[str, tuple[str, Answer, str]] = {
     "forbidden": (
         "pods",
@@ -379,8 +463,16 @@ UNKNOWNS: dict[str, tuple[str, Answer, str]] = {
         "HTTP 429 Too Many Requests: please try again later.",
     ),
     "broken": ("deployments", says(b"<html>502</html>", 502), "HTTP 502 Bad Gateway."),
-    "no json": ("deployments", says(b"<html>hello</html>"), "Kubernetes' answer makes no sense: JSONDecodeError."),
-    "another shape": ("deployments", says(b"[1, 2]"), "Kubernetes' answer makes no sense: TypeError."),
+    "no json": (
+        "deployments",
+        says(b"<html>hello</html>"),
+        "Kubernetes' answer makes no sense: JSONDecodeError.",
+    ),
+    "another shape": (
+        "deployments",
+        says(b"[1, 2]"),
+        "Kubernetes' answer makes no sense: TypeError.",
+    ),
     "null": ("pods", says(b"null"), "Kubernetes' answer makes no sense: TypeError."),
     "hangs": ("pods", hangs, "Kubernetes did not answer within 0.5 s."),
     "breaks off": ("pods", breaks_off, "Kubernetes cannot be reached: ClientPayloadError."),
@@ -391,15 +483,20 @@ UNKNOWNS: dict[str, tuple[str, Answer, str]] = {
 async def test_what_cannot_be_known_is_said(
     cluster: Cluster, client: Kubernetes, kind: str, answer: Answer, why: str
 ) -> None:
-    """Whatever Kubernetes does instead of answering, nothing is made up, and the info says what it did."""
+    """Whatever Kubernetes does instead of answering, nothing is made up, and the info says what it
+    did."""
     cluster.answers[kind] = answer
     look = await client.look(API, 0.5)
-    assert look == Look(None, f"The resources (deployment/api-server) cannot be known: {why}")
+    assert look == WorkloadHealth(
+        None, f"The resources (deployment/api-server) cannot be known: {why}"
+    )
 
 
-async def test_huge_answer_is_not_read(cluster: Cluster, client: Kubernetes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_huge_answer_is_not_read(
+    cluster: Cluster, client: Kubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An answer beyond the limit is given up on."""
-    monkeypatch.setattr("service.monitor.kubernetes.BODY_LIMIT", 100)
+    monkeypatch.setattr("service.monitor.kubernetes.client.BODY_LIMIT", 100)
     look = await client.look(API, 2.0)
     assert look.healthy is None
     assert "Kubernetes' answer is longer than 100 bytes" in look.info
@@ -408,12 +505,18 @@ async def test_huge_answer_is_not_read(cluster: Cluster, client: Kubernetes, mon
 async def test_missing_workload_is_unhealthy(cluster: Cluster, client: Kubernetes) -> None:
     """A workload that does not exist is no lack of knowledge: the service has nothing behind it."""
     cluster.workloads = []
-    assert await client.look(API, 2.0) == Look(False, "deployment/api-server does not exist in namespace platform.")
+    assert await client.look(API, 2.0) == WorkloadHealth(
+        False, "deployment/api-server does not exist in namespace platform."
+    )
     by_label = await client.look(Workload("deployment", selector="app=x"), 2.0)
-    assert by_label == Look(False, "deployment with app=x does not exist in namespace platform.")
+    assert by_label == WorkloadHealth(
+        False, "deployment with app=x does not exist in namespace platform."
+    )
 
 
-async def test_warnings_that_cannot_be_read_are_left_out(cluster: Cluster, client: Kubernetes) -> None:
+async def test_warnings_that_cannot_be_read_are_left_out(
+    cluster: Cluster, client: Kubernetes
+) -> None:
     """Without the right to read events, all else is told."""
     cluster.workloads, cluster.pods = [ONE_SHORT], [*WELL, CRASHING]
     cluster.answers["events"] = refuses(403, "Forbidden", "events is forbidden")
@@ -451,7 +554,8 @@ async def test_rotated_token_is_read_again(cluster: Cluster, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["token", "namespace"])
 async def test_byte_order_mark_of_a_credential(cluster: Cluster, tmp_path: Path, name: str) -> None:
-    """A byte order mark and a line break in a file of the service account are no part of what it says; UTF-16 is named."""
+    """A byte order mark and a line break in a file of the service account are no part of what it
+    says; UTF-16 is named."""
     account = credentials(tmp_path / "account")
     file = account / name
     text = file.read_text()
@@ -463,7 +567,8 @@ async def test_byte_order_mark_of_a_credential(cluster: Cluster, tmp_path: Path,
 
 
 async def test_the_clusters_own_authority(tmp_path: Path) -> None:
-    """The API is trusted by `ca.crt` of the service account, which is read again when it is replaced."""
+    """The API is trusted by `ca.crt` of the service account, which is read again when it is
+    replaced."""
     folders = [tmp_path / name for name in ("one", "other")]
     for folder in folders:
         folder.mkdir()
@@ -471,7 +576,10 @@ async def test_the_clusters_own_authority(tmp_path: Path) -> None:
     account = credentials(tmp_path / "account")
     cluster = Cluster([workload()])
     looks = []
-    async with cluster.serving(tls), kubernetes(cluster.url.replace("127.0.0.1", "localhost"), account) as made:
+    async with (
+        cluster.serving(tls),
+        kubernetes(cluster.url.replace("127.0.0.1", "localhost"), account) as made,
+    ):
         marked = b"\xef\xbb\xbf" + cert.read_bytes()
         for content in (cert.read_bytes(), other.read_bytes(), b"nothing", marked):
             replace(account / "ca.crt", content)
@@ -487,7 +595,7 @@ def replace(file: Path, content: bytes) -> None:
     (file.parent / "next").rename(file)
 
 
-# -- together with the service's own check ----------------------------------------------------------------------------
+# -- together with the service's own check ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -502,18 +610,27 @@ def replace(file: Path, content: bytes) -> None:
 async def test_service_is_healthy_when_both_say_so(
     cluster: Cluster, client: Kubernetes, available: int | None, unknown: Unknown, healthy: bool
 ) -> None:
-    """A service that answers is healthy unless its resources are not; a setting decides what is when they are not known."""
+    """A service that answers is healthy unless its resources are not; a setting decides what is
+    when they are not known."""
     if available is None:
         cluster.answers["pods"] = refuses(403, "Forbidden", "pods is forbidden")
     cluster.workloads = [workload(available=available)]
     cluster.answers["healthz"] = says(b"fine")
-    service = Service("api", f"{cluster.url}/healthz", 2.0, headers={"Authorization": "Bearer token-1"}, workload=API)
+    service = Service(
+        "api",
+        f"{cluster.url}/healthz",
+        2.0,
+        headers={"Authorization": "Bearer token-1"},
+        workload=API,
+    )
     async with session() as http:
         finding = await check_service(http, service, client, unknown)
     assert finding.healthy is healthy
     said = finding.info.splitlines()
     assert said[0].startswith(
-        "Reachable: HTTP 200 OK." if healthy else "Reachable: HTTP 200 OK. But its resources are not well: "
+        "Reachable: HTTP 200 OK."
+        if healthy
+        else "Reachable: HTTP 200 OK. But its resources are not well: "
     )
     assert said[1] == "fine"
     assert finding.resources.startswith(
@@ -534,17 +651,21 @@ async def test_resources_that_nobody_looks_at(cluster: Cluster, client: Kubernet
     assert cluster.asked == []
 
 
-# -- shapes -----------------------------------------------------------------------------------------------------------
+# -- shapes ----------------------------------------------------------------------------------------
 
 
 def _unknown_fields(models: Any, found: Any, type_: str) -> list[str]:
-    """The fields that the published schema does not have, or requires and misses, as Kubernetes' own client knows them."""
+    """The fields that the published schema does not have, or requires and misses, as Kubernetes'
+    own client knows them."""
     if type_.startswith("list["):
         return [wrong for one in found for wrong in _unknown_fields(models, one, type_[5:-1])]
     model = getattr(models, type_, None)
     if model is None or not hasattr(model, "openapi_types"):
         return []
-    names = {json: (attribute, model.openapi_types[attribute]) for attribute, json in model.attribute_map.items()}
+    names = {
+        json: (attribute, model.openapi_types[attribute])
+        for attribute, json in model.attribute_map.items()
+    }
     wrong = [f"{type_}.{key}" for key in found if key not in names]
     for key, value in found.items():
         if key in names:
@@ -553,11 +674,17 @@ def _unknown_fields(models: Any, found: Any, type_: str) -> list[str]:
 
 
 def test_shapes_are_those_of_kubernetes() -> None:
-    """The objects above fit the published schemas, as the official client has them. Skips where that is not installed."""
+    """The objects above fit the published schemas, as the official client has them. Skips where
+    that is not installed."""
     models = needs.package("kubernetes.client.models")
     deployments = [found for found, *_ in WORKLOADS.values()]
     pods = [one for _, many, *_ in WORKLOADS.values() for one in many] + WELL
     assert _unknown_fields(models, deployments, "list[V1Deployment]") == []
-    assert _unknown_fields(models, [found for found, _ in STATEFUL_SETS.values()], "list[V1StatefulSet]") == []
+    assert (
+        _unknown_fields(
+            models, [found for found, _ in STATEFUL_SETS.values()], "list[V1StatefulSet]"
+        )
+        == []
+    )
     assert _unknown_fields(models, pods, "list[V1Pod]") == []
     assert _unknown_fields(models, [warning("a", "b", "c")], "list[CoreV1Event]") == []

@@ -17,10 +17,10 @@ from redis import Redis
 
 from service.errors import SettingsError, StoreUnavailable
 from service.events import Event
-from service.monitor.leader import Candidate, boottime
+from service.metrics import Metrics
+from service.monitor.leader import LeaseHolder, boottime
 from service.monitor.listener import listening
 from service.monitor.loop import Monitor
-from service.observability import Metrics
 from service.store import open_store
 from tests.conftest import entry_of, make_settings
 from tests.monitor.test_loop import MakeWorld, World, make_world, until  # noqa: F401  # The fixture is used by name.
@@ -40,7 +40,7 @@ class Clock:
         return self.now
 
 
-Stand = Callable[..., Candidate]
+Stand = Callable[..., LeaseHolder]
 
 
 @pytest.fixture
@@ -48,84 +48,93 @@ async def stand(valkey: str) -> AsyncIterator[Stand]:
     """Makes candidates for one store: `stand(clock, lease_ttl="1s")`."""
     async with AsyncExitStack() as stack:
 
-        def make(clock: Callable[[], float] = boottime, **values: Any) -> Candidate:
+        def make(clock: Callable[[], float] = boottime, **values: Any) -> LeaseHolder:
             settings = make_settings(redis_url=valkey, redis_timeout="2s", **values)
             store = open_store(settings)
             stack.push_async_callback(store.aclose)
-            return Candidate(settings, store, Metrics(), clock)
+            return LeaseHolder(settings, store, Metrics(), clock)
 
         yield make
 
 
-def unavailable(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
+def unavailable(lease_holder: LeaseHolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the store does not answer this candidate."""
 
     async def lease(*_: Any) -> None:
         raise StoreUnavailable("it cannot be reached")
 
-    monkeypatch.setattr(candidate._store, "lease", lease)
+    monkeypatch.setattr(lease_holder._store, "lease", lease)
 
 
-# -- a candidate ------------------------------------------------------------------------------------------------------
+# -- a candidate -----------------------------------------------------------------------------------
 
 
-async def test_first_leads_and_second_stands_by(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:
+async def test_first_leads_and_second_stands_by(
+    stand: Stand, caplog: pytest.LogCaptureFixture
+) -> None:
     """Of two candidates one leads; the other knows who, shows it, and says so once."""
     first, second = stand(), stand()
     with caplog.at_level(logging.INFO, logger="service.monitor.leader"):
         for _ in range(2):
-            await first.campaign()
-            await second.campaign()
+            await first.try_acquire()
+            await second.try_acquire()
     assert (first.leads, second.leads) == (True, False)
-    assert (first.knows, second.knows) == (True, True)
+    assert (first.leader_known, second.leader_known) == (True, True)
     assert [record.getMessage() for record in caplog.records] == ["leading", "standing by"]
     assert vars(caplog.records[1])["leader"] == first.owner
-    for candidate, leading in ((first, 1), (second, 0)):
-        registry = candidate._metrics.registry
+    for lease_holder, leading in ((first, 1), (second, 0)):
+        registry = lease_holder._metrics.registry
         assert registry.get_sample_value("cluster_events_monitor_leading") == leading
         assert registry.get_sample_value("cluster_events_monitor_epoch") == 1
 
 
-async def test_leadership_ends_at_the_own_deadline(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leader that hears nothing of the store stops on its own, counted from the sending of its last renewal."""
+async def test_leadership_ends_at_the_own_deadline(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that hears nothing of the store stops on its own, counted from the sending of its
+    last renewal."""
     clock = Clock()
-    candidate = stand(clock)
-    lease = candidate._store.lease
+    lease_holder = stand(clock)
+    lease = lease_holder._store.lease
 
     async def slow(*arguments: Any) -> Any:
         clock.now += 1.5
         return await lease(*arguments)
 
-    monkeypatch.setattr(candidate._store, "lease", slow)
-    await candidate.campaign()
+    monkeypatch.setattr(lease_holder._store, "lease", slow)
+    await lease_holder.try_acquire()
     sent = clock.now - 1.5
     clock.now = sent + 3.99
-    before = candidate.leads
+    before = lease_holder.leads
     clock.now = sent + 4.0
-    assert (before, candidate.leads) == (True, False)
+    assert (before, lease_holder.leads) == (True, False)
 
 
 async def test_renewal_moves_the_deadline(stand: Stand) -> None:
     """Each good renewal prolongs the lead, within the same epoch."""
     clock = Clock()
-    candidate = stand(clock)
+    lease_holder = stand(clock)
     for _ in range(5):
-        await candidate.campaign()
+        await lease_holder.try_acquire()
         clock.now += 3.0
-    assert candidate.leads
-    assert candidate.epoch == 1
+    assert lease_holder.leads
+    assert lease_holder.epoch == 1
 
 
 async def test_suspended_leader_does_not_lead(stand: Stand) -> None:
-    """A leader that was stopped for longer than its lease finds, before it asks anybody, that it may not write."""
+    """A leader that was stopped for longer than its lease finds, before it asks anybody, that it
+    may not write."""
     clock = Clock()
-    former, other = stand(clock, lease_ttl="100ms", lease_deadline="80ms", lease_renew="20ms"), stand()
-    await former.campaign()
+    former, other = (
+        stand(clock, lease_ttl="100ms", lease_deadline="80ms", lease_renew="20ms"),
+        stand(),
+    )
+    await former.try_acquire()
     await asyncio.sleep(0.12)
     clock.now += 0.12
     assert not former.leads
-    await other.campaign()
-    await former.campaign()
+    await other.try_acquire()
+    await former.try_acquire()
     assert (other.leads, other.epoch) == (True, 2)
     assert not former.leads
 
@@ -133,19 +142,20 @@ async def test_suspended_leader_does_not_lead(stand: Stand) -> None:
 async def test_cut_off_leader_says_why_it_stops(
     stand: Stand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """When the store has been away for too long, that is one line of the log; it is not known who leads; checks go on."""
+    """When the store has been away for too long, that is one line of the log; it is not known who
+    leads; checks go on."""
     clock = Clock()
-    candidate = stand(clock)
-    await candidate.campaign()
-    unavailable(candidate, monkeypatch)
+    lease_holder = stand(clock)
+    await lease_holder.try_acquire()
+    unavailable(lease_holder, monkeypatch)
     with caplog.at_level(logging.WARNING, logger="service.monitor.leader"):
         for _ in range(8):
             clock.now += 1.0
-            await candidate.campaign()
+            await lease_holder.try_acquire()
     assert [record.getMessage() for record in caplog.records] == ["no longer leading"]
-    assert not candidate.knows
+    assert not lease_holder.leader_known
     async with asyncio.timeout(0.1):
-        await candidate.turn()
+        await lease_holder.wait_until_leading()
 
 
 @pytest.fixture
@@ -162,23 +172,29 @@ def full(valkey: str) -> Iterator[Callable[[bool], None]]:
 
 def failures(metrics: Metrics, operation: str) -> float | None:
     """How often that was counted as failed."""
-    return metrics.registry.get_sample_value("cluster_events_monitor_store_failures_total", {"operation": operation})
+    return metrics.registry.get_sample_value(
+        "cluster_events_monitor_store_failures_total", {"operation": operation}
+    )
 
 
 async def test_full_store_that_gives_no_lease_is_logged_once(
     stand: Stand, full: Callable[[bool], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A monitor that cannot lead because the store takes no writes says so once, with the reason, and counts each attempt."""
-    candidate = stand()
+    """A monitor that cannot lead because the store takes no writes says so once, with the reason,
+    and counts each attempt."""
+    lease_holder = stand()
     full(True)
     with caplog.at_level(logging.INFO, logger="service.monitor.leader"):
         for _ in range(3):
-            await candidate.campaign()
+            await lease_holder.try_acquire()
         full(False)
-        await candidate.campaign()
-    assert [record.getMessage() for record in caplog.records] == ["the store gives no lease", "leading"]
+        await lease_holder.try_acquire()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the store gives no lease",
+        "leading",
+    ]
     assert vars(caplog.records[0])["reason"].startswith("it is out of memory (")
-    assert failures(candidate._metrics, "lease") == 3
+    assert failures(lease_holder._metrics, "lease") == 3
 
 
 async def test_leader_of_a_full_store_says_why_it_stops(
@@ -186,17 +202,17 @@ async def test_leader_of_a_full_store_says_why_it_stops(
 ) -> None:
     """A leader whose lease the store no longer renews names the reason, in one line."""
     clock = Clock()
-    candidate = stand(clock)
-    await candidate.campaign()
+    lease_holder = stand(clock)
+    await lease_holder.try_acquire()
     full(True)
     with caplog.at_level(logging.INFO, logger="service.monitor.leader"):
         for _ in range(8):
             clock.now += 1.0
-            await candidate.campaign()
+            await lease_holder.try_acquire()
     (record,) = caplog.records
     assert record.getMessage() == "no longer leading"
     assert "it is out of memory" in vars(record)["why"]
-    assert failures(candidate._metrics, "lease") == 8
+    assert failures(lease_holder._metrics, "lease") == 8
 
 
 async def test_full_store_that_takes_no_event_is_logged_once(
@@ -204,7 +220,8 @@ async def test_full_store_that_takes_no_event_is_logged_once(
     full: Callable[[bool], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A leading monitor whose events the store refuses says so once, with the reason, and counts each check."""
+    """A leading monitor whose events the store refuses says so once, with the reason, and counts
+    each check."""
     world = await make_world("api")
     full(True)
     with caplog.at_level(logging.WARNING, logger="service.monitor.loop"):
@@ -214,54 +231,60 @@ async def test_full_store_that_takes_no_event_is_logged_once(
     assert failures(world.metrics, "record") == 3
 
 
-async def test_standby_of_a_store_away_stays_one(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who stood by when the store went away does not start to check: the one who led looks after the services."""
+async def test_standby_of_a_store_away_stays_one(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stood by when the store went away does not start to check: the one who led looks after
+    the services."""
     leader, standby = stand(), stand()
-    await leader.campaign()
-    await standby.campaign()
+    await leader.try_acquire()
+    await standby.try_acquire()
     unavailable(standby, monkeypatch)
-    await standby.campaign()
-    assert not standby.knows
+    await standby.try_acquire()
+    assert not standby.leader_known
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await standby.turn()
+            await standby.wait_until_leading()
 
 
-async def test_store_away_at_the_start_leaves_the_turn_to_all(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_away_at_the_start_leaves_the_turn_to_all(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A monitor that has heard nothing of the store yet checks, and may not write."""
-    candidate = stand()
-    unavailable(candidate, monkeypatch)
-    await candidate.campaign()
+    lease_holder = stand()
+    unavailable(lease_holder, monkeypatch)
+    await lease_holder.try_acquire()
     async with asyncio.timeout(0.1):
-        await candidate.turn()
-    assert not candidate.leads
+        await lease_holder.wait_until_leading()
+    assert not lease_holder.leads
 
 
 async def test_fenced_leader_asks_again_at_once(stand: Stand) -> None:
-    """A leader whose write was refused does not lead any more, and learns without waiting who does."""
+    """A leader whose write was refused does not lead any more, and learns without waiting who
+    does."""
     former, other = stand(lease_ttl="60s", lease_renew="20s", lease_deadline="40s"), stand()
     task = asyncio.create_task(former.run())
     await until(lambda: former.leads)
     await former._store.release(former.owner)
-    await other.campaign()
-    former.fenced()
+    await other.try_acquire()
+    former.on_fenced()
     assert not former.leads
     async with asyncio.timeout(1.0):
-        await former.relieved()
-    assert former.knows
+        await former.wait_until_replaced()
+    assert former.leader_known
     task.cancel()
 
 
 async def test_takeover_after_a_release(stand: Stand) -> None:
     """Who stands by leads within a second of the leader's orderly exit, in a new epoch."""
     leader, standby = stand(), stand()
-    await leader.campaign()
+    await leader.try_acquire()
     task = asyncio.create_task(standby.run())
-    await until(lambda: standby.knows)
+    await until(lambda: standby.leader_known)
     released = time.monotonic()
     await leader.release()
     assert not leader.leads
-    await standby.turn()
+    await standby.wait_until_leading()
     assert time.monotonic() - released < 1.0
     assert standby.epoch == 2
     task.cancel()
@@ -274,7 +297,8 @@ def test_the_clock_counts_suspension() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"lease_deadline": "5s"}, {"lease_renew": "4s"}, {"lease_ttl": "3s"}, {"lease_ttl": "1s"}]
+    "values",
+    [{"lease_deadline": "5s"}, {"lease_renew": "4s"}, {"lease_ttl": "3s"}, {"lease_ttl": "1s"}],
 )
 def test_times_that_do_not_fit_are_refused(values: dict[str, str]) -> None:
     """A deadline that is not between the renewal and the end of the lease is a wrong setting."""
@@ -282,40 +306,46 @@ def test_times_that_do_not_fit_are_refused(values: dict[str, str]) -> None:
         make_settings(**values)
 
 
-# -- a monitor that leads, or does not --------------------------------------------------------------------------------
+# -- a monitor that leads, or does not -------------------------------------------------------------
 
 
-def led(world: World, candidate: Candidate) -> Monitor:
+def led(world: World, lease_holder: LeaseHolder) -> Monitor:
     """A monitor of the world that does as the candidate says."""
-    return Monitor(world.settings, world.store, world.metrics, lambda: world.now, leader=candidate)
+    return Monitor(
+        world.settings, world.store, world.metrics, lambda: world.now, leader=lease_holder
+    )
 
 
 async def test_who_does_not_lead_records_nothing(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
     """A check by a monitor without the lease changes nothing in the store."""
     world = await make_world("api")
-    other, candidate = stand(), stand()
-    await other.campaign()
-    await candidate.campaign()
-    await led(world, candidate).check(world.client)
+    other, lease_holder = stand(), stand()
+    await other.try_acquire()
+    await lease_holder.try_acquire()
+    await led(world, lease_holder).check(world.client)
     assert await world.events() == []
     assert await world.checked_at() is None
 
 
-async def test_leader_that_lost_the_lease_unknowingly_is_fenced(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
-    """A leader that is sure of its lease, wrongly, is refused by the store, for events and for completed checks."""
+async def test_leader_that_lost_the_lease_unknowingly_is_fenced(
+    make_world: MakeWorld,
+    stand: Stand,  # noqa: F811
+) -> None:
+    """A leader that is sure of its lease, wrongly, is refused by the store, for events and for
+    completed checks."""
     world = await make_world("api")
     clock = Clock()
     former, other = stand(clock), stand()
-    await former.campaign()
+    await former.try_acquire()
     monitor = led(world, former)
     await monitor.check(world.client)
     before = await world.checked_at()
     await former._store.release(former.owner)
-    await other.campaign()
+    await other.try_acquire()
     sure = former.leads
     await monitor.check(world.client)
     assert (sure, former.leads) == (True, False)
-    await former.campaign()
+    await former.try_acquire()
     world.services["api"].healthy = False
     await monitor.check(world.client)
     assert len(await world.events()) == 1
@@ -328,11 +358,12 @@ async def test_append_checks_the_deadline_once_more(
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A leader whose deadline passes between its reading of the store and its append does not append."""
+    """A leader whose deadline passes between its reading of the store and its append does not
+    append."""
     world = await make_world("api")
     clock = Clock()
-    candidate = stand(clock)
-    await candidate.campaign()
+    lease_holder = stand(clock)
+    await lease_holder.try_acquire()
     read = world.store.read
 
     async def slow(*arguments: Any) -> Any:
@@ -340,7 +371,7 @@ async def test_append_checks_the_deadline_once_more(
         return await read(*arguments)
 
     monkeypatch.setattr(world.store, "read", slow)
-    await led(world, candidate).check(world.client)
+    await led(world, lease_holder).check(world.client)
     monkeypatch.undo()
     assert await world.events() == []
 
@@ -349,12 +380,13 @@ async def test_lapsed_leader_keeps_what_it_finds(
     make_world: MakeWorld,  # noqa: F811
     stand: Stand,
 ) -> None:
-    """A change seen without the lease is recorded when this monitor leads again, with the time at which it was found."""
+    """A change seen without the lease is recorded when this monitor leads again, with the time at
+    which it was found."""
     world = await make_world("api")
     clock = Clock()
-    candidate = stand(clock)
-    await candidate.campaign()
-    monitor = led(world, candidate)
+    lease_holder = stand(clock)
+    await lease_holder.try_acquire()
+    monitor = led(world, lease_holder)
     await monitor.check(world.client)
     clock.now += 10.0
     world.services["api"].healthy = False
@@ -362,7 +394,7 @@ async def test_lapsed_leader_keeps_what_it_finds(
         world.now += 10.0
         await monitor.check(world.client)
     assert len(await world.events()) == 1
-    await candidate.campaign()
+    await lease_holder.try_acquire()
     await monitor.check(world.client)
     latest = (await world.events())[-1]
     full = await world.store.full(entry_of(latest))
@@ -375,10 +407,15 @@ async def test_lapsed_leader_keeps_what_it_finds(
 
 
 @asynccontextmanager
-async def two_loops(world: World, stand: Stand, **values: str) -> AsyncIterator[list[Candidate]]:
+async def two_loops(world: World, stand: Stand, **values: str) -> AsyncIterator[list[LeaseHolder]]:
     """Two monitors of the world's services, each with a loop and a candidate of its own."""
-    candidates = [stand(lease_ttl="400ms", lease_renew="50ms", lease_deadline="300ms", **values) for _ in range(2)]
-    monitors = [Monitor(world.settings, one._store, world.metrics, leader=one) for one in candidates]
+    candidates = [
+        stand(lease_ttl="400ms", lease_renew="50ms", lease_deadline="300ms", **values)
+        for _ in range(2)
+    ]
+    monitors = [
+        Monitor(world.settings, one._store, world.metrics, leader=one) for one in candidates
+    ]
     tasks = [asyncio.create_task(one.run()) for one in candidates]
     tasks += [asyncio.create_task(one.run()) for one in monitors]
     try:
@@ -394,25 +431,28 @@ async def test_only_the_leader_checks(
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two monitors one asks the services; when it is cut off, the other does at once, and the first learns of it."""
+    """Of two monitors one asks the services; when it is cut off, the other does at once, and the
+    first learns of it."""
     world = await make_world("api", check_interval="10s")
     async with two_loops(world, stand) as candidates:
         await until(lambda: world.services["api"].asked == 1)
         leader = next(one for one in candidates if one.leads)
         other = next(one for one in candidates if one is not leader)
-        await until(lambda: other.knows)
+        await until(lambda: other.leader_known)
         with monkeypatch.context() as patched:
             unavailable(leader, patched)
             await until(lambda: other.leads)
             await until(lambda: world.services["api"].asked == 2, 1.0)
         async with asyncio.timeout(0.5):
-            await leader.relieved()
+            await leader.wait_until_replaced()
 
 
-# -- what is told -----------------------------------------------------------------------------------------------------
+# -- what is told ----------------------------------------------------------------------------------
 
 
-async def get(client: aiohttp.ClientSession, address: tuple[str, int], path: str) -> tuple[int, str]:
+async def get(
+    client: aiohttp.ClientSession, address: tuple[str, int], path: str
+) -> tuple[int, str]:
     """The status and the text of an answer."""
     host, port = address
     async with client.get(f"http://{host}:{port}{path}") as answer:
@@ -424,26 +464,32 @@ async def test_listener_tells_who_leads(
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A monitor says that it leads, that it stands by, or that it is not known who does, and lives in each case."""
+    """A monitor says that it leads, that it stands by, or that it is not known who does, and lives
+    in each case."""
     world = await make_world("api")
     leader, standby, cut_off = stand(), stand(), stand()
     unavailable(cut_off, monkeypatch)
-    for candidate, expected in (
+    for lease_holder, expected in (
         (leader, (200, '{"status": "leading"}')),
         (standby, (200, '{"status": "standing by"}')),
         (cut_off, (503, '{"status": "it is not known who leads"}')),
     ):
-        await candidate.campaign()
-        async with listening("127.0.0.1", 0, world.monitor, candidate, candidate._metrics) as address:
+        await lease_holder.try_acquire()
+        async with listening(
+            "127.0.0.1", 0, world.monitor, lease_holder, lease_holder._metrics
+        ) as address:
             assert await get(world.client, address, "/readyz") == expected
             assert await get(world.client, address, "/healthz") == (200, '{"status": "healthy"}')
 
 
-async def test_listener_exposes_the_age_of_the_last_check(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
+async def test_listener_exposes_the_age_of_the_last_check(
+    make_world: MakeWorld,
+    stand: Stand,  # noqa: F811
+) -> None:
     """The metrics tell how long ago this monitor completed a check, and nothing before it has."""
     world = await make_world("api")
-    candidate = stand()
-    async with listening("127.0.0.1", 0, world.monitor, candidate, world.metrics) as address:
+    lease_holder = stand()
+    async with listening("127.0.0.1", 0, world.monitor, lease_holder, world.metrics) as address:
         _, before = await get(world.client, address, "/metrics")
         await world.check()
         world.now += 32.0
@@ -452,13 +498,19 @@ async def test_listener_exposes_the_age_of_the_last_check(make_world: MakeWorld,
     assert "cluster_events_check_age_seconds 42.0" in after
 
 
-# -- processes --------------------------------------------------------------------------------------------------------
+# -- processes -------------------------------------------------------------------------------------
 
 
 @contextmanager
-def process(valkey: str, port: int, folder: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    valkey: str, port: int, folder: Path, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """`cluster-events monitor` of one service, in a process of its own."""
-    values = {"redis_url": valkey, "services": f"api=http://127.0.0.1:{port}/", "check_interval": "500ms"} | settings
+    values = {
+        "redis_url": valkey,
+        "services": f"api=http://127.0.0.1:{port}/",
+        "check_interval": "500ms",
+    } | settings
     with (folder / f"log-{time.monotonic_ns()}").open("wb") as output:
         started = subprocess.Popen(
             [sys.executable, "-m", "service", "monitor"],
@@ -482,14 +534,20 @@ async def test_standby_process_takes_over(
     number: int,
     limit_s: float,
 ) -> None:
-    """After the leader's orderly end the standby checks within 1.5 s; after its death once the lease (1 s) is over."""
+    """After the leader's orderly end the standby checks within 1.5 s; after its death once the
+    lease (1 s) is over."""
     world = await make_world("api")
-    api, short = world.services["api"], {"lease_ttl": "1s", "lease_renew": "200ms", "lease_deadline": "800ms"}
+    api, short = (
+        world.services["api"],
+        {"lease_ttl": "1s", "lease_renew": "200ms", "lease_deadline": "800ms"},
+    )
     with process(valkey, api.port, tmp_path, **short) as leader, Redis.from_url(valkey) as client:
         await until(lambda: api.asked >= 1, 5.0)
         holder = client.get(world.store.keys.leader)
         with process(valkey, api.port, tmp_path, **short):
-            await until(lambda: "standing by" in "".join(log.read_text() for log in tmp_path.iterdir()), 5.0)
+            await until(
+                lambda: "standing by" in "".join(log.read_text() for log in tmp_path.iterdir()), 5.0
+            )
             before, ended = api.asked, time.monotonic()
             leader.send_signal(number)
             await until(lambda: leader.poll() is not None)

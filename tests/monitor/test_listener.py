@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import ApiError, MethodNotAllowed, UnknownEndpoint
-from service.monitor.leader import Candidate
+from service.monitor.leader import LeaseHolder
 from service.monitor.listener import listening
 from service.sockets import listen
 from tests.monitor.test_loop import MakeWorld, make_world  # noqa: F401  # The fixture is used by name.
@@ -12,13 +12,18 @@ from tests.monitor.test_loop import MakeWorld, make_world  # noqa: F401  # The f
 async def test_metrics_show_a_check_at_once(make_world: MakeWorld) -> None:  # noqa: F811
     """A check that was completed after a rendering shows at the next request, within the second."""
     world = await make_world("api")
-    candidate = Candidate(world.settings, world.store, world.metrics)
-    async with listening("127.0.0.1", 0, world.monitor, candidate, world.metrics) as (host, port):
+    lease_holder = LeaseHolder(world.settings, world.store, world.metrics)
+    async with listening("127.0.0.1", 0, world.monitor, lease_holder, world.metrics) as (
+        host,
+        port,
+    ):
         for number in range(3):
             async with world.client.get(f"http://{host}:{port}/metrics") as answer:
                 lines = (await answer.text()).splitlines()
             counted = [line for line in lines if line.startswith("cluster_events_checks_total")]
-            assert counted == ([f'cluster_events_checks_total{{result="healthy"}} {number}.0'] if number else [])
+            assert counted == (
+                [f'cluster_events_checks_total{{result="healthy"}} {number}.0'] if number else []
+            )
             await world.check()
 
 
@@ -41,9 +46,9 @@ async def test_errors_have_the_one_body(
 ) -> None:
     """Unknown paths and methods are answered as by the API."""
     world = await make_world("api")
-    candidate = Candidate(world.settings, world.store, world.metrics)
+    lease_holder = LeaseHolder(world.settings, world.store, world.metrics)
     async with (
-        listening("127.0.0.1", 0, world.monitor, candidate, world.metrics) as (host, port),
+        listening("127.0.0.1", 0, world.monitor, lease_holder, world.metrics) as (host, port),
         world.client.request(method, f"http://{host}:{port}{path}") as answer,
     ):
         assert (answer.status, answer.content_type) == (error.status, "application/json")
@@ -54,9 +59,11 @@ async def test_errors_have_the_one_body(
 async def test_port_in_use(make_world: MakeWorld) -> None:  # noqa: F811
     """A port that another process listens on is an error that names it."""
     world = await make_world("api")
-    candidate = Candidate(world.settings, world.store, world.metrics)
+    lease_holder = LeaseHolder(world.settings, world.store, world.metrics)
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-            async with listening("127.0.0.1", port, world.monitor, candidate, world.metrics):
+        with pytest.raises(
+            OSError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        ):
+            async with listening("127.0.0.1", port, world.monitor, lease_holder, world.metrics):
                 pass

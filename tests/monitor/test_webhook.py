@@ -1,4 +1,5 @@
-"""The webhook: each recorded change arrives once it can, in order, signed as Standard Webhooks says, and delays no check."""
+"""The webhook: each recorded change arrives once it can, in order, signed as Standard Webhooks
+says, and delays no check."""
 
 import asyncio
 import base64
@@ -17,9 +18,9 @@ from pydantic import SecretStr
 
 from service.errors import SettingsError
 from service.events import Event, Observation, Selector, Status, uuid7
+from service.metrics import Metrics
 from service.monitor.loop import Monitor
-from service.monitor.webhook import WAITING, delivering, signature
-from service.observability import Metrics
+from service.monitor.notify.webhook import WAITING, delivering, signature
 from tests.conftest import ALL_GOOD, ONE_BAD, make_settings
 from tests.monitor.test_loop import MakeWorld, make_world, until  # noqa: F401  # The fixture is used by name.
 
@@ -37,7 +38,8 @@ def event(services: Mapping[str, Observation], number: int = 0) -> Event:
 
 @dataclass
 class Receiver:
-    """What a webhook's receiver got, and how it answers: with these statuses in turn, then with 204."""
+    """What a webhook's receiver got, and how it answers: with these statuses in turn, then with
+    204."""
 
     statuses: list[int] = field(default_factory=list)
     got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
@@ -88,7 +90,8 @@ def test_signature_of_the_standard() -> None:
 
 
 async def test_change_is_sent_and_signed(receiver: Receiver) -> None:
-    """The message has the event as the API has it, what changed, and a signature that the receiver can verify."""
+    """The message has the event as the API has it, what changed, and a signature that the receiver
+    can verify."""
     changed = event(ONE_BAD)
     async with delivering(receiver.url, SECRET, receiver.metrics) as tell:
         tell(changed, GOOD)
@@ -112,7 +115,8 @@ async def test_change_is_sent_and_signed(receiver: Receiver) -> None:
 
 
 async def test_what_changes_nothing_is_not_sent(receiver: Receiver) -> None:
-    """An event that only repeats what is known stays unsent; the first one of all is a change of every service."""
+    """An event that only repeats what is known stays unsent; the first one of all is a change of
+    every service."""
     async with delivering(receiver.url, SECRET, receiver.metrics) as tell:
         tell(event(ALL_GOOD), GOOD)
         tell(event(ALL_GOOD, 1), {})
@@ -123,20 +127,29 @@ async def test_what_changes_nothing_is_not_sent(receiver: Receiver) -> None:
 
 
 async def test_failed_delivery_is_repeated_under_the_same_id(receiver: Receiver) -> None:
-    """A receiver that fails gets the same message again until it takes it; later changes wait, and arrive in order."""
+    """A receiver that fails gets the same message again until it takes it; later changes wait, and
+    arrive in order."""
     receiver.statuses = [503, 500]
     first, second = event(ONE_BAD), event(ALL_GOOD, 1)
     async with delivering(receiver.url, SECRET, receiver.metrics, SOON) as tell:
         tell(first, GOOD)
         tell(second, {})
         await until(lambda: receiver.counted("delivered") == 2)
-    assert [headers["webhook-id"] for headers, _ in receiver.got] == [first.id, first.id, first.id, second.id]
+    assert [headers["webhook-id"] for headers, _ in receiver.got] == [
+        first.id,
+        first.id,
+        first.id,
+        second.id,
+    ]
     assert len({body for _, body in receiver.got}) == 2
     assert receiver.counted("failed") == 2
 
 
-async def test_undeliverable_change_is_dead(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
-    """After the last attempt the change is counted and logged, without the URL, and the next one gets its turn."""
+async def test_undeliverable_change_is_dead(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the last attempt the change is counted and logged, without the URL, and the next one
+    gets its turn."""
     receiver.statuses = [410, 410, 410]
     first, second = event(ONE_BAD), event(ALL_GOOD, 1)
     async with delivering(receiver.url, SECRET, receiver.metrics, SOON) as tell:
@@ -145,7 +158,11 @@ async def test_undeliverable_change_is_dead(receiver: Receiver, caplog: pytest.L
         await until(lambda: receiver.counted("delivered") == 1)
     assert (receiver.counted("dead"), receiver.counted("failed")) == (1, 3)
     (record,) = caplog.records
-    assert (record.levelname, vars(record)["event"], vars(record)["reason"]) == ("ERROR", first.id, "HTTP 410")
+    assert (record.levelname, vars(record)["event"], vars(record)["reason"]) == (
+        "ERROR",
+        first.id,
+        "HTTP 410",
+    )
     assert "secret" not in caplog.text
 
 
@@ -175,8 +192,11 @@ async def test_what_waits_is_bounded(receiver: Receiver) -> None:
     assert len(set(ids)) == WAITING
 
 
-async def test_end_gives_up_what_waits(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
-    """The end of the monitor does not wait for the receiver; what was not delivered is counted and logged."""
+async def test_end_gives_up_what_waits(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The end of the monitor does not wait for the receiver; what was not delivered is counted and
+    logged."""
     receiver.hangs = True
     with caplog.at_level(logging.ERROR):
         async with asyncio.timeout(1.0):
@@ -190,11 +210,14 @@ async def test_end_gives_up_what_waits(receiver: Receiver, caplog: pytest.LogCap
 
 
 async def test_monitor_tells_changes_only(make_world: MakeWorld, receiver: Receiver) -> None:  # noqa: F811
-    """A monitor sends what it records where a status changed, and goes on checking while the receiver hangs."""
+    """A monitor sends what it records where a status changed, and goes on checking while the
+    receiver hangs."""
     world = await make_world("api")
     receiver.hangs = True
     async with delivering(receiver.url, SECRET, receiver.metrics) as tell:
-        monitor = Monitor(world.settings, world.store, world.metrics, lambda: world.now, changed=tell)
+        monitor = Monitor(
+            world.settings, world.store, world.metrics, lambda: world.now, changed=tell
+        )
         for healthy in (True, True, False, False, False, True):
             world.services["api"].healthy = healthy
             await monitor.check(world.client)
@@ -214,12 +237,27 @@ async def test_monitor_tells_changes_only(make_world: MakeWorld, receiver: Recei
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"webhook_url": "http://hook/"}, "WEBHOOK_SECRET: set it and CLUSTER_EVENTS_WEBHOOK_URL, or neither"),
+        (
+            {"webhook_url": "http://hook/"},
+            "WEBHOOK_SECRET: set it and CLUSTER_EVENTS_WEBHOOK_URL, or neither",
+        ),
         ({"webhook_secret": SECRET.get_secret_value()}, "WEBHOOK_SECRET: set it and"),
-        ({"webhook_url": "http://hook/", "webhook_secret": "hunter2"}, "WEBHOOK_SECRET: expected whsec_"),
-        ({"webhook_url": "http://hook/", "webhook_secret": "whsec_aHVudGVyMg=="}, "WEBHOOK_SECRET: expected whsec_"),
-        ({"webhook_url": "http://hook/", "webhook_secret": "whsec_hunter2!"}, "WEBHOOK_SECRET: expected whsec_"),
-        ({"webhook_url": "hook/hunter2", "webhook_secret": SECRET.get_secret_value()}, "WEBHOOK_URL: expected"),
+        (
+            {"webhook_url": "http://hook/", "webhook_secret": "hunter2"},
+            "WEBHOOK_SECRET: expected whsec_",
+        ),
+        (
+            {"webhook_url": "http://hook/", "webhook_secret": "whsec_aHVudGVyMg=="},
+            "WEBHOOK_SECRET: expected whsec_",
+        ),
+        (
+            {"webhook_url": "http://hook/", "webhook_secret": "whsec_hunter2!"},
+            "WEBHOOK_SECRET: expected whsec_",
+        ),
+        (
+            {"webhook_url": "hook/hunter2", "webhook_secret": SECRET.get_secret_value()},
+            "WEBHOOK_URL: expected",
+        ),
     ],
 )
 def test_wrong_settings_are_told_unseen(values: dict[str, str], problem: str) -> None:

@@ -1,4 +1,5 @@
-"""Everything in sequence, in about four minutes, with one table in the end: python -m tests.soak."""
+"""Everything in sequence, in about four minutes, with one table in the end: python -m
+tests.soak."""
 
 import asyncio
 import random
@@ -35,11 +36,17 @@ async def resuming(seconds: float) -> list[Mark]:
     for what, retention, share in (("all retained", 2_000, 0.65), ("100 retained", 100, 0.35)):
         events, cut = round(2_000 * share), retention == 100
         outcome = await resume.run(
-            share * seconds, events, retention=retention, writers=1 if cut else 2, away=6.0 if cut else 2.0
+            share * seconds,
+            events,
+            retention=retention,
+            writers=1 if cut else 2,
+            away=6.0 if cut else 2.0,
         )
         _show(f"resuming, {what}", outcome.figures)
         _complain(outcome.problems)
-        marks.append(_none(f"resuming, {what}: logs that are not the history", len(outcome.problems)))
+        marks.append(
+            _none(f"resuming, {what}: logs that are not the history", len(outcome.problems))
+        )
     return marks
 
 
@@ -53,7 +60,9 @@ async def polled(seconds: float) -> list[Mark]:
         _complain(outcome.problems)
         older = len(outcome.model.older)
         marks.append(_none(f"polling, {way}: answers older than what was acknowledged", older))
-        marks.append(_none(f"polling, {way}: answers torn, mixed or refused", len(outcome.problems) - older))
+        marks.append(
+            _none(f"polling, {way}: answers torn, mixed or refused", len(outcome.problems) - older)
+        )
     return marks
 
 
@@ -68,11 +77,18 @@ async def broken(seconds: float) -> list[Mark]:
         marks.append(_none(f"{outage.fault}: answers that were not allowed", len(outage.problems)))
         if outage.fault != "FLUSHALL":
             marks.append(
-                Mark(f"{outage.fault}: right again once the store is back", 1, outage.back("latest"), unit="s")
+                Mark(
+                    f"{outage.fault}: right again once the store is back",
+                    1,
+                    outage.back("latest"),
+                    unit="s",
+                )
             )
         # Each process may ask a dead store once, within this time.
         limit = 1_000 * outages.READ_TIMEOUT
-        marks.append(Mark(f"{outage.fault}: the longest poll meanwhile", limit, longest, unit="ms", digits=0))
+        marks.append(
+            Mark(f"{outage.fault}: the longest poll meanwhile", limit, longest, unit="ms", digits=0)
+        )
     return marks
 
 
@@ -93,11 +109,14 @@ PARTS: dict[str, tuple[Callable[[float], Awaitable[list[Mark]]], float]] = {
 
 
 @click.command()
-@click.option("--seconds", default=240.0, show_default=True, help="About how long everything may take.")
+@click.option(
+    "--seconds", default=240.0, show_default=True, help="About how long everything may take."
+)
 @click.option("--only", type=click.Choice(list(PARTS)), multiple=True, help="Some parts, not all.")
 @click.option("--seed", default=None, type=int, help="For the same faults again.")
 def main(seconds: float, only: tuple[str, ...], seed: int | None) -> None:
-    """Breaks the service in every way under load and measures what it costs; exits 1 if a mark was missed."""
+    """Breaks the service in every way under load and measures what it costs; exits 1 if a mark was
+    missed."""
     seed = seed if seed is not None else random.randrange(1_000_000)
     random.seed(seed)
     marks = []

@@ -3,10 +3,11 @@
 Run: python -m tests.soak.histories --minutes 10 --seed 1 --seed 2 --seed 3
 
 One driver does everything, one step after the other, by a plan that follows from a seed: it records
-through any replica, uses ids again that retention took, makes and revokes API keys, cuts replicas off
-one by one, lets a replica write what it cannot read back, takes the store back to an earlier state, and
-writes events as another version would. So at each moment it knows exactly what the store has, and what
-each replica knows of it. After each step it asks the replicas, and every answer must be one of these:
+through any replica, uses ids again that retention took, makes and revokes API keys, cuts replicas
+off one by one, lets a replica write what it cannot read back, takes the store back to an earlier
+state, and writes events as another version would. So at each moment it knows exactly what the store
+has, and what each replica knows of it. After each step it asks the replicas, and every answer must
+be one of these:
 
 - a replica that reaches the store says what the store has, as current;
 - a replica that does not says what it knows, marked as stale, or 503; it denies nothing (no 404, no 401).
@@ -27,12 +28,12 @@ import click
 import orjson
 from redis.asyncio import Redis
 
-from service.api.app import make_state
+from service.api.app import make_context
 from service.api.server import serving
 from service.auth import Role, mint
 from service.errors import ApiError, StoreUnavailable
 from service.events import Event, Observation, Selector, Status, rfc3339_seconds, uuid7
-from service.snapshot import Replica
+from service.replica import Replica
 from service.sockets import listen
 from service.store import Store, connect, open_store
 from tests.conftest import READ, WRITE, Api, Got, bearer, make_settings
@@ -58,7 +59,8 @@ SAVED = 3
 
 @dataclass(frozen=True)
 class Recorded:
-    """An event in the store. One that is not `readable` is in the timeline, and counts as trimmed."""
+    """An event in the store. One that is not `readable` is in the timeline, and counts as
+    trimmed."""
 
     id: str
     recorded_at: int
@@ -69,7 +71,8 @@ class Recorded:
 
 @dataclass(frozen=True)
 class State:
-    """All that the store has, or that a replica knows of it. `changes` are numbers, each used once."""
+    """All that the store has, or that a replica knows of it. `changes` are numbers, each used
+    once."""
 
     retention: int = 1
     events: tuple[Recorded, ...] = ()
@@ -100,7 +103,8 @@ class State:
 
 @dataclass
 class Clock:
-    """The clock by which a replica's snapshot ages: it stands still until the replica is cut off, however slow the machine is."""
+    """The clock by which a replica's snapshot ages: it stands still until the replica is cut off,
+    however slow the machine is."""
 
     now: float = 1_000.0
 
@@ -124,12 +128,13 @@ class Node:
     counted: float = 0.0
     """The losses that it had found when it last knew what the store has."""
     vague: bool = False
-    """Whether it knows an own event, and not what lies before it: its lists are marked, and no more is asked of them."""
+    """Whether it knows an own event, and not what lies before it: its lists are marked, and no more
+    is asked of them."""
 
     @property
     def replica(self) -> Replica:
         """Its snapshot's keeper."""
-        return self.api.state.replica
+        return self.api.context.replica
 
     @property
     def losses(self) -> float:
@@ -161,7 +166,7 @@ class Run:
     def __post_init__(self) -> None:
         self.plan = random.Random(self.seed)
 
-    # -- the driver -----------------------------------------------------------------------------------------------------
+    # -- the driver --------------------------------------------------------------------------------
 
     async def step(self) -> None:
         """One step of the plan, and the questions after it."""
@@ -177,7 +182,8 @@ class Run:
             await self.ask(node)
 
     async def get(self, node: Node, path: str, headers: dict[str, str] = READ) -> Got:
-        """An answer. A replica that was cut off may meet one more connection that was reset then: it is asked again."""
+        """An answer. A replica that was cut off may meet one more connection that was reset then:
+        it is asked again."""
         answer = await node.api.request("GET", path, headers)
         if answer.status == 503 and node.reaches and node.readable and "error_code" in answer.json:
             answer = await node.api.request("GET", path, headers)
@@ -185,7 +191,11 @@ class Run:
 
     def wrong(self, node: Node, what: str, answer: Got | None = None) -> None:
         """Notes an answer that may not be."""
-        said = f": {answer.status} {dict(answer.headers).get('Cluster-Stale')} {answer.body[:300]!r}" if answer else ""
+        said = (
+            f": {answer.status} {dict(answer.headers).get('Cluster-Stale')} {answer.body[:300]!r}"
+            if answer
+            else ""
+        )
         self.problems.append(f"seed {self.seed}, after {self.doing!r}, {node.name} {what}{said}")
 
     async def settle(self, node: Node) -> None:
@@ -202,7 +212,7 @@ class Run:
         if not found and lost(before, self.truth):
             self.wrong(node, "did not find that the store had lost what it knew")
 
-    # -- steps ------------------------------------------------------------------------------------------------------------
+    # -- steps -------------------------------------------------------------------------------------
 
     def writer(self) -> Node | None:
         """A replica that reaches the store."""
@@ -214,7 +224,11 @@ class Run:
         node = self.writer()
         if node is None:
             return
-        trimmed = [event_id for event_id in self.used if all(event.id != event_id for event in self.truth.events)]
+        trimmed = [
+            event_id
+            for event_id in self.used
+            if all(event.id != event_id for event in self.truth.events)
+        ]
         kind = self.plan.choice(["new", "again", "again", "same", "other"])
         services = self.services()
         if kind == "again" and trimmed:
@@ -232,7 +246,9 @@ class Run:
             for name, status in zip(SERVICES, statuses, strict=True)
         }
 
-    async def post(self, node: Node, services: dict[str, Observation], event_id: str, expected: int) -> None:
+    async def post(
+        self, node: Node, services: dict[str, Observation], event_id: str, expected: int
+    ) -> None:
         """Records an event through a replica, and what it makes of the truth."""
         body: dict[str, Any] = {"id": event_id}
         for name, seen in services.items():
@@ -242,12 +258,19 @@ class Run:
             self.wrong(node, f"should have answered {expected} to a POST", answer)
         if answer.status == 201:
             event = Event.from_bytes(answer.body)
-            self.add(Recorded(event_id, event.recorded_at, event.to_bytes(Selector.STATUS), answer.body), node)
+            self.add(
+                Recorded(event_id, event.recorded_at, event.to_bytes(Selector.STATUS), answer.body),
+                node,
+            )
 
     async def send(self, node: Node, body: dict[str, Any]) -> Got:
         """The answer to a POST; as in `get`, it is sent again where a connection had been reset."""
         answer = await node.api.request("POST", LIST, WRITE, json=body)
-        return await node.api.request("POST", LIST, WRITE, json=body) if answer.status == 503 else answer
+        return (
+            await node.api.request("POST", LIST, WRITE, json=body)
+            if answer.status == 503
+            else answer
+        )
 
     def add(self, event: Recorded, by: Node | None) -> None:
         """Notes an event that was recorded; the replica that recorded it knows of it."""
@@ -255,7 +278,9 @@ class Run:
         self.used.append(event.id)
         before, self.truth = self.truth, self.truth.after(event, self.change)
         if by is not None and not by.readable:
-            whole = all(one.readable for one in before.events)  # Else it cannot tell what retention took.
+            whole = all(
+                one.readable for one in before.events
+            )  # Else it cannot tell what retention took.
             follows = by.known == before and by.fresh is not False and whole
             by.known = self.truth if follows else by.known.after(event, self.change)
             by.fresh, by.vague = (None, False) if follows else (False, True)
@@ -263,8 +288,16 @@ class Run:
     async def repeat(self, node: Node, event: Recorded, *, same: bool) -> None:
         """An event that is there, again: the same is answered with it, other content is refused."""
         known = json.loads(event.full)
-        body = {name: value for name, value in known.items() if name not in {"recorded_at", "all_healthy"}}
-        body = {name: value for name, value in body.items() if name.partition("_")[0] in {*SERVICES, "id"}}
+        body = {
+            name: value
+            for name, value in known.items()
+            if name not in {"recorded_at", "all_healthy"}
+        }
+        body = {
+            name: value
+            for name, value in body.items()
+            if name.partition("_")[0] in {*SERVICES, "id"}
+        }
         strange = any(body[f"{name}_status"] not in set(Status) for name in SERVICES)
         if strange:
             return  # A status of another version cannot be POSTed.
@@ -275,10 +308,15 @@ class Run:
             self.wrong(node, "answered wrongly to an event that was there", answer)
 
     async def foreign(self) -> None:
-        """An event as another version writes it: with a status or fields that are not known here, or unreadable."""
+        """An event as another version writes it: with a status or fields that are not known here,
+        or unreadable."""
         event, rows = await self.store._build(self.services(), None)
         status, full, readable = self.form(event)
-        arguments: dict[str, Any] = {"epoch": None, "owner": "", "stamp": f"{self.plan.getrandbits(64):x}"}
+        arguments: dict[str, Any] = {
+            "epoch": None,
+            "owner": "",
+            "stamp": f"{self.plan.getrandbits(64):x}",
+        }
         outcome, *_ = await self.store._send(
             event, status, full, seen_latest=rows.latest, checked_at=rows.now, **arguments
         )
@@ -299,7 +337,11 @@ class Run:
             "service": {f"{FORMER}_status": "Unhealthy"},
         }
         extra = forms[kind]
-        return orjson.dumps(orjson.loads(status) | extra), orjson.dumps(orjson.loads(full) | extra), True
+        return (
+            orjson.dumps(orjson.loads(status) | extra),
+            orjson.dumps(orjson.loads(full) | extra),
+            True,
+        )
 
     async def cut_or_mend(self) -> None:
         """Cuts a replica off from the store, or lets it reach it again."""
@@ -320,7 +362,8 @@ class Run:
             await self.settle(node)
 
     async def own_unread(self) -> None:
-        """A replica that cannot read records, perhaps after another; and perhaps the store loses that."""
+        """A replica that cannot read records, perhaps after another; and perhaps the store loses
+        that."""
         node = self.writer()
         if node is None or not node.readable:
             return
@@ -330,7 +373,9 @@ class Run:
         store: Any = node.replica._store
         store.readable = node.readable = False
         node.fresh = None if node.fresh else False
-        if (flight := node.replica._flight) is not None:  # A reading that began before must not see what comes.
+        if (
+            flight := node.replica._pending_read
+        ) is not None:  # A reading that began before must not see what comes.
             await asyncio.wait([flight])
         if self.plan.random() < 0.5:
             await self.store_event()
@@ -338,7 +383,9 @@ class Run:
         for one in self.nodes:
             await (self.ask(one) if one is node else self.settle(one))
         if self.plan.random() < 0.5:
-            await self.go_back_to(next(saved for saved in reversed(self.saved) if saved[1] == before))
+            await self.go_back_to(
+                next(saved for saved in reversed(self.saved) if saved[1] == before)
+            )
         store.readable = node.readable = True
 
     async def store_event(self) -> None:
@@ -360,7 +407,9 @@ class Run:
             token, stored = mint(name, Role.READ, await self.store.now())
             keys[name] = token
             await self.store.create_api_key(stored)
-        self.truth = replace(self.truth, keys=tuple(keys.items()), changes=(*self.truth.changes, self.change))
+        self.truth = replace(
+            self.truth, keys=tuple(keys.items()), changes=(*self.truth.changes, self.change)
+        )
 
     async def failed_deletion(self) -> None:
         """A deletion of a key that Redis refuses half-way changes nothing."""
@@ -383,7 +432,7 @@ class Run:
         """A check is noted long after it was made, and none had been for longer."""
         now = await self.store.now()
         await self.client.hset(self.store.keys.meta, "checked_at", now - 600_000_000)
-        await self.store.checked(checked_at=now - 300_000_000)
+        await self.store.record_check(checked_at=now - 300_000_000)
         self.truth = replace(self.truth, checked_at=now - 300_000_000)
 
     async def save(self) -> None:
@@ -398,7 +447,8 @@ class Run:
             await self.go_back_to(self.plan.choice(self.saved))
 
     async def failover(self) -> None:
-        """The store loses its last change and gets another one, while a replica that knew it is cut off."""
+        """The store loses its last change and gets another one, while a replica that knew it is cut
+        off."""
         await self.save()
         await self.plan.choice([self.record, self.key])()
         for node in self.nodes:
@@ -421,7 +471,8 @@ class Run:
         self.saved = [one for one in self.saved if len(one[1].changes) <= len(state.changes)]
 
     async def stream(self) -> None:
-        """Lists, then watches from the newest event: everything that is recorded after it comes, once, in order."""
+        """Lists, then watches from the newest event: everything that is recorded after it comes,
+        once, in order."""
         node = self.writer()
         if node is None or not node.readable:
             return
@@ -436,16 +487,22 @@ class Run:
                 await self.store_event()
                 expected.append(self.truth.events[-1].id)
                 at_once += 1
-                missed |= at_once > self.truth.retention  # Retention may take an event before the replica hears of it.
+                missed |= (
+                    at_once > self.truth.retention
+                )  # Retention may take an event before the replica hears of it.
                 if self.plan.random() < 0.7:
                     await self.settle(node)
                     at_once = 0
             got = await frames(answer, expected[-1])
-        if got != expected and not (missed and "reset" in got and is_part([*filter("reset".__ne__, got)], expected)):
-            self.wrong(node, f"streamed {got} after {listed.json[0]['id']}, recorded were {expected}")
+        if got != expected and not (
+            missed and "reset" in got and is_part([*filter("reset".__ne__, got)], expected)
+        ):
+            self.wrong(
+                node, f"streamed {got} after {listed.json[0]['id']}, recorded were {expected}"
+            )
         await self.settle(node)
 
-    # -- questions ----------------------------------------------------------------------------------------------------------
+    # -- questions ---------------------------------------------------------------------------------
 
     async def ask(self, node: Node) -> None:
         """Some of all questions, in random order."""
@@ -463,16 +520,27 @@ class Run:
             self.asked += 1
             await question(node)
 
-    def judged(self, node: Node, what: str, answer: Got, expected: bytes | None, missing: str | None = None) -> None:
-        """Holds an answer against the bytes that it should have, or the error where there are none."""
+    def judged(
+        self, node: Node, what: str, answer: Got, expected: bytes | None, missing: str | None = None
+    ) -> None:
+        """Holds an answer against the bytes that it should have, or the error where there are
+        none."""
         stale = answer.headers.get("Cluster-Stale") == "store-unreachable"
-        if answer.status == 503 and node.fresh is not True and answer.json.get("error_code") == "StoreUnavailable":
+        if (
+            answer.status == 503
+            and node.fresh is not True
+            and answer.json.get("error_code") == "StoreUnavailable"
+        ):
             if expected is not None and node.reaches and node.readable and not self.truth.flawed:
                 self.wrong(node, f"{what}: does not know what it should", answer)
             return
         if answer.status == 200 and stale is bool(node.fresh) and node.fresh is not None:
             self.wrong(node, f"{what}: marked wrongly", answer)
-        if node.vague and answer.status == 200 and (expected is None or answer.body.startswith(b"[")):
+        if (
+            node.vague
+            and answer.status == 200
+            and (expected is None or answer.body.startswith(b"["))
+        ):
             return  # Another event may have pushed out what it still has.
         if expected is not None and (answer.status, answer.body) != (200, expected):
             self.wrong(node, f"{what}: should be {expected!r}", answer)
@@ -490,7 +558,11 @@ class Run:
         self.judged(node, f"latest {selector}", answer, expected, "NoClusterMonitorEventsAvailable")
         checked_at = answer.headers.get("Cluster-Checked-At")
         if answer.status == 200 and node.fresh and checked_at not in around(self.truth.checked_at):
-            self.wrong(node, f"says {checked_at}, the check was at {rfc3339_seconds(self.truth.checked_at)}", answer)
+            self.wrong(
+                node,
+                f"says {checked_at}, the check was at {rfc3339_seconds(self.truth.checked_at)}",
+                answer,
+            )
 
     async def ask_list(self, node: Node) -> None:
         """The whole list."""
@@ -498,7 +570,9 @@ class Run:
             [("", Selector.STATUS), *((f"?selector={one}", one) for one in Selector)],
         )
         answer = await self.get(node, LIST + query)
-        expected = b"[" + b",".join(bytes_of(event, selector) for event in node.known.readable) + b"]"
+        expected = (
+            b"[" + b",".join(bytes_of(event, selector) for event in node.known.readable) + b"]"
+        )
         self.judged(node, f"list {selector}", answer, expected)
 
     async def ask_page(self, node: Node) -> None:
@@ -551,17 +625,33 @@ class Run:
         token = self.plan.choice(tokens)
         answer = await self.get(node, f"{LIST}?limit=1", bearer(token))
         known = token in dict(node.known.keys).values()
-        allowed = {200, 503} if known else {503, 401} if node.fresh is None else {401} if node.fresh else {503}
+        allowed = (
+            {200, 503}
+            if known
+            else {503, 401}
+            if node.fresh is None
+            else {401}
+            if node.fresh
+            else {503}
+        )
         if known and node.fresh:
             allowed = {200}
         if answer.status not in allowed:
-            self.wrong(node, f"answered a key that is {'known' if known else 'not known'}, fresh: {node.fresh}", answer)
+            self.wrong(
+                node,
+                f"answered a key that is {'known' if known else 'not known'}, fresh: {node.fresh}",
+                answer,
+            )
 
     async def ask_former(self, node: Node) -> None:
         """Events in which a service that is no longer configured was unhealthy."""
         answer = await self.get(node, f"{LIST}?service={FORMER}&status=Unhealthy")
-        found = [event for event in node.known.readable if f'"{FORMER}_status"'.encode() in event.status]
-        self.judged(node, "former", answer, b"[" + b",".join(event.status for event in found) + b"]")
+        found = [
+            event for event in node.known.readable if f'"{FORMER}_status"'.encode() in event.status
+        ]
+        self.judged(
+            node, "former", answer, b"[" + b",".join(event.status for event in found) + b"]"
+        )
 
 
 STEPS: dict[str, tuple[Callable[[Run], Awaitable[None]], int]] = {
@@ -581,7 +671,8 @@ STEPS: dict[str, tuple[Callable[[Run], Awaitable[None]], int]] = {
 
 
 def lost(known: State, truth: State) -> bool:
-    """Whether a replica that knew one state must find that the store, with another, has lost something."""
+    """Whether a replica that knew one state must find that the store, with another, has lost
+    something."""
     if known.changes == truth.changes[: len(known.changes)]:
         return False
     if len(truth.changes) <= len(known.changes):
@@ -589,7 +680,9 @@ def lost(known: State, truth: State) -> bool:
     oldest = min((event.recorded_at for event in truth.events), default=0)
     present = {(event.id, event.recorded_at) for event in truth.events}
     return any(
-        event.readable and event.recorded_at > oldest and (event.id, event.recorded_at) not in present
+        event.readable
+        and event.recorded_at > oldest
+        and (event.id, event.recorded_at) not in present
         for event in known.events
     )
 
@@ -635,9 +728,10 @@ async def until(true: Callable[[], bool | Awaitable[bool]]) -> None:
 
 
 async def refreshed(node: Node) -> bool:
-    """Whether a replica could read the store anew. Its first attempt after an outage may meet a connection that was reset."""
+    """Whether a replica could read the store anew. Its first attempt after an outage may meet a
+    connection that was reset."""
     try:
-        await node.replica.read_anew()
+        await node.replica.refresh_after_now()
     except StoreUnavailable:
         return False
     return True
@@ -667,7 +761,7 @@ async def rig(seed: int, url: str, count: int = 3) -> AsyncIterator[Run]:
         nodes = []
         for number in range(count):
             proxy = await stack.enter_async_context(Proxy(url.removesuffix("/0")).running())
-            state = make_state(make_settings(redis_url=proxy.url, **settings))
+            state = make_context(make_settings(redis_url=proxy.url, **settings))
             state.replica._store.__class__ = UnreadableStore
             state.replica.monotonic = clock = Clock()
             sock = listen("127.0.0.1", 0)
@@ -678,7 +772,9 @@ async def rig(seed: int, url: str, count: int = 3) -> AsyncIterator[Run]:
         yield Run(seed, nodes, client, store, State(retention))
 
 
-async def run(seed: int, url: str, *, steps: int = 0, seconds: float = 0.0, most_problems: int = 1) -> Run:
+async def run(
+    seed: int, url: str, *, steps: int = 0, seconds: float = 0.0, most_problems: int = 1
+) -> Run:
     """One history of so many steps, or for so many seconds, until there are problems."""
     async with rig(seed, url) as history:
         ends = time.monotonic() + seconds
@@ -691,7 +787,9 @@ async def run(seed: int, url: str, *, steps: int = 0, seconds: float = 0.0, most
 
 @click.command()
 @click.option("--minutes", default=1.0, show_default=True, help="How long each seed runs.")
-@click.option("--seed", "seeds", multiple=True, type=int, help="A history; the same again for the same seed.")
+@click.option(
+    "--seed", "seeds", multiple=True, type=int, help="A history; the same again for the same seed."
+)
 def main(minutes: float, seeds: Sequence[int]) -> None:
     """Random histories against a model; exits with 1 if an answer was wrong."""
     wrong = 0
@@ -700,7 +798,9 @@ def main(minutes: float, seeds: Sequence[int]) -> None:
             history = asyncio.run(run(seed, store.url, seconds=60 * minutes, most_problems=5))
         steps = ", ".join(f"{name} {count}" for name, count in sorted(history.steps.items()))
         losses = sum(node.losses for node in history.nodes)
-        click.echo(f"seed {seed}: {history.asked:,} answers, {len(history.problems)} wrong, {losses:g} losses; {steps}")
+        click.echo(
+            f"seed {seed}: {history.asked:,} answers, {len(history.problems)} wrong, {losses:g} losses; {steps}"
+        )
         for problem in history.problems:
             click.echo(f"  {problem}", err=True)
         wrong += len(history.problems)

@@ -1,8 +1,9 @@
-"""Outages of the store under load: killed, paused, emptied, and what pollers are told meanwhile (DESIGN, section 6).
+"""Outages of the store under load: killed, paused, emptied, and what pollers are told meanwhile
+(DESIGN, section 6).
 
-Run: python -m tests.soak.outages. A client notes every answer and when it was asked for; afterwards each must be one that the
-settings allow at that moment: the current state unmarked, then marked as stale with the right `Age`, then 503, and once the
-store is back the current state again.
+Run: python -m tests.soak.outages. A client notes every answer and when it was asked for; afterwards
+each must be one that the settings allow at that moment: the current state unmarked, then marked as
+stale with the right `Age`, then 503, and once the store is back the current state again.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ from tests.soak.writer import Recorded, record
 READ_TIMEOUT = 0.5
 """Seconds for one reading of the store."""
 SLACK = 0.3
-"""Seconds by which a busy machine may be late. A state passed off as current may not be: only a signal takes its `MOMENT`."""
+"""Seconds by which a busy machine may be late. A state passed off as current may not be: only a
+signal takes its `MOMENT`."""
 MOMENT = 0.02
 POLL_EVERY = 0.002
 PATHS = {"latest": LATEST, "list": LIST, "verdict": VERDICT, "ready": "/readyz"}
@@ -34,7 +36,8 @@ PATHS = {"latest": LATEST, "list": LIST, "verdict": VERDICT, "ready": "/readyz"}
 
 @dataclass(frozen=True)
 class Limits:
-    """The settings of the same names, in seconds: short ones, so that an outage need not last for half a minute."""
+    """The settings of the same names, in seconds: short ones, so that an outage need not last for
+    half a minute."""
 
     heartbeat: float = 0.25
     max_staleness: float = 1.0
@@ -61,7 +64,8 @@ class Seen:
 
 @dataclass
 class Outage:
-    """One run: from `began` on the store did not do its work; at `mended` it was started, and by `up` it answered."""
+    """One run: from `began` on the store did not do its work; at `mended` it was started, and by
+    `up` it answered."""
 
     fault: str
     limits: Limits = Limits()  # Frozen.
@@ -78,7 +82,8 @@ class Outage:
         return [one for one in self.seen[name] if self.began <= one.asked < self.mended]
 
     def back(self, name: str) -> float:
-        """Seconds after which the last answer came that was not the current state, once the store answered."""
+        """Seconds after which the last answer came that was not the current state, once the store
+        answered."""
         return max([0.0, *(one.there - self.up for one in self.seen[name] if not one.current)])
 
     @property
@@ -116,14 +121,16 @@ class Outage:
 
 
 def marked(outage: Outage) -> list[str]:
-    """What is passed off as current for too long, or marked with a wrong age, or not what was known."""
+    """What is passed off as current for too long, or marked with a wrong age, or not what was
+    known."""
     found = []
     for one in outage.during("latest"):
         after, until = one.asked - outage.began, one.there - outage.began
         if one.current and after > outage.limits.max_staleness + MOMENT:
             found.append(f"passed off as current {after:.2f} s after the fault")
         if one.stale is not None:
-            # Known to be true last at a heartbeat before the fault; the age is cut to whole seconds.
+            # Known to be true last at a heartbeat before the fault; the age is cut to whole
+            # seconds.
             if one.stale != "store-unreachable" or one.age is None:
                 found.append(f"marked with {one.stale}, Age {one.age}")
             elif not int(after) <= one.age <= until + outage.limits.heartbeat + SLACK:
@@ -147,7 +154,8 @@ def gone(outage: Outage) -> list[str]:
 
 
 def unready(outage: Outage) -> list[str]:
-    """`/readyz` that does not follow, and a cluster that is called healthy though nobody can know."""
+    """`/readyz` that does not follow, and a cluster that is called healthy though nobody can
+    know."""
     found = []
     for one in outage.during("ready"):
         if one.status != 200:
@@ -171,22 +179,29 @@ def mended(outage: Outage) -> list[str]:
     return [
         f"{name} is right only {outage.back(name):.2f} s after the store was back"
         for name in ("latest", "list", "verdict")
-        if outage.back(name) > READ_TIMEOUT + 2 * outage.limits.heartbeat + SLACK or not outage.seen[name][-1].current
+        if outage.back(name) > READ_TIMEOUT + 2 * outage.limits.heartbeat + SLACK
+        or not outage.seen[name][-1].current
     ] + [f"{name} was not asked" for name, seen in outage.seen.items() if not seen]
 
 
 def piled_up(outage: Outage) -> list[str]:
-    """Polls that waited for a dead store: each process may ask it once, within its time, and then no more."""
-    waited = [one for one in outage.during("latest") if one.there - one.asked > READ_TIMEOUT + SLACK]
+    """Polls that waited for a dead store: each process may ask it once, within its time, and then
+    no more."""
+    waited = [
+        one for one in outage.during("latest") if one.there - one.asked > READ_TIMEOUT + SLACK
+    ]
     return [f"{len(waited)} polls waited for longer than one reading may take"] if waited else []
 
 
 def emptied(outage: Outage) -> list[str]:
-    """A store that lost everything: told within a heartbeat, counted once, and the next event is the first."""
+    """A store that lost everything: told within a heartbeat, counted once, and the next event is
+    the first."""
     found = []
     for one in outage.during("latest"):
         if one.status == 200 and one.asked - outage.began > outage.limits.heartbeat + SLACK:
-            found.append(f"an event that is lost was shown {one.asked - outage.began:.2f} s after the loss")
+            found.append(
+                f"an event that is lost was shown {one.asked - outage.began:.2f} s after the loss"
+            )
         if one.status not in {200, 404}:
             found.append(f"{one.status} {one.body!r}")
     if outage.divergences != 1:
@@ -217,7 +232,11 @@ class Rig:
                 reply = await line.ask(request)
                 there = time.monotonic()
                 age = header(reply, "Age")
-                fields = int(age) if age else None, header(reply, "Cluster-Stale"), header(reply, "Retry-After")
+                fields = (
+                    int(age) if age else None,
+                    header(reply, "Cluster-Stale"),
+                    header(reply, "Retry-After"),
+                )
                 seen.append(Seen(asked, there, reply.status, *fields, reply.body))
                 await asyncio.sleep(POLL_EVERY if name == "latest" else 5 * POLL_EVERY)
         finally:
@@ -225,7 +244,8 @@ class Rig:
 
     async def record(self) -> bytes:
         """Records an event; gives its bytes under `status`."""
-        self.number += 1  # Never the seventh: all are healthy, so that the verdict is 200 while it can be known.
+        # Never the seventh: all are healthy, so that the verdict is 200 while it can be known.
+        self.number += 1
         await record([self.replica.port], 7 * self.number + 1, self.recorded)
         return wire.ask(self.replica.port, wire.get(LATEST, READER)).body
 
@@ -324,13 +344,16 @@ HEADING = (
 
 def report(outages: Sequence[Outage]) -> str:
     """The table."""
-    return table([list(HEADING), *(outage.figures for outage in outages)], frozenset(range(1, len(HEADING))))
+    return table(
+        [list(HEADING), *(outage.figures for outage in outages)], frozenset(range(1, len(HEADING)))
+    )
 
 
 @click.command()
 @click.option("--seconds", default=5.0, show_default=True, help="How long each fault lasts.")
 def main(seconds: float) -> None:
-    """Kills, pauses and empties the store under load, and holds every answer against what was promised."""
+    """Kills, pauses and empties the store under load, and holds every answer against what was
+    promised."""
     outages = [asyncio.run(run(fault, seconds, calm=2.0)) for fault in FAULTS]
     click.echo(report(outages))
     click.echo(f"each fault for {seconds:g} s, {outages[0].limits}")

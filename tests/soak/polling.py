@@ -1,7 +1,9 @@
-"""Polling while things change: no answer is older than what was acknowledged before it was asked for, and none is torn.
+"""Polling while things change: no answer is older than what was acknowledged before it was asked
+for, and none is torn.
 
-Run: python -m tests.soak.polling --seconds 30. Changes are recorded through the process that is polled; clients compare every
-answer with a model of what was recorded: its moment at once, its bytes in the end.
+Run: python -m tests.soak.polling --seconds 30. Changes are recorded through the process that is
+polled; clients compare every answer with a model of what was recorded: its moment at once, its
+bytes in the end.
 """
 
 import asyncio
@@ -67,7 +69,8 @@ class Poller:
     kind: str
 
     async def ask(self, request: bytes) -> tuple[Reply, int]:
-        """A reply, and the place of the last event that was acknowledged before the request was sent."""
+        """A reply, and the place of the last event that was acknowledged before the request was
+        sent."""
         floor, began = len(self.model.ids) - 1, time.perf_counter()
         reply = await self.line.ask(request)
         self.model.took.append(time.perf_counter() - began)
@@ -92,7 +95,8 @@ class Poller:
             self.wrong(reply)
 
     async def changed(self) -> None:
-        """The latest event unless it is known: a 304 says that what the client has is the latest still."""
+        """The latest event unless it is known: a 304 says that what the client has is the latest
+        still."""
         reply, _ = await self.ask(wire.get(LATEST, READER))
         event_id, etag = reply.body[_ID].decode(), header(reply, "ETag")
         while reply.status in {200, 304}:
@@ -116,15 +120,24 @@ class Poller:
     async def by_id(self, selector: str) -> None:
         """An event somewhere in the history, just recorded, in the middle, or just cut off."""
         ids = self.model.ids
-        place = max(0, len(ids) - 1 - random.choice([0, 1, RETENTION // 2, RETENTION - 1, RETENTION, RETENTION + 1]))
+        place = max(
+            0,
+            len(ids)
+            - 1
+            - random.choice([0, 1, RETENTION // 2, RETENTION - 1, RETENTION, RETENTION + 1]),
+        )
         for _ in range(SAME_HEAD):
-            reply, floor = await self.ask(wire.get(f"{LIST}/{ids[place]}?selector={selector}", READER))
+            reply, floor = await self.ask(
+                wire.get(f"{LIST}/{ids[place]}?selector={selector}", READER)
+            )
             if reply.status == 200:
                 self.keep(reply.body)
                 if reply.body[_ID].decode() != ids[place]:
                     self.wrong(reply)
                 if place <= floor - RETENTION:
-                    self.model.older.append(f"{self.kind} showed event {place}, which {floor} had pushed out")
+                    self.model.older.append(
+                        f"{self.kind} showed event {place}, which {floor} had pushed out"
+                    )
             elif reply.status != 404 or place > self.model.recorded.sent - 1 - RETENTION:
                 self.wrong(reply)
 
@@ -137,7 +150,9 @@ class Poller:
         self.keep(b"%d " % reply.status + reply.body)
         number = int(json.loads(reply.body)["api"]["message"].split()[1])
         if number < floor:
-            self.model.older.append(f"{self.kind} told of event {number}, {floor} had been acknowledged")
+            self.model.older.append(
+                f"{self.kind} told of event {number}, {floor} had been acknowledged"
+            )
 
 
 KINDS: dict[str, Callable[[Poller], Coroutine[Any, Any, None]]] = {
@@ -162,7 +177,9 @@ class Outcome:
     def problems(self) -> list[str]:
         """Everything that is not as promised."""
         found = [*self.model.older, *self.model.torn, *wrong_bodies(self.model)]
-        return found + ([f"{self.refused} requests of the load were refused"] if self.refused else [])
+        return found + (
+            [f"{self.refused} requests of the load were refused"] if self.refused else []
+        )
 
     @property
     def figures(self) -> dict[str, str]:
@@ -183,7 +200,13 @@ def wrong_bodies(model: Model) -> list[str]:
     """The answers that are not what the model knows."""
     full = [model.recorded.full[event_id] for event_id in model.ids]
     status = [status_of(body) for body in full]
-    known = {"latest": status, "latest, 304": status, "by id": status, "latest, all": full, "by id, all": full}
+    known = {
+        "latest": status,
+        "latest, 304": status,
+        "by id": status,
+        "latest, all": full,
+        "by id, all": full,
+    }
     wrong = [
         f"{kind}: {body[:200]!r}"
         for kind, bodies in known.items()
@@ -191,30 +214,40 @@ def wrong_bodies(model: Model) -> list[str]:
     ]
     for event_id, digests in model.lists.items():
         place = model.place(event_id)
-        expected = b"[" + b",".join(reversed(status[max(0, place + 1 - RETENTION) : place + 1])) + b"]"
+        expected = (
+            b"[" + b",".join(reversed(status[max(0, place + 1 - RETENTION) : place + 1])) + b"]"
+        )
         if digests != {hashlib.sha256(expected).digest()}:
             wrong.append(f"list: {len(digests)} bodies with event {place} on top")
     events = [json.loads(body) for body in full]
     for body in model.bodies.get("verdict", set()):
         code, _, text = body.partition(b" ")
-        if (int(code), _without_checked_at(json.loads(text))) != _verdict(events, json.loads(text)["api"]["message"]):
+        if (int(code), _without_checked_at(json.loads(text))) != _verdict(
+            events, json.loads(text)["api"]["message"]
+        ):
             wrong.append(f"verdict: {body!r}")
     return wrong
 
 
 def _without_checked_at(verdict: dict[str, Any]) -> dict[str, Any]:
-    """The verdict but for when the check was: the same moment for all services, which only the store knows."""
+    """The verdict but for when the check was: the same moment for all services, which only the
+    store knows."""
     moments = {verdict[service].pop("checked_at") for service in SERVICES}
     assert len(moments) == 1, moments
     return verdict
 
 
 def _verdict(events: list[dict[str, Any]], message: str) -> tuple[int, dict[str, Any]]:
-    """What the verdict should be, but for when the check was, of the event whose message this is."""
+    """What the verdict should be, but for when the check was, of the event whose message this
+    is."""
     place = int(message.split()[1])
     retained = events[max(0, place + 1 - RETENTION) : place + 1][::-1]
     latest = retained[0]
-    verdict: dict[str, Any] = {"all_healthy": latest["all_healthy"], "stale": False, "stale_after_seconds": 86_400}
+    verdict: dict[str, Any] = {
+        "all_healthy": latest["all_healthy"],
+        "stale": False,
+        "stale_after_seconds": 86_400,
+    }
     for service in SERVICES:
         healthy = latest[f"{service}_status"] == "Healthy"
         since = latest["recorded_at"]
@@ -230,17 +263,29 @@ def _verdict(events: list[dict[str, Any]], message: str) -> tuple[int, dict[str,
     return (200 if latest["all_healthy"] else 503), verdict
 
 
-async def run(seconds: float, *, poll_path: bool = True, connections: int = 2, load: bool = False) -> Outcome:
+async def run(
+    seconds: float, *, poll_path: bool = True, connections: int = 2, load: bool = False
+) -> Outcome:
     """Polls and records for so many seconds. `load` adds as many polls as wrk can send."""
     model = Model()
     with folder() as path:
         store = Valkey(path)
-        replica = Replica(store, path, retention_events=str(RETENTION), poll_path="on" if poll_path else "off")
+        replica = Replica(
+            store, path, retention_events=str(RETENTION), poll_path="on" if poll_path else "off"
+        )
         with running(store, replica):
             await _change(model, replica.port)
             until = time.monotonic() + seconds
-            refused = asyncio.to_thread(_load, replica.port, int(seconds)) if load else asyncio.sleep(0, 0)
-            pollers = [_poll(model, replica.port, kind, until) for kind in KINDS for _ in range(connections)]
+            refused = (
+                asyncio.to_thread(_load, replica.port, int(seconds))
+                if load
+                else asyncio.sleep(0, 0)
+            )
+            pollers = [
+                _poll(model, replica.port, kind, until)
+                for kind in KINDS
+                for _ in range(connections)
+            ]
             ended = await asyncio.gather(refused, _changes(model, replica.port, until), *pollers)
             return Outcome(model, int(ended[0] or 0))
 
@@ -275,12 +320,19 @@ async def _poll(model: Model, port: int, kind: str, until: float) -> None:
 
 
 @click.command()
-@click.option("--seconds", default=30, show_default=True, help="For how long to poll, with the poll path and without.")
+@click.option(
+    "--seconds",
+    default=30,
+    show_default=True,
+    help="For how long to poll, with the poll path and without.",
+)
 def main(seconds: int) -> None:
     """Polls while 20 changes a second are recorded, and compares every answer with a model."""
     failed = False
     for poll_path in (True, False):
-        outcome = asyncio.run(run(seconds, poll_path=poll_path, load=shutil.which("wrk") is not None))
+        outcome = asyncio.run(
+            run(seconds, poll_path=poll_path, load=shutil.which("wrk") is not None)
+        )
         click.echo(f"poll path {'on' if poll_path else 'off'}")
         for name, value in outcome.figures.items():
             click.echo(f"  {name:<38} {value}")

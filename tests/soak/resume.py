@@ -1,7 +1,9 @@
-"""Resuming: watchers lose connections, replicas and the store at random, and must have the whole history all the same.
+"""Resuming: watchers lose connections, replicas and the store at random, and must have the whole
+history all the same.
 
-Run: python -m tests.soak.resume --seconds 60 --events 2000. Every watcher's log must equal what the writers know to be recorded,
-in order, each event once and in the very bytes, with a `reset` nowhere but where retention had cut what the watcher still needed.
+Run: python -m tests.soak.resume --seconds 60 --events 2000. Every watcher's log must equal what the
+writers know to be recorded, in order, each event once and in the very bytes, with a `reset` nowhere
+but where retention had cut what the watcher still needed.
 """
 
 import asyncio
@@ -29,7 +31,8 @@ CAUGHT_UP_S = 3.0
 
 @dataclass
 class Faults:
-    """Breaks what it is given, at random, one thing at a time. `counts` is how often it did what."""
+    """Breaks what it is given, at random, one thing at a time. `counts` is how often it did
+    what."""
 
     store: Valkey
     replicas: Sequence[Replica]
@@ -42,7 +45,10 @@ class Faults:
 
     async def inject(self, enough: asyncio.Event) -> None:
         """Goes on until it is told that it is enough, and ends with everything running."""
-        kinds: Sequence[Callable[[], Awaitable[None]]] = [*[self._connections] * 6, *[self._replica, self._store] * 2]
+        kinds: Sequence[Callable[[], Awaitable[None]]] = [
+            *[self._connections] * 6,
+            *[self._replica, self._store] * 2,
+        ]
         first = [*kinds[-2:], *kinds[:1]]  # Even a short run has seen all.
         while True:
             with contextlib.suppress(TimeoutError):
@@ -120,12 +126,17 @@ async def run(
     with folder() as path:
         store = Valkey(path)
         replicas = [
-            Replica(store, path, f"replica-{index}", retention_events=str(retention), log_format="json")
+            Replica(
+                store, path, f"replica-{index}", retention_events=str(retention), log_format="json"
+            )
             for index in range(2)
         ]
         with running(store, *replicas):
             ports = [replica.port for replica in replicas]
-            crowd = [Watcher(ports, ("status", "all")[index % 2], lambda: recorded.sent) for index in range(watchers)]
+            crowd = [
+                Watcher(ports, ("status", "all")[index % 2], lambda: recorded.sent)
+                for index in range(watchers)
+            ]
             tasks = [asyncio.create_task(watcher.watch()) for watcher in crowd]
             faults = Faults(store, replicas, crowd, pause, away)
             began, enough = time.monotonic(), asyncio.Event()
@@ -138,10 +149,18 @@ async def run(
                 history = recorded.history()
                 await _settle(crowd, history)
                 problems = [
-                    f"watcher {n}: {p}" for n, one in enumerate(crowd) if (p := wrong(one, recorded, retention))
+                    f"watcher {n}: {p}"
+                    for n, one in enumerate(crowd)
+                    if (p := wrong(one, recorded, retention))
                 ]
-                expected = b"[" + b",".join(status_of(recorded.full[i]) for i in reversed(history[-retention:])) + b"]"
-                late = [replica.url for replica in replicas if not await _answers(replica, expected)]
+                expected = (
+                    b"["
+                    + b",".join(status_of(recorded.full[i]) for i in reversed(history[-retention:]))
+                    + b"]"
+                )
+                late = [
+                    replica.url for replica in replicas if not await _answers(replica, expected)
+                ]
                 problems += [f"the list of {url} is not the history" for url in late]
             finally:
                 for task in (*tasks, breaking):
@@ -152,7 +171,9 @@ async def run(
     return Outcome(recorded, faults.counts, took, watchers, connections, resets, problems)
 
 
-async def _write(ports: Sequence[int], recorded: Recorded, seconds: float, events: int, writers: int) -> None:
+async def _write(
+    ports: Sequence[int], recorded: Recorded, seconds: float, events: int, writers: int
+) -> None:
     """Writers keep to a schedule and make up for what an outage cost them."""
     began, numbers = time.monotonic(), iter(range(events))
 
@@ -165,7 +186,8 @@ async def _write(ports: Sequence[int], recorded: Recorded, seconds: float, event
 
 
 async def _answers(replica: Replica, expected: bytes) -> bool:
-    """Whether a replica comes to give this list. One that nobody watches, just restarted, may need a heartbeat or two."""
+    """Whether a replica comes to give this list. One that nobody watches, just restarted, may need
+    a heartbeat or two."""
     deadline = time.monotonic() + CAUGHT_UP_S
     while wire.ask(replica.port, wire.get(LIST, READER)).body != expected:
         if time.monotonic() > deadline:
@@ -215,17 +237,22 @@ def _wrong_bytes(watcher: Watcher, recorded: Recorded) -> Iterator[str]:
 
 
 def _first_id(watcher: Watcher) -> int:
-    return next((index for index, (what, _) in enumerate(watcher.log) if what != RESET), len(watcher.log))
+    return next(
+        (index for index, (what, _) in enumerate(watcher.log) if what != RESET), len(watcher.log)
+    )
 
 
 @click.command()
-@click.option("--seconds", default=60.0, show_default=True, help="For how long to record and to break things.")
+@click.option(
+    "--seconds", default=60.0, show_default=True, help="For how long to record and to break things."
+)
 @click.option("--events", default=2_000, show_default=True, help="How many events to record.")
 @click.option("--watchers", default=40, show_default=True, help="How many clients watch.")
 @click.option("--retention", default=0, help="The most events retained; all if not given.")
 @click.option("--seed", default=None, type=int, help="For the same faults again.")
 def main(seconds: float, events: int, watchers: int, retention: int, seed: int | None) -> None:
-    """Breaks connections, replicas and the store while events are recorded, and compares every watcher's log."""
+    """Breaks connections, replicas and the store while events are recorded, and compares every
+    watcher's log."""
     seed = seed if seed is not None else random.randrange(1_000_000)
     random.seed(seed)
     outcome = asyncio.run(

@@ -42,9 +42,12 @@ READER, WRITER = bearer(Role.READ), bearer(Role.WRITE)
 
 
 class Process:
-    """A command that can be killed and started again. `core` is the one that it runs on, if it has one of its own."""
+    """A command that can be killed and started again. `core` is the one that it runs on, if it has
+    one of its own."""
 
-    def __init__(self, command: Sequence[str], log: Path, environ: Mapping[str, str], core: int | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, environ: Mapping[str, str], core: int | None = None
+    ) -> None:
         self._command, self._log, self._environ, self._core = command, log, environ, core
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -56,7 +59,9 @@ class Process:
 
     def start(self) -> None:
         """Starts it and waits until it is ready."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(PREFIX)
+        }
         with self._log.open("ab") as output, pinned_to(self._core):
             self._process = subprocess.Popen(
                 self._command,
@@ -109,7 +114,10 @@ class Valkey(Process):
             "appendonly": "yes",
             "appendfsync": "always",
         }
-        command = [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        command = [
+            str(binary),
+            *(word for name, value in options.items() for word in (f"--{name}", value)),
+        ]
         super().__init__(command, folder / "valkey.log", {}, core)
 
     def ready(self) -> bool:
@@ -123,10 +131,16 @@ class Valkey(Process):
 
 
 class Replica(Process):
-    """One API process, always on the same port. `settings` are those of the service: `retention_events="50"`."""
+    """One API process, always on the same port. `settings` are those of the service:
+    `retention_events="50"`."""
 
     def __init__(
-        self, store: Valkey, folder: Path, name: str = "replica", core: int | None = None, **settings: str
+        self,
+        store: Valkey,
+        folder: Path,
+        name: str = "replica",
+        core: int | None = None,
+        **settings: str,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -189,7 +203,10 @@ def quietly(call: Callable[[], T]) -> T | None:
     """What a call gives, or `None` if the store does not answer yet."""
     try:
         return call()
-    except (RedisError, OSError):  # While it loads its file, each of the driver's errors only means: not yet.
+    except (
+        RedisError,
+        OSError,
+    ):  # While it loads its file, each of the driver's errors only means: not yet.
         return None
 
 

@@ -1,4 +1,5 @@
-"""Polls at a steady rate from a process of their own, each timed from when it was due: no stall hides behind another."""
+"""Polls at a steady rate from a process of their own, each timed from when it was due: no stall
+hides behind another."""
 
 import multiprocessing
 import time

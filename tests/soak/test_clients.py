@@ -42,18 +42,19 @@ async def next_id(output: asyncio.StreamReader) -> str:
 async def watched(api: Api, watchers: int = 1) -> None:
     """Returns when so many clients watch."""
     async with asyncio.timeout(5):
-        while len(api.state.watchers) < watchers:
+        while len(api.context.watchers) < watchers:
             await asyncio.sleep(0.01)
 
 
 async def test_curl_prints_events_as_they_come(api: Api) -> None:
-    """`curl -N` shows each event when it is recorded, and ends with success when the stream does."""
+    """`curl -N` shows each event when it is recorded, and ends with success when the stream
+    does."""
     async with curl(api) as output:
         await watched(api)
         for _ in range(3):
             (event_id,) = await record(api, 1)
             assert await next_id(output) == event_id
-        api.state.watchers.end_all()
+        api.context.watchers.end_all()
         with pytest.raises(EOFError):
             await next_id(output)
 
@@ -67,7 +68,8 @@ async def test_curl_resumes(api: Api) -> None:
 
 
 async def test_a_library_resumes(api: Api) -> None:
-    """httpx-sse reads the stream and, with the last id that it saw, goes on after the stream has ended."""
+    """httpx-sse reads the stream and, with the last id that it saw, goes on after the stream has
+    ended."""
     httpx = needs.package("httpx")
     httpx_sse = needs.package("httpx_sse")
     ids = await record(api, 2)
@@ -76,12 +78,14 @@ async def test_a_library_resumes(api: Api) -> None:
     async with httpx.AsyncClient(headers=ACCEPT, timeout=5) as client:
         for _ in range(2):
             headers = {"Last-Event-ID": seen[-1].id if seen else ids[0]}
-            async with httpx_sse.aconnect_sse(client, "GET", api.url + LIST, headers=headers) as source:
+            async with httpx_sse.aconnect_sse(
+                client, "GET", api.url + LIST, headers=headers
+            ) as source:
                 ids += await record(api, 2)
                 async for event in source.aiter_sse():
                     seen.append(event)
                     if event.id == ids[-1]:
-                        api.state.watchers.end_all()
+                        api.context.watchers.end_all()
     assert [event.id for event in seen] == ids[1:]
     assert {event.event for event in seen} == {"message"}
     assert all(event.json()["id"] == event.id for event in seen)

@@ -1,4 +1,5 @@
-"""What falls between: replicas that are ahead of others, writes that could not be read back, failures that are over."""
+"""What falls between: replicas that are ahead of others, writes that could not be read back,
+failures that are over."""
 
 import asyncio
 import time
@@ -10,7 +11,7 @@ import pytest
 from redis import Redis
 
 from service.errors import StoreUnavailable
-from service.snapshot import Replica
+from service.replica.replica import Replica
 from tests.api.test_stream import listening, record
 from tests.conftest import ALL_GOOD, ONE_BAD, Api
 from tests.support.stores import UnreadableStore
@@ -20,19 +21,24 @@ from tests.support.stores import UnreadableStore
 def deaf(valkey_server: str) -> Any:
     """The store's URL for a user who hears no notices."""
     with Redis.from_url(valkey_server) as client:
-        client.execute_command("ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "+@all", "resetchannels")
+        client.execute_command(
+            "ACL", "SETUSER", "deaf", "on", ">deaf", "~*", "+@all", "resetchannels"
+        )
         yield valkey_server.replace("unix://", "unix://deaf:deaf@")
         client.execute_command("ACL", "DELUSER", "deaf")
 
 
-async def test_a_watcher_may_move_to_a_replica_that_is_behind(make_api: Callable[..., Any], deaf: str) -> None:
-    """A place that this replica has not heard of yet is not lost: it asks the store before it says `reset`."""
+async def test_a_watcher_may_move_to_a_replica_that_is_behind(
+    make_api: Callable[..., Any], deaf: str
+) -> None:
+    """A place that this replica has not heard of yet is not lost: it asks the store before it says
+    `reset`."""
     ahead: Api = await make_api()
     behind: Api = await make_api(redis_url=deaf, heartbeat="10s", max_staleness="20s")
     await record(ahead, 2)
     await behind.settle()
     ids = await record(ahead, 2)
-    assert ids[0] not in behind.state.replica.snapshot.by_id  # type: ignore[union-attr]
+    assert ids[0] not in behind.context.replica.snapshot.by_id  # type: ignore[union-attr]
     async with listening(behind, last=ids[0]) as listener:
         assert (await listener.next())[:2] == ("message", ids[1])
 
@@ -47,8 +53,9 @@ async def unreadable(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> Async
 
 
 async def hidden_write(api: Api, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """Two ids: of an event of another writer, that the process does not hear of, and of one of its own after it."""
-    replica = api.state.replica
+    """Two ids: of an event of another writer, that the process does not hear of, and of one of its
+    own after it."""
+    replica = api.context.replica
     async with unreadable(replica, monkeypatch):
         other = (await api.store.append(ONE_BAD)).event
         own = (await replica.append(ALL_GOOD)).event
@@ -59,8 +66,11 @@ async def hidden_write(api: Api, monkeypatch: pytest.MonkeyPatch) -> tuple[str, 
 
 
 @pytest.mark.parametrize("selector", ["status", "all"])
-async def test_who_is_up_to_date_is_not_reset_by_retention(make_api: Callable[..., Any], selector: str) -> None:
-    """A watcher that has the latest event gets the next one and no `reset`, though retention has taken the one before it."""
+async def test_who_is_up_to_date_is_not_reset_by_retention(
+    make_api: Callable[..., Any], selector: str
+) -> None:
+    """A watcher that has the latest event gets the next one and no `reset`, though retention has
+    taken the one before it."""
     api: Api = await make_api(retention_events=1)
     await record(api, 1)
     await api.settle()
@@ -71,14 +81,16 @@ async def test_who_is_up_to_date_is_not_reset_by_retention(make_api: Callable[..
             await api.settle()
 
 
-async def test_who_is_up_to_date_is_not_reset_after_a_quiet_time(make_api: Callable[..., Any]) -> None:
+async def test_who_is_up_to_date_is_not_reset_after_a_quiet_time(
+    make_api: Callable[..., Any],
+) -> None:
     """The same where the latest event is older than the age limit when the next one comes."""
     api: Api = await make_api(retention_hours="50ms")
     await record(api, 1)
     await api.settle()
     async with listening(api) as listener:
         for _ in range(3):
-            latest = api.state.replica.snapshot.latest  # type: ignore[union-attr]
+            latest = api.context.replica.snapshot.latest  # type: ignore[union-attr]
             while await api.store.now() <= latest.recorded_at + api.store.retention_us:  # type: ignore[union-attr]
                 await asyncio.sleep(0.01)
             recorded = await record(api, 1)
@@ -87,24 +99,25 @@ async def test_who_is_up_to_date_is_not_reset_after_a_quiet_time(make_api: Calla
 
 
 async def test_a_place_whose_id_is_used_again_is_lost(make_api: Callable[..., Any]) -> None:
-    """A watcher whose last event is trimmed, and whose id is recorded again, is reset: it may have missed what lies between."""
+    """A watcher whose last event is trimmed, and whose id is recorded again, is reset: it may have
+    missed what lies between."""
     api: Api = await make_api(retention_events=3)
     await record(api, 1)
     await api.settle()
     async with listening(api) as listener:
         await record(api, 1)
         assert (await listener.next())[0] == "message"
-        (watcher,) = api.state.watchers._all
-        replica = api.state.replica
+        (watcher,) = api.context.watchers._all
+        replica = api.context.replica
         watcher._catching_up = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]  # It is behind.
-        place = watcher.place
+        place = watcher.last_sent_id
         between = await record(api, 3)
         await api.store.append(ALL_GOOD, place)
         await api.settle()
         assert place in replica.snapshot.by_id  # type: ignore[union-attr]
         watcher.stop()
         watcher._catching_up = None
-        watcher.go_on()
+        watcher.resume()
         assert (await listener.next())[0] == "reset"
         assert await listener.ids(3) == [*between[1:], place]
 
@@ -112,21 +125,27 @@ async def test_a_place_whose_id_is_used_again_is_lost(make_api: Callable[..., An
 async def test_an_own_write_hides_no_other(
     make_api: Callable[..., Any], deaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another wrote just before an own write that could not be read back is in the list once the store is back."""
+    """What another wrote just before an own write that could not be read back is in the list once
+    the store is back."""
     api: Api = await make_api(redis_url=deaf, heartbeat="10s", max_staleness="20s")
-    first = (await api.state.replica.append(ALL_GOOD)).event.id
+    first = (await api.context.replica.append(ALL_GOOD)).event.id
     other, own = await hidden_write(api, monkeypatch)
     await api.settle()
-    assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [own, other, first]
+    assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [
+        own,
+        other,
+        first,
+    ]
     assert (await api.get(f"/v0/cluster/events/{other}")).status == 200
 
 
 async def test_a_stream_waits_for_what_lies_between(
     make_api: Callable[..., Any], deaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A watcher gets an own write that could not be read back only after what was recorded before it."""
+    """A watcher gets an own write that could not be read back only after what was recorded before
+    it."""
     api: Api = await make_api(redis_url=deaf, heartbeat="10s", max_staleness="20s")
-    await api.state.replica.append(ALL_GOOD)
+    await api.context.replica.append(ALL_GOOD)
     async with listening(api) as listener:
         other, own = await hidden_write(api, monkeypatch)
         await api.settle()
@@ -136,9 +155,10 @@ async def test_a_stream_waits_for_what_lies_between(
 async def test_an_own_write_found_again_keeps_its_place(
     make_api: Callable[..., Any], deaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event that had been recorded before, and is sent again while the store cannot be read, does not become the latest."""
+    """An event that had been recorded before, and is sent again while the store cannot be read,
+    does not become the latest."""
     api: Api = await make_api(redis_url=deaf, heartbeat="10s", max_staleness="20s")
-    replica = api.state.replica
+    replica = api.context.replica
     again = (await api.store.append(ALL_GOOD)).event
     latest = (await api.store.append(ONE_BAD)).event
     await api.settle()
@@ -160,7 +180,7 @@ async def test_a_failure_that_is_over_is_forgotten(
 ) -> None:
     """After a failure and a recovery, a read of a snapshot that is too old asks the store again."""
     api: Api = await make_api(redis_url=deaf, heartbeat="10s", max_staleness="20s")
-    replica = api.state.replica
+    replica = api.context.replica
     async with unreadable(replica, monkeypatch):
         with pytest.raises(StoreUnavailable):
             await replica.refresh()

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from service import events, snapshot
-from service.api import endpoint
+from service import events
+from service.api import middleware as endpoint
 from service.errors import AuthenticationFailed
-from service.snapshot import Reading, Replica, Snapshot
+from service.replica import replica as snapshot
+from service.replica.replica import CurrentOrStale, Replica
+from service.replica.snapshot import Snapshot
 from service.store import Store, store
 from tests.soak.histories import State as Truth
 from tests.soak.histories import lost, run
@@ -26,19 +28,27 @@ Switch = Callable[[pytest.MonkeyPatch], None]
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_no_answer_is_wrong(seed: int, valkey: str) -> None:
-    """Whatever is cut off, lost, used again or written by another version: each answer is true, marked, or 503."""
+    """Whatever is cut off, lost, used again or written by another version: each answer is true,
+    marked, or 503."""
     history = await run(seed, valkey, steps=STEPS)
     assert not history.problems
-    assert history.steps.keys() >= {"record", "foreign", "key", "cut or mend", "own unread", "go back"}
+    assert history.steps.keys() >= {
+        "record",
+        "foreign",
+        "key",
+        "cut or mend",
+        "own unread",
+        "go back",
+    }
     assert sum(node.losses for node in history.nodes) > 0
 
 
-# -- faults put back ----------------------------------------------------------------------------------------------------
+# -- faults put back -------------------------------------------------------------------------------
 
 
 def denies_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     """A stale snapshot says 404."""
-    patch.setattr(Reading, "_known", lambda _, entry: entry)
+    patch.setattr(CurrentOrStale, "_known", lambda _, entry: entry)
 
 
 def refuses_keys_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
@@ -59,13 +69,13 @@ def compares_versions_only(patch: pytest.MonkeyPatch) -> None:
 
 def overlooks_own_losses(patch: pytest.MonkeyPatch) -> None:
     """Nothing is compared where an own event was not read back."""
-    look = Replica._look_for_losses
+    look = Replica._check_for_data_loss
 
     def look_unless_provisional(self: Replica, known: Snapshot | None, rows: Any) -> None:
         if known is None or not known.provisional:
             look(self, known, rows)
 
-    patch.setattr(Replica, "_look_for_losses", look_unless_provisional)
+    patch.setattr(Replica, "_check_for_data_loss", look_unless_provisional)
 
 
 def passes_off_own_events(patch: pytest.MonkeyPatch) -> None:
@@ -98,8 +108,15 @@ def resets_who_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
     """A watcher whose last event retention took is reset, though it has missed nothing."""
     advance = Replica._advance
 
-    def only_after_the_latest(self: Replica, known: Snapshot | None, rows: Any, sent: float) -> Snapshot | None:
-        if known is not None and rows.entries and known.latest is not None and rows.entries[-1] != known.latest:
+    def only_after_the_latest(
+        self: Replica, known: Snapshot | None, rows: Any, sent: float
+    ) -> Snapshot | None:
+        if (
+            known is not None
+            and rows.entries
+            and known.latest is not None
+            and rows.entries[-1] != known.latest
+        ):
             return None
         return advance(self, known, rows, sent)
 
@@ -108,13 +125,13 @@ def resets_who_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
 
 def makes_checks_younger(patch: pytest.MonkeyPatch) -> None:
     """A check counts from when its note arrives."""
-    checked = Store.checked
-    patch.setattr(Store, "checked", lambda self, checked_at: checked(self))  # noqa: ARG005  # As before.
+    checked = Store.record_check
+    patch.setattr(Store, "record_check", lambda self, checked_at: checked(self))  # noqa: ARG005  # As before.
 
 
 def forgets_former_services(patch: pytest.MonkeyPatch) -> None:
     """History cannot be searched for a service that is no longer configured."""
-    from service.api import listing  # noqa: PLC0415
+    from service.api.handlers import event_query as listing  # noqa: PLC0415
 
     def configured_only(text: str) -> str:
         raise ValueError(f"expected one of the configured services, not {text}")
@@ -130,7 +147,8 @@ def deletes_keys_by_halves(patch: pytest.MonkeyPatch) -> None:
         text = script(name)
         if name == "api_key":
             text = text.replace(
-                "redis.call('HLEN', used)", "redis.call('HDEL', api_keys, name)\nredis.call('HLEN', used)"
+                "redis.call('HLEN', used)",
+                "redis.call('HDEL', api_keys, name)\nredis.call('HLEN', used)",
             )
         return text
 
@@ -157,7 +175,9 @@ FAULTS: tuple[Switch, ...] = (
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # A fault that is not found takes all the histories.
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-async def test_a_fault_that_is_put_back_is_found(fault: Switch, valkey: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_that_is_put_back_is_found(
+    fault: Switch, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The random history itself sees each fault, without a test that was made for it."""
     fault(monkeypatch)
     for seed in range(MOST_SEEDS):
@@ -167,7 +187,8 @@ async def test_a_fault_that_is_put_back_is_found(fault: Switch, valkey: str, mon
 
 
 def test_what_must_be_found_lost() -> None:
-    """A state that goes on is no loss; one that went back, or has other changes at the same number, is."""
+    """A state that goes on is no loss; one that went back, or has other changes at the same number,
+    is."""
     known = Truth(changes=(1, 2, 3))
     assert not lost(known, Truth(changes=(1, 2, 3, 4)))
     assert lost(known, Truth(changes=(1, 2)))

@@ -10,7 +10,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("poll_path", [True, False], ids=["on", "off"])
 async def test_no_answer_is_old_or_torn(poll_path: bool) -> None:
-    """Under polls of all kinds and 20 changes a second, each answer is a state of the history, and none from before the ask."""
+    """Under polls of all kinds and 20 changes a second, each answer is a state of the history, and
+    none from before the ask."""
     outcome = await run(2, poll_path=poll_path)
     assert not outcome.problems
     assert set(outcome.model.requests) == set(KINDS)
@@ -19,10 +20,14 @@ async def test_no_answer_is_old_or_torn(poll_path: bool) -> None:
 
 
 def test_wrong_answers_are_found() -> None:
-    """The comparison sees bytes that were never recorded, and lists that are no state of the history."""
+    """The comparison sees bytes that were never recorded, and lists that are no state of the
+    history."""
     model = Model()
     for number in range(3):
-        full = b'{"id":"%036d","recorded_at":"%d","all_healthy":true,"api_self_info":""}' % (number, number)
+        full = b'{"id":"%036d","recorded_at":"%d","all_healthy":true,"api_self_info":""}' % (
+            number,
+            number,
+        )
         model.ids.append(f"{number:036}")
         model.recorded.full[model.ids[-1]] = full
     fulls = list(model.recorded.full.values())

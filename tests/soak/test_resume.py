@@ -10,7 +10,8 @@ pytestmark = pytest.mark.slow
 
 
 async def test_nothing_is_missed_and_nothing_comes_twice() -> None:
-    """While connections, replicas and the store are killed, every watcher gets the whole history, in order and byte for byte."""
+    """While connections, replicas and the store are killed, every watcher gets the whole history,
+    in order and byte for byte."""
     outcome = await run(3, 150, retention=1_000, watchers=12, pause=0.3)
     assert not outcome.problems
     assert {"stores killed", "connections cut"} <= set(outcome.faults)
@@ -20,7 +21,8 @@ async def test_nothing_is_missed_and_nothing_comes_twice() -> None:
 
 
 async def test_a_reset_where_retention_cut() -> None:
-    """A watcher that stays away for longer than its place is retained is told so, and gets all that is."""
+    """A watcher that stays away for longer than its place is retained is told so, and gets all that
+    is."""
     for _ in range(3):  # Chance decides who is cut off, and for how long.
         outcome = await run(2.5, 250, retention=10, watchers=12, writers=1, pause=0.2, away=0.8)
         assert not outcome.problems

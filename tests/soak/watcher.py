@@ -1,9 +1,11 @@
-"""A client that watches: it reads a stream as the HTML standard says, and comes back to wherever it is sent."""
+"""A client that watches: it reads a stream as the HTML standard says, and comes back to wherever it
+is sent."""
 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 from tests.load import wire
@@ -13,14 +15,21 @@ RESET = "reset"
 
 
 class Stream(asyncio.Protocol):
-    """One stream. `heard` is called with the type, id and data of each event, `ended` at the end of the connection."""
+    """One stream. `heard` is called with the type, id and data of each event, `ended` at the end of
+    the connection."""
 
-    def __init__(self, request: bytes, heard: Callable[[str, str, bytes], None], ended: Callable[[], None]) -> None:
+    def __init__(
+        self, request: bytes, heard: Callable[[str, str, bytes], None], ended: Callable[[], None]
+    ) -> None:
         self._request, self._heard, self._ended = request, heard, ended
         self._rest = b""
         self._begun = False
         self.status = 0
         self.transport: asyncio.Transport | None = None
+
+    def itself(self) -> "Stream":
+        """This protocol, as the event loop asks for one."""
+        return self
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Asks for the stream."""
@@ -44,7 +53,11 @@ class Stream(asyncio.Protocol):
             self._read(block)
 
     def _read(self, block: bytes) -> None:
-        fields = dict(line.split(b": ", 1) for line in block.split(b"\n") if line and not line.startswith(b":"))
+        fields = dict(
+            line.split(b": ", 1)
+            for line in block.split(b"\n")
+            if line and not line.startswith(b":")
+        )
         if b"data" in fields:
             kind = fields.get(b"event", b"message").decode()
             self._heard(kind, fields.get(b"id", b"").decode(), fields[b"data"])
@@ -61,14 +74,18 @@ class Stream(asyncio.Protocol):
 
 def request(selector: str = "status", last: str | None = None) -> bytes:
     """The head that asks for a stream."""
-    lines = [READER, "Accept: text/event-stream", *([f"Last-Event-ID: {last}"] if last is not None else [])]
+    lines = [
+        READER,
+        "Accept: text/event-stream",
+        *([f"Last-Event-ID: {last}"] if last is not None else []),
+    ]
     return wire.get(f"{LIST}?selector={selector}", *lines)
 
 
 @dataclass
 class Watcher:
-    """Watches one of several replicas at a time, and keeps a log: what came (an id, or `RESET`), and how many events were sent
-    to the store until then."""
+    """Watches one of several replicas at a time, and keeps a log: what came (an id, or `RESET`),
+    and how many events were sent to the store until then."""
 
     ports: Sequence[int]
     selector: str
@@ -77,7 +94,8 @@ class Watcher:
     log: list[tuple[str, int]] = field(default_factory=list)
     data: dict[str, bytes] = field(default_factory=dict)
     last: str = "00000000-0000-0000-0000-000000000000"
-    """The id with which it comes back. This one was never recorded: its first stream begins with everything."""
+    """The id with which it comes back. This one was never recorded: its first stream begins with
+    everything."""
     connections: int = 0
     stream: Stream | None = None
     away: float = 0.0
@@ -90,7 +108,8 @@ class Watcher:
             ended = asyncio.Event()
             stream = Stream(request(self.selector, self.last), self._heard, ended.set)
             try:
-                await loop.create_connection(lambda stream=stream: stream, "127.0.0.1", random.choice(self.ports))  # type: ignore[misc]
+                port = random.choice(self.ports)
+                await loop.create_connection(partial(Stream.itself, stream), "127.0.0.1", port)
                 self.connections += 1
                 self.stream = stream
                 await ended.wait()

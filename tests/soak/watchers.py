@@ -1,6 +1,8 @@
-"""Thousands who wait: what each costs, how soon all know of a change, and what polls feel of it. And what thin lines cost.
+"""Thousands who wait: what each costs, how soon all know of a change, and what polls feel of it.
+And what thin lines cost.
 
-Run: python -m tests.soak.watchers. One API process on one core, this client and the store on another.
+Run: python -m tests.soak.watchers. One API process on one core, this client and the store on
+another.
 """
 
 import asyncio
@@ -34,12 +36,14 @@ REST_S = 3.0
 SETTLE_S = 1.0
 """For the polling process to start."""
 WARM = 0.1
-"""The share of the crowd that comes first and fills the room that a fresh process has free; it is not counted."""
+"""The share of the crowd that comes first and fills the room that a fresh process has free; it is
+not counted."""
 
 
 @dataclass
 class Crowd:
-    """Everybody who waits, as streams or as waiting reads; `heard` is when each one heard of the change, in monotonic seconds."""
+    """Everybody who waits, as streams or as waiting reads; `heard` is when each one heard of the
+    change, in monotonic seconds."""
 
     port: int
     begin: Callable[["Crowd"], Awaitable[None]]
@@ -84,7 +88,9 @@ class Listening(Stream):
 async def listen(crowd: Crowd) -> None:
     """Begins a stream."""
     stream = Listening(crowd)
-    transport, _ = await asyncio.get_running_loop().create_connection(lambda: stream, "127.0.0.1", crowd.port)
+    transport, _ = await asyncio.get_running_loop().create_connection(
+        lambda: stream, "127.0.0.1", crowd.port
+    )
     crowd.clients.append(transport)
 
 
@@ -102,7 +108,9 @@ class Waiter(asyncio.Protocol):
 
 async def wait(crowd: Crowd, etag: str) -> None:
     """Begins a waiting read."""
-    transport, _ = await asyncio.get_running_loop().create_connection(lambda: Waiter(crowd), "127.0.0.1", crowd.port)
+    transport, _ = await asyncio.get_running_loop().create_connection(
+        lambda: Waiter(crowd), "127.0.0.1", crowd.port
+    )
     transport.write(wire.get(LATEST, READER, f"If-None-Match: {etag}", "Prefer: wait=60"))
     crowd.clients.append(transport)
     crowd.here += 1
@@ -124,7 +132,9 @@ class Cost:
     poll_max_ms: float
 
 
-async def measure(replica: Replica, begin: Callable[[Crowd], Awaitable[None]], count: int, seconds: float) -> Cost:
+async def measure(
+    replica: Replica, begin: Callable[[Crowd], Awaitable[None]], count: int, seconds: float
+) -> Cost:
     """Costs of so many, in rest for some seconds and at one change."""
     crowd, rest, calm = Crowd(replica.port, begin), min(REST_S, seconds), min(1.0, seconds)
     without = await _cpu(replica, seconds / 2)
@@ -135,7 +145,9 @@ async def measure(replica: Replica, begin: Callable[[Crowd], Awaitable[None]], c
     each = (memory_kib(replica.pid) - before) / count
     idle = await _cpu(replica, seconds)
     with poller() as pool:
-        polling = asyncio.wrap_future(pool.submit(poll, replica.port, wire.get(LATEST, READER), rest + SETTLE_S + calm))
+        polling = asyncio.wrap_future(
+            pool.submit(poll, replica.port, wire.get(LATEST, READER), rest + SETTLE_S + calm)
+        )
         await asyncio.sleep(SETTLE_S + rest)  # A new process takes its time.
         began = time.monotonic()
         await record([replica.port], 1, Recorded())
@@ -168,7 +180,8 @@ async def _cpu(replica: Replica, seconds: float) -> float:
 
 @dataclass(frozen=True)
 class Lines:
-    """What compression and pages cost: the list's size with gzip in %, CPU per request in µs, a page's round trip in ms."""
+    """What compression and pages cost: the list's size with gzip in %, CPU per request in µs, a
+    page's round trip in ms."""
 
     gzip_percent: float
     plain_us: float
@@ -178,12 +191,15 @@ class Lines:
 
 
 def fill(replica: Replica, events: int) -> None:
-    """Records so many, with ids of the service's own, which a list compresses better than others."""
+    """Records so many, with ids of the service's own, which a list compresses better than
+    others."""
     with wire.Connection(replica.port) as connection:
         for number in range(events):
             fields = event(number, "")
             del fields["id"]
-            assert connection.ask(wire.post(LIST, json.dumps(fields).encode(), WRITER)).status == 201
+            assert (
+                connection.ask(wire.post(LIST, json.dumps(fields).encode(), WRITER)).status == 201
+            )
 
 
 def thin_lines(replica: Replica, seconds: int, cores: Cores) -> Lines:
@@ -208,14 +224,18 @@ def thin_lines(replica: Replica, seconds: int, cores: Cores) -> Lines:
             gzip_us.append(load(LIST, "Accept-Encoding: gzip"))
             page_us.append(load(PAGE))
     share = 100 * len(small.body) / len(plain.body)
-    plain_cpu, gzip_cpu, page_cpu = (statistics.median(values or [0.0]) for values in (plain_us, gzip_us, page_us))
+    plain_cpu, gzip_cpu, page_cpu = (
+        statistics.median(values or [0.0]) for values in (plain_us, gzip_us, page_us)
+    )
     return Lines(share, plain_cpu, gzip_cpu, page_cpu, statistics.median(took) * 1_000)
 
 
 PAGE = f"{LIST}?limit=50&service=api&status=Healthy&since=2020-01-01T00:00:00Z"
 
 
-def _cpu_per_request(replica: Replica, seconds: int, cores: Cores, path: str, *headers: str) -> float:
+def _cpu_per_request(
+    replica: Replica, seconds: int, cores: Cores, path: str, *headers: str
+) -> float:
     arguments = ["--connections", "32", "--header", READER]
     for line in headers:
         arguments += ["--header", line]
@@ -247,11 +267,26 @@ class Outcome:
                 max(0.0, watching.idle_cpu - watching.idle_cpu_without),
                 unit="%",
             ),
-            Mark(f"one change reaches {count} watchers, p99", 500, watching.heard_p99_ms, unit="ms", digits=0),
-            Mark("polls meanwhile / at rest, p99", 2, watching.poll_p99_ms / watching.poll_p99_idle_ms),
+            Mark(
+                f"one change reaches {count} watchers, p99",
+                500,
+                watching.heard_p99_ms,
+                unit="ms",
+                digits=0,
+            ),
+            Mark(
+                "polls meanwhile / at rest, p99",
+                2,
+                watching.poll_p99_ms / watching.poll_p99_idle_ms,
+            ),
             Mark("the list with gzip, of its size", 12, lines.gzip_percent, unit="%", digits=1),
             Mark("the list with gzip / without, CPU per request", 1, per_request),
-            Mark("a page of 50 with filters, in the server", 1, lines.page_us / 1_000 or None, unit="ms"),
+            Mark(
+                "a page of 50 with filters, in the server",
+                1,
+                lines.page_us / 1_000 or None,
+                unit="ms",
+            ),
         ]
 
     @property
@@ -261,11 +296,18 @@ class Outcome:
         rows = [["figure", "watchers", "waiting reads"]]
         rows += [[name, *(f"{cost[name]:,.2f}" for cost in both)] for name in both[0]]
         lines = (f"  {name} {value:.2f}" for name, value in asdict(self.lines).items())
-        return "\n".join([table(rows, frozenset({1, 2})), "the list of 1,000 events, and a page of 50:", *lines])
+        return "\n".join(
+            [table(rows, frozenset({1, 2})), "the list of 1,000 events, and a page of 50:", *lines]
+        )
 
 
 async def run(
-    count: int = 5_000, *, events: int = 1_000, seconds: float = 20.0, wrk_seconds: int = 2, own_core: bool = True
+    count: int = 5_000,
+    *,
+    events: int = 1_000,
+    seconds: float = 20.0,
+    wrk_seconds: int = 2,
+    own_core: bool = True,
 ) -> Outcome:
     """Measures everything with so many who wait and a list of so many events."""
     _allow_files(2 * count + 500)
@@ -286,16 +328,21 @@ async def run(
 
 def _allow_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert hard == resource.RLIM_INFINITY or hard >= count, f"only {hard} files may be open; {count} are needed"
+    assert hard == resource.RLIM_INFINITY or hard >= count, (
+        f"only {hard} files may be open; {count} are needed"
+    )
     if soft != resource.RLIM_INFINITY and soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 @click.command()
 @click.option("--count", default=5_000, show_default=True, help="How many watch, and then wait.")
-@click.option("--seconds", default=20.0, show_default=True, help="For how long watchers are left idle.")
+@click.option(
+    "--seconds", default=20.0, show_default=True, help="For how long watchers are left idle."
+)
 def main(count: int, seconds: float) -> None:
-    """Measures what thousands of watchers and waiting reads cost, and compressed and filtered lists."""
+    """Measures what thousands of watchers and waiting reads cost, and compressed and filtered
+    lists."""
     outcome = asyncio.run(run(count, seconds=seconds))
     click.echo(outcome.report)
     rows = [["what", "mark", "measured", "verdict"]]

@@ -1,4 +1,5 @@
-"""Recording that does not give up: each event has an id of its own, and is sent again until it is known to be recorded."""
+"""Recording that does not give up: each event has an id of its own, and is sent again until it is
+known to be recorded."""
 
 import asyncio
 import json
@@ -52,7 +53,8 @@ def event(number: int, event_id: str) -> dict[str, Any]:
 
 
 async def record(ports: Sequence[int], number: int, recorded: Recorded) -> str:
-    """Records an event through any of these replicas; gives its id. Raises `AssertionError` for an answer that is wrong."""
+    """Records an event through any of these replicas; gives its id. Raises `AssertionError` for an
+    answer that is wrong."""
     event_id = str(uuid.uuid4())  # In no order: nothing may rely on that of ids.
     fields = event(number, event_id)
     post = wire.post(LIST, json.dumps(fields).encode(), WRITER)

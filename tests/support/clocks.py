@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from service.api.state import State
+from service.api.context import ApiContext
 
 
 def put_forward(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -15,8 +15,11 @@ def put_forward(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(loop, "time", lambda: now() + seconds)
 
 
-def put_credentials_forward(monkeypatch: pytest.MonkeyPatch, state: State, seconds: float) -> None:
-    """Puts forward the clock by which the credentials of a process expire, and the loop's clock with it."""
+def put_credentials_forward(
+    monkeypatch: pytest.MonkeyPatch, state: ApiContext, seconds: float
+) -> None:
+    """Puts forward the clock by which the credentials of a process expire, and the loop's clock
+    with it."""
 
     def wall() -> float:
         return time.time() + seconds

@@ -1,7 +1,7 @@
 """What a test needs and a machine may lack: the test is skipped, with the reason.
 
-With `CLUSTER_EVENTS_TESTS_NEED_ALL=1` (as in CI) a test fails instead, where a program or package is missing that can be
-installed. What a platform cannot have is skipped all the same.
+With `CLUSTER_EVENTS_TESTS_NEED_ALL=1` (as in CI) a test fails instead, where a program or package
+is missing that can be installed. What a platform cannot have is skipped all the same.
 """
 
 import importlib
@@ -70,7 +70,8 @@ def ipv6() -> None:
 
 
 def absent(what: str) -> NoReturn:
-    """Skips: what the test needs does not exist on this platform, or in the case that a parameter stands for."""
+    """Skips: what the test needs does not exist on this platform, or in the case that a parameter
+    stands for."""
     pytest.skip(f"needs {what}")
 
 

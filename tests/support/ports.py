@@ -4,10 +4,12 @@ import socket
 
 
 def reserve_port() -> socket.socket:
-    """A bound socket that does not listen. Its port is refused to clients while nothing else listens on it.
+    """A bound socket that does not listen. Its port is refused to clients while nothing else
+    listens on it.
 
-    While it is open, the kernel gives its port to no other `bind` to port 0 and to no outgoing connection. On Linux a server
-    that sets `SO_REUSEADDR` can listen on the port, elsewhere one that sets `SO_REUSEPORT`.
+    While it is open, the kernel gives its port to no other `bind` to port 0 and to no outgoing
+    connection. On Linux a server that sets `SO_REUSEADDR` can listen on the port, elsewhere one
+    that sets `SO_REUSEPORT`.
     """
     sock = socket.socket()
     try:

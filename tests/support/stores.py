@@ -1,7 +1,7 @@
 """Stores that fail in one way."""
 
 from service.errors import StoreUnavailable
-from service.store import Cursor, Rows, Store
+from service.store import Cursor, Store, StoreState
 
 
 class UnreadableStore(Store):
@@ -9,7 +9,7 @@ class UnreadableStore(Store):
 
     readable = True
 
-    async def read(self, known: Cursor | None = None) -> Rows:
+    async def read(self, known: Cursor | None = None) -> StoreState:
         """The state, or `StoreUnavailable`."""
         if not self.readable:
             raise StoreUnavailable("just now")

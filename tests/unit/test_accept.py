@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.api import accept
-from service.api.accept import preferred
+from service.api.http import accept
+from service.api.http.accept import preferred
 
 JSON, STREAM = "application/json", "text/event-stream"
 OFFERS = (JSON, STREAM)
@@ -77,7 +77,8 @@ CASES: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("fields", "expected"), CASES)
 def test_the_clients_preference_decides(fields: list[str], expected: str) -> None:
-    """RFC 9110, section 12.5.1: weights, then specificity; the first offer where the client has no preference."""
+    """RFC 9110, section 12.5.1: weights, then specificity; the first offer where the client has no
+    preference."""
     assert preferred(fields, OFFERS) == expected
 
 
@@ -91,7 +92,14 @@ def test_any_offers_can_be_chosen_from() -> None:
 
 @pytest.mark.parametrize(
     "field",
-    ["text/event-stream," * 5_000, "a/b;" * 5_000, '"' * 20_000, '"\\' * 20_000, ";" * 20_000, 'a/b;x="' * 5_000],
+    [
+        "text/event-stream," * 5_000,
+        "a/b;" * 5_000,
+        '"' * 20_000,
+        '"\\' * 20_000,
+        ";" * 20_000,
+        'a/b;x="' * 5_000,
+    ],
     ids=["ranges", "parameters", "quotes", "backslashes", "semicolons", "open quotes"],
 )
 def test_what_a_field_can_cost_is_bounded(field: str, monkeypatch: pytest.MonkeyPatch) -> None:

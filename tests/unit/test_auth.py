@@ -14,9 +14,24 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
-from service.auth import Authenticator, JwtVerifier, Principal, Role, api_keys, authenticator, check_name, issue, mint
+from service.auth import (
+    Authenticator,
+    JwtVerifier,
+    Principal,
+    Role,
+    api_keys,
+    authenticator,
+    check_name,
+    issue,
+    mint,
+)
 from service.errors import AuthenticationFailed, SettingsError
 from service.store import StoredKey
 from tests.conftest import JWT_SECRET, make_settings, make_token
@@ -45,7 +60,7 @@ def verify(token: str, **settings: Any) -> Principal:
     return JwtVerifier(make_settings(**settings)).verify(token)
 
 
-# -- JWT: claims and form ---------------------------------------------------------------------------------------------
+# -- JWT: claims and form --------------------------------------------------------------------------
 
 
 def test_valid_token_gives_its_principal() -> None:
@@ -132,7 +147,8 @@ ACCEPTED_TIMES = {
 
 @pytest.mark.parametrize(("claims", "end"), ACCEPTED_TIMES.values(), ids=ACCEPTED_TIMES)
 def test_times_may_have_fractions(claims: bytes, end: float) -> None:
-    """The times of a token are JSON numbers, with or without a fraction (RFC 7519, section 2, NumericDate)."""
+    """The times of a token are JSON numbers, with or without a fraction (RFC 7519, section 2,
+    NumericDate)."""
     assert verify(signed(claims)).expires == end + LEEWAY_S
 
 
@@ -297,7 +313,8 @@ def accepts(token: str, **settings: Any) -> bool:
     ],
 )
 def test_role_is_what_the_claim_names(claims: dict[str, Any], role: Role) -> None:
-    """Without the claim a token may read; what the claim names otherwise is a role or nothing at all."""
+    """Without the claim a token may read; what the claim names otherwise is a role or nothing at
+    all."""
     assert verify(signed({"exp": LATER} | claims)).role is role
 
 
@@ -313,8 +330,14 @@ def test_name_of_the_principal_is_short() -> None:
 
 
 def test_issued_tokens_are_accepted_under_the_same_settings() -> None:
-    """What the service signs for trying out, it accepts: role, issuer, audience and the claim's name included."""
-    settings = {"jwt_issuer": "me", "jwt_audience": "you", "jwt_role_claim": "may", "jwt_algorithms": "HS512"}
+    """What the service signs for trying out, it accepts: role, issuer, audience and the claim's
+    name included."""
+    settings = {
+        "jwt_issuer": "me",
+        "jwt_audience": "you",
+        "jwt_role_claim": "may",
+        "jwt_algorithms": "HS512",
+    }
     assert verify(make_token(Role.WRITE, 60, **settings), **settings).role is Role.WRITE
 
 
@@ -327,9 +350,14 @@ def test_without_a_key_no_token_is_accepted() -> None:
         issue(settings, "me", Role.READ, 60)
 
 
-# -- JWT: keys --------------------------------------------------------------------------------------------------------
+# -- JWT: keys -------------------------------------------------------------------------------------
 
-PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+PrivateKey = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | ed25519.Ed25519PrivateKey
+    | ed448.Ed448PrivateKey
+)
 
 
 @cache
@@ -349,7 +377,12 @@ def private_key(kind: str) -> PrivateKey:
 
 def public_pem(kind: str) -> str:
     """The public half, as PEM."""
-    return private_key(kind).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return (
+        private_key(kind)
+        .public_key()
+        .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
 
 
 def with_public_key(kind: str, **settings: Any) -> JwtVerifier:
@@ -368,8 +401,11 @@ def with_public_key(kind: str, **settings: Any) -> JwtVerifier:
         ("Ed25519", "EdDSA", None),
     ],
 )
-def test_public_keys_verify_their_algorithm(kind: str, algorithm: str, configured: str | None) -> None:
-    """A token signed with the private half is accepted for the algorithm that fits the key or is configured."""
+def test_public_keys_verify_their_algorithm(
+    kind: str, algorithm: str, configured: str | None
+) -> None:
+    """A token signed with the private half is accepted for the algorithm that fits the key or is
+    configured."""
     token = jwt.encode({"exp": LATER, "role": "write"}, private_key(kind), algorithm)
     assert with_public_key(kind, jwt_algorithms=configured).verify(token).role is Role.WRITE
 
@@ -398,12 +434,16 @@ def test_byte_order_marks_in_pem_texts() -> None:
     text = "\ufeff" + public_pem("EC-256") + "\ufeff" + public_pem("Ed25519") + "\ufeff\r\n"
     verifier = JwtVerifier(make_settings(jwt_secret=None, jwt_public_key=text))
     for kind, algorithm in (("EC-256", "ES256"), ("Ed25519", "EdDSA")):
-        assert verifier.verify(jwt.encode({"exp": LATER}, private_key(kind), algorithm)).role is Role.READ
+        assert (
+            verifier.verify(jwt.encode({"exp": LATER}, private_key(kind), algorithm)).role
+            is Role.READ
+        )
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "EC-256", "Ed25519"])
 def test_public_key_is_no_secret(kind: str) -> None:
-    """A token that was signed with HS256 and the public key as its secret is refused (RFC 8725, section 2.1)."""
+    """A token that was signed with HS256 and the public key as its secret is refused (RFC 8725,
+    section 2.1)."""
     pem = public_pem(kind)
     for secret in (pem, pem.strip(), pem.replace("\n", "")):
         for header in ({"alg": "HS256"}, {"alg": "none"}):
@@ -419,9 +459,15 @@ def signed_raw(claims: object, header: object, secret: bytes) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "other", "algorithm"),
-    [("RSA-2048", "RSA-2048", "RS384"), ("RSA-2048", "EC-256", "ES256"), ("EC-256", "Ed25519", "EdDSA")],
+    [
+        ("RSA-2048", "RSA-2048", "RS384"),
+        ("RSA-2048", "EC-256", "ES256"),
+        ("EC-256", "Ed25519", "EdDSA"),
+    ],
 )
-def test_other_algorithms_than_the_configured_are_refused(kind: str, other: str, algorithm: str) -> None:
+def test_other_algorithms_than_the_configured_are_refused(
+    kind: str, other: str, algorithm: str
+) -> None:
     """A token cannot choose an algorithm, not even one that its key could do."""
     with pytest.raises(AuthenticationFailed):
         with_public_key(kind).verify(jwt.encode({"exp": LATER}, private_key(other), algorithm))
@@ -431,7 +477,9 @@ def test_key_in_the_header_is_not_used() -> None:
     """A token that brings its own key is refused."""
     own = rsa.generate_private_key(65_537, 2_048)
     jwk = json.loads(jwt.get_algorithm_by_name("RS256").to_jwk(own.public_key()))
-    token = jwt.encode({"exp": LATER}, own, "RS256", headers={"jwk": jwk, "jku": "https://evil.example/keys"})
+    token = jwt.encode(
+        {"exp": LATER}, own, "RS256", headers={"jwk": jwk, "jku": "https://evil.example/keys"}
+    )
     with pytest.raises(AuthenticationFailed):
         with_public_key("RSA-2048").verify(token)
 
@@ -444,9 +492,15 @@ def pem_of_private_key() -> str:
 
 UNFIT_KEYS: dict[str, tuple[str, dict[str, str]]] = {
     "short secret": ("JWT_SECRET", {"jwt_secret": "only 31 bytes are not quite it."}),
-    "secret too short for HS512": ("JWT_SECRET", {"jwt_secret": "x" * 63, "jwt_algorithms": "HS512"}),
+    "secret too short for HS512": (
+        "JWT_SECRET",
+        {"jwt_secret": "x" * 63, "jwt_algorithms": "HS512"},
+    ),
     "secret and RS256": ("JWT_ALGORITHMS", {"jwt_secret": JWT_SECRET, "jwt_algorithms": "RS256"}),
-    "secret and HS256 and RS256": ("JWT_ALGORITHMS", {"jwt_secret": JWT_SECRET, "jwt_algorithms": "HS256,RS256"}),
+    "secret and HS256 and RS256": (
+        "JWT_ALGORITHMS",
+        {"jwt_secret": JWT_SECRET, "jwt_algorithms": "HS256,RS256"},
+    ),
     "secret and none": ("JWT_ALGORITHMS", {"jwt_secret": JWT_SECRET, "jwt_algorithms": "none"}),
     "not PEM": ("JWT_PUBLIC_KEY", {"jwt_public_key": "-----BEGIN nonsense"}),
     "private key": ("JWT_PUBLIC_KEY", {"jwt_public_key": pem_of_private_key()}),
@@ -457,15 +511,25 @@ UNFIT_KEYS: dict[str, tuple[str, dict[str, str]]] = {
         "JWT_ALGORITHMS",
         {"jwt_public_key": public_pem("RSA-2048"), "jwt_algorithms": "RS256,HS256"},
     ),
-    "EC key and RS256": ("JWT_ALGORITHMS", {"jwt_public_key": public_pem("EC-256"), "jwt_algorithms": "RS256"}),
-    "P-256 and ES384": ("JWT_ALGORITHMS", {"jwt_public_key": public_pem("EC-256"), "jwt_algorithms": "ES384"}),
-    "both": ("JWT_PUBLIC_KEY", {"jwt_secret": JWT_SECRET, "jwt_public_key": public_pem("RSA-2048")}),
+    "EC key and RS256": (
+        "JWT_ALGORITHMS",
+        {"jwt_public_key": public_pem("EC-256"), "jwt_algorithms": "RS256"},
+    ),
+    "P-256 and ES384": (
+        "JWT_ALGORITHMS",
+        {"jwt_public_key": public_pem("EC-256"), "jwt_algorithms": "ES384"},
+    ),
+    "both": (
+        "JWT_PUBLIC_KEY",
+        {"jwt_secret": JWT_SECRET, "jwt_public_key": public_pem("RSA-2048")},
+    ),
 }
 
 
 @pytest.mark.parametrize(("variable", "values"), UNFIT_KEYS.values(), ids=UNFIT_KEYS)
 def test_unfit_keys_are_refused_at_start(variable: str, values: Mapping[str, str]) -> None:
-    """A key that is weak or does not fit its algorithm stops the start; the message names the variable, not the key."""
+    """A key that is weak or does not fit its algorithm stops the start; the message names the
+    variable, not the key."""
     with pytest.raises(SettingsError) as caught:
         Authenticator(make_settings(**{"jwt_secret": None, **values}))
     text = str(caught.value)
@@ -474,7 +538,7 @@ def test_unfit_keys_are_refused_at_start(variable: str, values: Mapping[str, str
         assert values[name][-20:] not in text
 
 
-# -- API keys ---------------------------------------------------------------------------------------------------------
+# -- API keys --------------------------------------------------------------------------------------
 
 
 class LookedAt(dict[str, StoredKey]):
@@ -488,7 +552,9 @@ class LookedAt(dict[str, StoredKey]):
         return super().get(key, default)
 
 
-def minted(role: Role = Role.READ, lifetime_s: float | None = None) -> tuple[str, dict[str, StoredKey]]:
+def minted(
+    role: Role = Role.READ, lifetime_s: float | None = None
+) -> tuple[str, dict[str, StoredKey]]:
     """A key, and the keys of a store that has it."""
     expires = None if lifetime_s is None else round((NOW + lifetime_s) * 1_000_000)
     key, stored = mint("agent", role, NOW * 1_000_000, expires)
@@ -497,7 +563,8 @@ def minted(role: Role = Role.READ, lifetime_s: float | None = None) -> tuple[str
 
 @pytest.mark.parametrize("role", [Role.READ, Role.WRITE])
 def test_minted_key_gives_its_principal(role: Role) -> None:
-    """A key is valid as soon as the store has it, with its role, under a name that is fit for logs."""
+    """A key is valid as soon as the store has it, with its role, under a name that is fit for
+    logs."""
     key, keys = minted(role)
     principal = Authenticator(make_settings()).authenticate(f"Bearer {key}", keys)
     assert principal == Principal(f"key:{keys['agent'].id}", role, float("inf"), keys["agent"].id)
@@ -505,7 +572,8 @@ def test_minted_key_gives_its_principal(role: Role) -> None:
 
 
 def test_keys_have_their_form() -> None:
-    """A key says what it is, carries a public id, 256 random bits and a checksum, and is visible ASCII."""
+    """A key says what it is, carries a public id, 256 random bits and a checksum, and is visible
+    ASCII."""
     key, stored = mint("agent", Role.READ, 0)
     assert re.fullmatch(r"apikey:[0-9A-Za-z]{8}_[0-9A-Za-z]{43}[0-9A-Za-z]{6}", key)
     assert key[7:15] == stored.id
@@ -570,7 +638,9 @@ def test_keys_of_another_form_are_refused(wrong: str) -> None:
     """What is not exactly a key is refused, whatever is right about it."""
     key, keys = minted()
     with pytest.raises(AuthenticationFailed):
-        Authenticator(make_settings()).authenticate("Bearer " + wrong.format(key.removeprefix("apikey:")), keys)
+        Authenticator(make_settings()).authenticate(
+            "Bearer " + wrong.format(key.removeprefix("apikey:")), keys
+        )
 
 
 def test_huge_key_is_refused() -> None:
@@ -594,7 +664,7 @@ def test_names_of_keys_fit_into_paths(name: str) -> None:
         check_name(name)
 
 
-# -- the Authorization field, and what is remembered ------------------------------------------------------------------
+# -- the Authorization field, and what is remembered -----------------------------------------------
 
 
 class Clock:
@@ -607,10 +677,15 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("field", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {}  "])
+@pytest.mark.parametrize(
+    "field", ["Bearer {}", "bearer {}", "BEARER {}", "Bearer   {}", "Bearer {}  "]
+)
 def test_scheme_in_any_case_is_accepted(field: str) -> None:
     """The scheme's case and spaces around the token do not matter (RFC 9110, section 11.4)."""
-    assert Authenticator(make_settings()).authenticate(field.format(make_token()), {}).role is Role.READ
+    assert (
+        Authenticator(make_settings()).authenticate(field.format(make_token()), {}).role
+        is Role.READ
+    )
 
 
 @pytest.mark.parametrize(
@@ -658,7 +733,8 @@ def test_other_fields_are_refused(field: str | None) -> None:
     ],
 )
 def test_remembered_credential_ends_on_time(kind: str, leeway: str, after: float) -> None:
-    """A credential that was verified before is refused from its end on; that of a token is its `exp` and the leeway."""
+    """A credential that was verified before is refused from its end on; that of a token is its
+    `exp` and the leeway."""
     clock, end = Clock(), LATER + after
     keys: dict[str, StoredKey] = {}
     if kind == "API key":
@@ -669,29 +745,39 @@ def test_remembered_credential_ends_on_time(kind: str, leeway: str, after: float
     for moment, valid in ((-30, True), (-0.001, True), (0, False), (1, False), (-1, True)):
         clock.now = end + moment
         assert remembers(checked, credential, keys) is valid
-        assert remembers(Authenticator(make_settings(jwt_leeway=leeway), clock), credential, keys) is valid
+        assert (
+            remembers(Authenticator(make_settings(jwt_leeway=leeway), clock), credential, keys)
+            is valid
+        )
     clock.now = end - 1
     principal = checked.authenticate(f"Bearer {credential}", keys)
     assert checked.valid_until(principal) <= end
     for moment, valid in ((-0.001, True), (0, False)):
         clock.now = end + moment
-        assert checked.holds(principal, keys) is valid
+        assert checked.still_valid(principal, keys) is valid
 
 
 @pytest.mark.parametrize(("leeway", "earlier"), [("5s", 5), ("0", 0), ("60s", 60)])
 @pytest.mark.parametrize("fraction", [0, 0.5])
 def test_token_begins_on_time(leeway: str, earlier: float, fraction: float) -> None:
-    """A token is refused until the leeway before its `nbf`, and that it was refused is not remembered."""
+    """A token is refused until the leeway before its `nbf`, and that it was refused is not
+    remembered."""
     clock, nbf = Clock(), LATER + fraction
-    checked, token = Authenticator(make_settings(jwt_leeway=leeway), clock), signed({"exp": LATER + 60, "nbf": nbf})
+    checked, token = (
+        Authenticator(make_settings(jwt_leeway=leeway), clock),
+        signed({"exp": LATER + 60, "nbf": nbf}),
+    )
     for after, valid in ((-30, False), (-0.001, False), (0, True), (1, True)):
         clock.now = nbf - earlier + after
         assert remembers(checked, token, {}) is valid
 
 
-@pytest.mark.parametrize(("ahead", "valid"), [(0.0, True), (1.0, True), (5.0, True), (6.0, False), (3_600.0, False)])
+@pytest.mark.parametrize(
+    ("ahead", "valid"), [(0.0, True), (1.0, True), (5.0, True), (6.0, False), (3_600.0, False)]
+)
 def test_issuer_whose_clock_is_ahead(ahead: float, valid: bool) -> None:
-    """An issuer whose clock is ahead by no more than the leeway may use all of its time: `nbf`, `iat` and the longest life."""
+    """An issuer whose clock is ahead by no more than the leeway may use all of its time: `nbf`,
+    `iat` and the longest life."""
     clock = Clock()
     issued = clock.now + ahead
     token = signed({"iat": issued, "nbf": issued, "exp": issued + 86_400})
@@ -721,7 +807,8 @@ def test_expired_credential_is_refused_at_first_sight(kind: str) -> None:
 
 
 def test_revoked_key_is_forgotten() -> None:
-    """A remembered key is refused as soon as the keys are others, and a token is remembered all the same."""
+    """A remembered key is refused as soon as the keys are others, and a token is remembered all the
+    same."""
     key, keys = minted()
     token = make_token()
     checked = Authenticator(make_settings())

@@ -1,4 +1,5 @@
-"""Secrets and public keys that are replaced while the service runs, two valid at once, and settings that come from files."""
+"""Secrets and public keys that are replaced while the service runs, two valid at once, and settings
+that come from files."""
 
 import asyncio
 import time
@@ -44,7 +45,7 @@ def accepts(authenticator: Authenticator | JwtVerifier, credential: str) -> bool
     return True
 
 
-# -- two at once ------------------------------------------------------------------------------------------------------
+# -- two at once -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", [f"{NEW}\n{OLD}", f"\n {NEW} \r\n\r\n{OLD}\r\n"])
@@ -52,7 +53,9 @@ def test_two_secrets_are_valid_at_once(text: str) -> None:
     """Of several secrets, one a line, each verifies and the first one signs."""
     settings = make_settings(jwt_secret=text)
     verifier = JwtVerifier(settings)
-    assert [accepts(verifier, token(secret)) for secret in (OLD, NEW, OLD + NEW, f"{NEW}\n{OLD}")] == [
+    assert [
+        accepts(verifier, token(secret)) for secret in (OLD, NEW, OLD + NEW, f"{NEW}\n{OLD}")
+    ] == [
         True,
         True,
         False,
@@ -64,8 +67,11 @@ def test_two_secrets_are_valid_at_once(text: str) -> None:
 
 
 def test_two_public_keys_are_valid_at_once() -> None:
-    """Public keys of different kinds stand one after the other, and each verifies what it is for."""
-    verifier = JwtVerifier(make_settings(jwt_secret=None, jwt_public_key=pem("ES256") + "\n" + pem("RS256")))
+    """Public keys of different kinds stand one after the other, and each verifies what it is
+    for."""
+    verifier = JwtVerifier(
+        make_settings(jwt_secret=None, jwt_public_key=pem("ES256") + "\n" + pem("RS256"))
+    )
     assert accepts(verifier, token(private_key("ES256"), "ES256"))
     assert accepts(verifier, token(private_key("RS256"), "RS256"))
     assert not accepts(verifier, token(private_key("RS256"), "PS256"))
@@ -80,10 +86,16 @@ def test_two_public_keys_are_valid_at_once() -> None:
         ("JWT_SECRET", {"jwt_secret": " \n "}),
         (
             "JWT_PUBLIC_KEY",
-            {"jwt_public_key": pem("ES256") + "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"},
+            {
+                "jwt_public_key": pem("ES256")
+                + "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"
+            },
         ),
         ("JWT_PUBLIC_KEY", {"jwt_public_key": pem("ES256") + "and a word"}),
-        ("JWT_ALGORITHMS", {"jwt_public_key": pem("ES256") + pem("RS256"), "jwt_algorithms": "ES256"}),
+        (
+            "JWT_ALGORITHMS",
+            {"jwt_public_key": pem("ES256") + pem("RS256"), "jwt_algorithms": "ES256"},
+        ),
     ],
 )
 def test_every_one_of_several_must_be_fit(variable: str, values: dict[str, str]) -> None:
@@ -94,7 +106,7 @@ def test_every_one_of_several_must_be_fit(variable: str, values: dict[str, str])
     assert NEW not in str(caught.value)
 
 
-# -- how long a token may live ----------------------------------------------------------------------------------------
+# -- how long a token may live ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -116,20 +128,22 @@ def test_every_one_of_several_must_be_fit(variable: str, values: dict[str, str])
     ],
 )
 def test_tokens_live_for_a_day_at_most(claims: Mapping[str, Any], accepted: bool) -> None:
-    """From its issue, or from now if that is earlier or not told, a token is valid for a day at most."""
+    """From its issue, or from now if that is earlier or not told, a token is valid for a day at
+    most."""
     text = Issuer("").signed(OLD, "HS256", **{"aud": None, "iss": None, "iat": None, **claims})
     assert accepts(JwtVerifier(make_settings(jwt_secret=OLD)), text) is accepted
 
 
 def test_longest_life_is_a_setting() -> None:
-    """Who wants longer tokens, or shorter ones, says so; what the service would refuse it does not sign."""
+    """Who wants longer tokens, or shorter ones, says so; what the service would refuse it does not
+    sign."""
     settings = make_settings(jwt_secret=OLD, jwt_max_lifetime="30d")
     assert accepts(JwtVerifier(settings), issue(settings, "me", Role.READ, 30 * 86_400))
     with pytest.raises(SettingsError, match=f"{PREFIX}JWT_MAX_LIFETIME"):
         issue(settings, "me", Role.READ, 31 * 86_400)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def replace_file(file: Path, text: str) -> None:
@@ -141,7 +155,10 @@ def replace_file(file: Path, text: str) -> None:
 
 def from_files(**environ: str) -> Settings:
     """Settings of an environment that looks at its files often."""
-    return load({f"{PREFIX}{name}": value for name, value in environ.items()} | {f"{PREFIX}SECRETS_REFRESH": "20ms"})
+    return load(
+        {f"{PREFIX}{name}": value for name, value in environ.items()}
+        | {f"{PREFIX}SECRETS_REFRESH": "20ms"}
+    )
 
 
 async def becomes(authenticator: Authenticator, credential: str, expected: bool) -> None:
@@ -160,10 +177,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("place", ["JWT_SECRET_FILE", "SECRETS_DIR"])
 async def test_new_secret_is_taken_without_a_restart(tmp_path: Path, place: str) -> None:
-    """A secret is added, then the old one taken away: each takes effect, remembered tokens included."""
+    """A secret is added, then the old one taken away: each takes effect, remembered tokens
+    included."""
     file = tmp_path / "jwt-secret"
     file.write_text(OLD)
-    authenticator = Authenticator(from_files(**{place: str(file if place.endswith("FILE") else tmp_path)}))
+    authenticator = Authenticator(
+        from_files(**{place: str(file if place.endswith("FILE") else tmp_path)})
+    )
     old, new = token(OLD), token(NEW)
     async with authenticator.running():
         assert (accepts(authenticator, old), accepts(authenticator, new)) == (True, False)
@@ -196,7 +216,8 @@ async def test_new_public_key_is_taken_without_a_restart(tmp_path: Path) -> None
 async def test_unfit_new_secret_changes_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str | bytes | None
 ) -> None:
-    """A new secret that is unfit, or a file that is gone, is logged once without what it says, and the old one stays."""
+    """A new secret that is unfit, or a file that is gone, is logged once without what it says, and
+    the old one stays."""
     file = tmp_path / "jwt_secret"
     file.write_text(OLD)
     authenticator = Authenticator(from_files(JWT_SECRET_FILE=str(file)))
@@ -222,7 +243,9 @@ async def test_unfit_new_secret_changes_nothing(
         await becomes(authenticator, token(NEW), True)
 
 
-async def test_file_that_is_being_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_file_that_is_being_written_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A secret that changes again within a moment is half a secret: only what stays is taken."""
     monkeypatch.setattr(secret_files, "_SETTLE_S", 0.15)
     file = tmp_path / "jwt_secret"
@@ -277,7 +300,9 @@ def test_what_is_set_directly_wins_over_the_folder(tmp_path: Path) -> None:
     assert from_files(SECRETS_DIR=str(tmp_path), JWT_SECRET_FILE=str(other)).jwt_secrets == (NEW,)
 
 
-@pytest.mark.parametrize("fault", ["no folder", "empty file", "folder instead of a file", "no text"])
+@pytest.mark.parametrize(
+    "fault", ["no folder", "empty file", "folder instead of a file", "no text"]
+)
 def test_folder_that_cannot_be_read_is_named(tmp_path: Path, fault: str) -> None:
     """A folder or a file in it that gives no secret stops the start."""
     folder, file = tmp_path, tmp_path / "jwt_secret"

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.api import coding
-from service.api.coding import CODINGS, Accepted, negotiate
+from service.api.http import content_coding as coding
+from service.api.http.content_coding import CODINGS, Accepted, negotiate
 from service.errors import NotAcceptable
 
 BEST = next(iter(CODINGS))

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from service.api.conditional import parse_if_none_match
+from service.api.http.conditional import parse_if_none_match
 
 ETAG = '"a1b2"'
 
@@ -50,7 +50,8 @@ def named(fields: list[str]) -> bool:
     ],
 )
 def test_field_matches_exactly_what_it_names(fields: list[str], expected: bool) -> None:
-    """An entity tag in any of the fields, weak or strong, matches; what is not one matches nothing."""
+    """An entity tag in any of the fields, weak or strong, matches; what is not one matches
+    nothing."""
     assert named(fields) is expected
 
 
@@ -62,7 +63,24 @@ def test_no_field_is_no_condition() -> None:
 
 @pytest.mark.parametrize(
     "junk",
-    ['"', "W/", '"a', " ", "\t,", ",", '",', '""', '"x" ', '"x",', 'W/"x"\t', '"x"  ', "*", "é", "\x00", "a, "],
+    [
+        '"',
+        "W/",
+        '"a',
+        " ",
+        "\t,",
+        ",",
+        '",',
+        '""',
+        '"x" ',
+        '"x",',
+        'W/"x"\t',
+        '"x"  ',
+        "*",
+        "é",
+        "\x00",
+        "a, ",
+    ],
 )
 def test_junk_costs_linear_time(junk: str) -> None:
     """Sixteen times as much junk takes about sixteen times as long, not the square of that."""
@@ -74,4 +92,6 @@ def test_junk_costs_linear_time(junk: str) -> None:
         return time.perf_counter() - started
 
     short = min(seconds(2**14) for _ in range(3))
-    assert min(seconds(2**18) for _ in range(2)) < max(16 * 8 * short, 0.01)  # A square would be 256 times as long.
+    assert min(seconds(2**18) for _ in range(2)) < max(
+        16 * 8 * short, 0.01
+    )  # A square would be 256 times as long.

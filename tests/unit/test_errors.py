@@ -12,7 +12,11 @@ CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
     errors.BadMessage: ((), 400, {}),
     errors.VersionNotSupported: ((), 505, {}),
     errors.UriTooLong: ((4_096,), 414, {"limit_bytes": 4_096}),
-    errors.HeadersTooLarge: (("There are too many.", {"limit_fields": 64}), 431, {"limit_fields": 64}),
+    errors.HeadersTooLarge: (
+        ("There are too many.", {"limit_fields": 64}),
+        431,
+        {"limit_fields": 64},
+    ),
     errors.MisdirectedRequest: (("evil.example",), 421, {"host": "evil.example"}),
     errors.NotImplemented: ((), 501, {}),
     errors.RequestTimeout: ((5.0,), 408, {}),
@@ -20,7 +24,11 @@ CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
     errors.UnsupportedMediaType: ((), 415, {}),
     errors.PayloadTooLarge: ((1_024,), 413, {"limit_bytes": 1_024}),
     errors.InvalidUuidParam: (("x",), 400, {"value": "x", "error": "expected `latest` or a UUID"}),
-    errors.InvalidQueryParam: (("selector", "x", "no"), 400, {"param": "selector", "value": "x", "error": "no"}),
+    errors.InvalidQueryParam: (
+        ("selector", "x", "no"),
+        400,
+        {"param": "selector", "value": "x", "error": "no"},
+    ),
     errors.NotAcceptable: ((["gzip", "zstd"],), 406, {"codings": ["gzip", "zstd"]}),
     errors.InvalidEvent: (
         ([("api_status", "missing")],),
@@ -30,7 +38,11 @@ CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
     errors.AuthenticationFailed: ((), 401, {}),
     errors.SigningKeysUnavailable: ((), 503, {}),
     errors.TooManyRequests: ((7,), 429, {"retry_after_s": 7}),
-    errors.InsufficientPermissions: (("write", "read"), 403, {"required": "write", "actual": "read"}),
+    errors.InsufficientPermissions: (
+        ("write", "read"),
+        403,
+        {"required": "write", "actual": "read"},
+    ),
     errors.UnknownClusterMonitorEvent: (("an id", "72 h"), 404, {"event_id": "an id"}),
     errors.NoClusterMonitorEventsAvailable: ((), 404, {}),
     errors.UnknownEndpoint: (("/x",), 404, {"path": "/x"}),
@@ -88,7 +100,10 @@ def test_the_body_is_the_contracts(kind: type[ApiError]) -> None:
 
 def test_the_message_of_an_unknown_event_names_the_retention() -> None:
     """Who asks for an event that was cleaned up learns for how long events are retained."""
-    assert "at most 1,000 events" in errors.UnknownClusterMonitorEvent("x", "at most 1,000 events").message
+    assert (
+        "at most 1,000 events"
+        in errors.UnknownClusterMonitorEvent("x", "at most 1,000 events").message
+    )
 
 
 def test_a_method_of_no_endpoint() -> None:

@@ -40,15 +40,18 @@ events = st.builds(
     Event,
     st.uuids().map(str),
     st.integers(FIRST_US, LAST_US),
-    st.dictionaries(st.sampled_from(["api", "compiler", "runner", "db", "a_b", "x9"]), observations, min_size=1),
+    st.dictionaries(
+        st.sampled_from(["api", "compiler", "runner", "db", "a_b", "x9"]), observations, min_size=1
+    ),
 )
 
 
-# -- wire bytes -------------------------------------------------------------------------------------------------------
+# -- wire bytes ------------------------------------------------------------------------------------
 
 
 def test_all_has_every_field_in_the_contracts_order() -> None:
-    """`all` begins with id, time and verdict; then each service's three fields, in the configured order."""
+    """`all` begins with id, time and verdict; then each service's three fields, in the configured
+    order."""
     fields = orjson.loads(EVENT.to_bytes(Selector.ALL))
     assert list(fields) == [
         "id",
@@ -66,15 +69,27 @@ def test_all_has_every_field_in_the_contracts_order() -> None:
     ]
     assert fields["recorded_at"] == "2024-07-03T12:00:00.123456Z"
     assert fields["compiler_status"] == "Unhealthy"
-    assert (fields["compiler_self_info"], fields["compiler_resources_info"]) == ("broken", "none of two")
+    assert (fields["compiler_self_info"], fields["compiler_resources_info"]) == (
+        "broken",
+        "none of two",
+    )
 
 
 def test_status_leaves_infos_out() -> None:
     """`status` is `all` without the infos: they are absent, not null."""
     everything = orjson.loads(EVENT.to_bytes(Selector.ALL))
     fields = orjson.loads(EVENT.to_bytes(Selector.STATUS))
-    assert fields == {name: value for name, value in everything.items() if not name.endswith("_info")}
-    assert list(fields) == ["id", "recorded_at", "all_healthy", "api_status", "compiler_status", "runner_status"]
+    assert fields == {
+        name: value for name, value in everything.items() if not name.endswith("_info")
+    }
+    assert list(fields) == [
+        "id",
+        "recorded_at",
+        "all_healthy",
+        "api_status",
+        "compiler_status",
+        "runner_status",
+    ]
 
 
 def test_other_services_keep_their_order() -> None:
@@ -112,7 +127,9 @@ def test_bytes_and_events_are_the_same_thing(event: Event) -> None:
 def test_the_status_bytes_keep_the_statuses(event: Event) -> None:
     """From its `status` bytes an event comes back with empty infos."""
     back = Event.from_bytes(event.to_bytes(Selector.STATUS))
-    assert back.services == {name: Observation(seen.status) for name, seen in event.services.items()}
+    assert back.services == {
+        name: Observation(seen.status) for name, seen in event.services.items()
+    }
     assert (back.id, back.recorded_at) == (event.id, event.recorded_at)
 
 
@@ -139,10 +156,14 @@ def test_bytes_that_are_no_event(data: bytes) -> None:
 
 def test_service_names_come_from_the_fields() -> None:
     """The services of an event are those that have a status."""
-    assert service_names(orjson.loads(EVENT.to_bytes(Selector.ALL))) == ["api", "compiler", "runner"]
+    assert service_names(orjson.loads(EVENT.to_bytes(Selector.ALL))) == [
+        "api",
+        "compiler",
+        "runner",
+    ]
 
 
-# -- times ------------------------------------------------------------------------------------------------------------
+# -- times -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -164,7 +185,8 @@ def test_times_are_rfc_3339_with_microseconds(us: int, text: str) -> None:
 
 @given(st.integers(FIRST_US, LAST_US))
 def test_times_come_back_exactly(us: int) -> None:
-    """No microsecond is lost between a number and its text, which the standard library reads the same way."""
+    """No microsecond is lost between a number and its text, which the standard library reads the
+    same way."""
     assert microseconds(rfc3339(us)) == us
     whole = datetime.fromisoformat(rfc3339(us))
     assert whole.tzinfo == UTC
@@ -198,7 +220,8 @@ def test_times_sort_as_their_texts(times: list[int]) -> None:
     ],
 )
 def test_every_spelling_of_rfc_3339_is_understood(text: str, printed: str) -> None:
-    """Any offset, case and number of fraction digits; a fraction is cut to microseconds, second 60 is the next minute's first."""
+    """Any offset, case and number of fraction digits; a fraction is cut to microseconds, second 60
+    is the next minute's first."""
     assert rfc3339(microseconds(text)) == printed
 
 
@@ -234,7 +257,8 @@ def test_every_spelling_of_rfc_3339_is_understood(text: str, printed: str) -> No
     ],
 )
 def test_texts_that_are_no_time(text: str) -> None:
-    """What the grammar of RFC 3339, section 5.6, does not give, or no clock shows, is a `ValueError`."""
+    """What the grammar of RFC 3339, section 5.6, does not give, or no clock shows, is a
+    `ValueError`."""
     with pytest.raises(ValueError):  # noqa: PT011  # The words are partly the library's.
         microseconds(text)
 
@@ -263,12 +287,13 @@ def test_what_has_no_spelling_is_a_value_error(us: int) -> None:
             spelling(us)
 
 
-# -- ids --------------------------------------------------------------------------------------------------------------
+# -- ids -------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**48 * 1_000 - 1))
 def test_uuid7_is_a_uuid7_of_its_time(us: int) -> None:
-    """A generated id has version 7, the variant of RFC 9562, and its time to the quarter of a microsecond."""
+    """A generated id has version 7, the variant of RFC 9562, and its time to the quarter of a
+    microsecond."""
     text = uuid7(us)
     made = uuid.UUID(text)
     assert text == str(made)
@@ -314,7 +339,11 @@ def test_spellings_of_a_uuid(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["00000000-0000-0000-0000-000000000000", str(uuid.UUID(int=2**128 - 1)), "cab57113-6f45-4c51-9d1e-32828de398bc"],
+    [
+        "00000000-0000-0000-0000-000000000000",
+        str(uuid.UUID(int=2**128 - 1)),
+        "cab57113-6f45-4c51-9d1e-32828de398bc",
+    ],
 )
 def test_uuids_of_any_version(text: str) -> None:
     """A UUID need not be of version 7."""
@@ -373,7 +402,7 @@ def test_any_text_is_a_uuid_or_none(text: str) -> None:
     assert canonical is None or canonical == str(uuid.UUID(text))
 
 
-# -- infos ------------------------------------------------------------------------------------------------------------
+# -- infos -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -414,14 +443,16 @@ def test_control_characters_become_spaces(text: str, clean: str) -> None:
     ],
 )
 def test_long_infos_are_cut(text: str, expected: str) -> None:
-    """An info has at most 8,192 bytes in UTF-8; it is cut between two characters, and the last one shows the cut."""
+    """An info has at most 8,192 bytes in UTF-8; it is cut between two characters, and the last one
+    shows the cut."""
     assert clean_info(text) == expected
     assert len(expected.encode()) <= INFO_LIMIT
 
 
 @given(st.text(st.characters(), max_size=200), st.integers(1, 80))
 def test_clean_infos_are_fit_for_json(text: str, times: int) -> None:
-    """Whatever a service says, its info can be stored, is bounded, and is not changed by cleaning it again."""
+    """Whatever a service says, its info can be stored, is bounded, and is not changed by cleaning
+    it again."""
     clean = clean_info(text * times)
     assert len(clean.encode()) <= INFO_LIMIT
     assert len(orjson.dumps(clean)) <= 2 * INFO_LIMIT + 2

@@ -1,4 +1,5 @@
-"""What the tests need: they say so when they skip, and in CI nothing that can be installed may be missing."""
+"""What the tests need: they say so when they skip, and in CI nothing that can be installed may be
+missing."""
 
 import os
 import re
@@ -19,7 +20,10 @@ TESTS = Path(__file__).parents[1]
     ("need", "reason"),
     [
         (lambda: needs.program("no-such-program"), "needs no-such-program, which is not installed"),
-        (lambda: needs.package("no_such_package"), "needs the Python package no_such_package, which is not installed"),
+        (
+            lambda: needs.package("no_such_package"),
+            "needs the Python package no_such_package, which is not installed",
+        ),
     ],
     ids=["program", "package"],
 )
@@ -58,7 +62,9 @@ def test_every_skip_has_its_reason_from_here() -> None:
     """No test skips by itself: only so does CI know what was missing."""
     skips = re.compile(r"pytest\.(skip|importorskip)\(|mark\.skip|SkipTest")
     here = {Path(__file__), TESTS / "support" / "needs.py"}
-    assert [path for path in TESTS.rglob("*.py") if path not in here and skips.search(path.read_text())] == []
+    assert [
+        path for path in TESTS.rglob("*.py") if path not in here and skips.search(path.read_text())
+    ] == []
 
 
 def test_both_tables_of_processes_agree() -> None:

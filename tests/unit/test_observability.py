@@ -1,4 +1,5 @@
-"""Log lines that programs and people can read, whatever is in them; metrics that Prometheus can read."""
+"""Log lines that programs and people can read, whatever is in them; metrics that Prometheus can
+read."""
 
 import asyncio
 import json
@@ -14,21 +15,16 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import __version__
-from service.observability import (
-    DURATION_BOUNDS,
-    Exposition,
-    JsonFormatter,
-    Metrics,
-    RequestStats,
-    TextFormatter,
-    configure_logging,
-)
+from service.logs import JsonFormatter, TextFormatter, configure_logging
+from service.metrics import DURATION_BOUNDS, Exposition, Metrics, RequestStats
 from service.settings import LogFormat
 
 HOSTILE = 'fine\r\n{"level":"critical","message":"forged"}\n2024-01-01 CRITICAL forged'
 
 
-def record(message: str, *arguments: object, error: BaseException | None = None, **extra: object) -> logging.LogRecord:
+def record(
+    message: str, *arguments: object, error: BaseException | None = None, **extra: object
+) -> logging.LogRecord:
     """A log record as the library makes it."""
     exc_info = (type(error), error, error.__traceback__) if error is not None else None
     return logging.getLogger("service.test").makeRecord(
@@ -44,12 +40,14 @@ def raised(text: str) -> ValueError:
         return error
 
 
-# -- JSON -------------------------------------------------------------------------------------------------------------
+# -- JSON ------------------------------------------------------------------------------------------
 
 
 def test_a_json_line_has_its_fields() -> None:
     """A line is an object with time, level, logger and message, then what was passed as extra."""
-    line = json.loads(JsonFormatter().format(record("%s of %d", "one", 3, reason="away", route="/v0/config")))
+    line = json.loads(
+        JsonFormatter().format(record("%s of %d", "one", 3, reason="away", route="/v0/config"))
+    )
     moment = line.pop("time")
     assert moment.endswith("Z")
     assert datetime.fromisoformat(moment).tzinfo is not None
@@ -105,7 +103,7 @@ def test_any_text_gives_one_line_of_json(message: str, value: str) -> None:
     assert set(json.loads(text)) == {"time", "level", "logger", "message", "value"}
 
 
-# -- text -------------------------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------
 
 
 def test_a_text_line_is_for_people() -> None:
@@ -145,7 +143,8 @@ def root_logger() -> Iterator[logging.Logger]:
 def test_logging_goes_to_stderr(
     log_format: LogFormat, root_logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines of level info and above go to stderr in the format that is set; configuring twice doubles nothing."""
+    """Lines of level info and above go to stderr in the format that is set; configuring twice
+    doubles nothing."""
     configure_logging(log_format)
     configure_logging(log_format)
     logging.getLogger("service.x").debug("quiet")
@@ -157,7 +156,7 @@ def test_logging_goes_to_stderr(
         assert line.endswith("INFO    heard n=1")
 
 
-# -- metrics ----------------------------------------------------------------------------------------------------------
+# -- metrics ---------------------------------------------------------------------------------------
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -170,7 +169,8 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 
 def test_metrics_are_readable_and_named_alike() -> None:
-    """Prometheus' own parser reads the text; every metric has the project's prefix and a help text."""
+    """Prometheus' own parser reads the text; every metric has the project's prefix and a help
+    text."""
     families = list(text_string_to_metric_families(generate_latest(Metrics().registry).decode()))
     assert len(families) > 15
     for family in families:
@@ -202,14 +202,17 @@ def test_requests_are_counted_by_route_method_and_status() -> None:
 
 
 def test_durations_are_a_cumulative_histogram() -> None:
-    """Each duration counts in every bucket whose bound it does not exceed, the last of which is endless."""
+    """Each duration counts in every bucket whose bound it does not exceed, the last of which is
+    endless."""
     metrics = Metrics()
     stats = metrics.requests.route("/x")
     for duration in (0.0001, DURATION_BOUNDS[0], 0.003, 5.0):
         stats.took(duration)
     read = samples(metrics)
     name = "cluster_events_http_request_duration_seconds"
-    counts = [read[f"{name}_bucket", (("le", str(bound)), ("route", "/x"))] for bound in DURATION_BOUNDS]
+    counts = [
+        read[f"{name}_bucket", (("le", str(bound)), ("route", "/x"))] for bound in DURATION_BOUNDS
+    ]
     assert counts == [2, 2, 2, *[3] * (len(DURATION_BOUNDS) - 3)]
     assert read[f"{name}_bucket", (("le", "+Inf"), ("route", "/x"))] == 4
     assert read[f"{name}_count", (("route", "/x"),)] == 4
@@ -225,29 +228,29 @@ def test_a_route_without_requests_has_no_count() -> None:
     assert [sample.value for sample in durations.samples if sample.name.endswith("_count")] == [0]
 
 
-# -- the exposition ---------------------------------------------------------------------------------------------------
+# -- the exposition --------------------------------------------------------------------------------
 
 
 class Rendered:
     """A state, a clock, and how often an exposition of the state was rendered."""
 
     def __init__(self) -> None:
-        self.state = "old"
+        self.context = "old"
         self.now = 100.0
         self.times = 0
         self.takes = 0.0
         self.gate = asyncio.Event()
         self.gate.set()
-        self.exposition = Exposition(self.render, lambda: self.state, 1.0, lambda: self.now)
+        self.exposition = Exposition(self.render, lambda: self.context, 1.0, lambda: self.now)
 
     async def render(self) -> bytes:
         """The state as it is when the rendering begins; it ends when the gate is open."""
         self.times += 1
-        text = self.state.encode()
+        text = self.context.encode()
         await self.gate.wait()
         self.now += self.takes
         if text == b"broken":
-            raise ValueError(self.state)
+            raise ValueError(self.context)
         return text
 
 
@@ -264,7 +267,7 @@ async def test_an_exposition_is_not_kept_beyond_a_change() -> None:
     """When the state has changed, the next request gets the new one, without a second to pass."""
     rendered = Rendered()
     assert await rendered.exposition.get() == b"old"
-    rendered.state = "new"
+    rendered.context = "new"
     assert await rendered.exposition.get() == b"new"
     assert await rendered.exposition.get() == b"new"
     assert rendered.times == 2
@@ -290,13 +293,14 @@ async def test_requests_share_a_rendering_that_outlasts_its_lifetime() -> None:
 
 
 async def test_a_request_after_a_change_does_not_share_a_rendering_of_before() -> None:
-    """Requests that come after a change, during a rendering that began before it, get the new state."""
+    """Requests that come after a change, during a rendering that began before it, get the new
+    state."""
     rendered = Rendered()
     rendered.gate.clear()
     before = asyncio.create_task(rendered.exposition.get())
     while not rendered.times:
         await asyncio.sleep(0)
-    rendered.state = "new"
+    rendered.context = "new"
     after = [asyncio.create_task(rendered.exposition.get()) for _ in range(3)]
     await asyncio.sleep(0)
     rendered.gate.set()
@@ -308,7 +312,7 @@ async def test_a_request_after_a_change_does_not_share_a_rendering_of_before() -
 async def test_a_failed_rendering_is_not_kept() -> None:
     """An error goes to the request that met it; the next one tries again."""
     rendered = Rendered()
-    rendered.state = "broken"
+    rendered.context = "broken"
     for times in (1, 2):
         with pytest.raises(ValueError, match="broken"):
             await rendered.exposition.get()

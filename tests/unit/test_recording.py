@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from service.events import Status
 from service.monitor.recording import (
     MOST_SPACING,
-    Recorded,
+    RecordState,
     after_check,
     after_event,
     reason_to_record,
@@ -40,7 +40,9 @@ NEW = {"api": HEALTHY, "runner": INITIAL}
         (False, HEALTHY, UNHEALTHY),
     ],
 )
-def test_status_follows_from_the_check_and_the_past(healthy: bool, recorded: Status | None, status: Status) -> None:
+def test_status_follows_from_the_check_and_the_past(
+    healthy: bool, recorded: Status | None, status: Status
+) -> None:
     """A service is `InitialUnhealthy` until its first good check, and never again after it."""
     assert status_of(healthy, recorded) is status
 
@@ -49,38 +51,51 @@ def test_status_follows_from_the_check_and_the_past(healthy: bool, recorded: Sta
     ("recorded", "statuses", "now", "reason"),
     [
         # The first check after the start, whatever it sees.
-        (Recorded({}), GOOD, 0.0, "first"),
-        (Recorded(GOOD), GOOD, 0.0, "first"),
-        (Recorded(SICK), SICK, 0.0, "first"),
-        (Recorded(GOOD), SICK, 0.0, "first"),
-        # A status differs from the recorded one: at once, in either direction, whatever the spacing.
-        (Recorded(GOOD, first=False), SICK, 0.1, "change"),
-        (Recorded(SICK, first=False), GOOD, 0.1, "change"),
-        (Recorded(NEW, first=False), GOOD, 0.1, "change"),
-        (Recorded(SICK, first=False, checks=3, spacing=60), {"api": UNHEALTHY, "runner": UNHEALTHY}, 0.1, "change"),
-        (Recorded(SICK, first=False, spacing=60), {"api": UNHEALTHY, "runner": HEALTHY}, 0.1, "change"),
+        (RecordState({}), GOOD, 0.0, "first"),
+        (RecordState(GOOD), GOOD, 0.0, "first"),
+        (RecordState(SICK), SICK, 0.0, "first"),
+        (RecordState(GOOD), SICK, 0.0, "first"),
+        # A status differs from the recorded one: at once, in either direction, whatever the
+        # spacing.
+        (RecordState(GOOD, first=False), SICK, 0.1, "change"),
+        (RecordState(SICK, first=False), GOOD, 0.1, "change"),
+        (RecordState(NEW, first=False), GOOD, 0.1, "change"),
+        (
+            RecordState(SICK, first=False, checks=3, spacing=60),
+            {"api": UNHEALTHY, "runner": UNHEALTHY},
+            0.1,
+            "change",
+        ),
+        (
+            RecordState(SICK, first=False, spacing=60),
+            {"api": UNHEALTHY, "runner": HEALTHY},
+            0.1,
+            "change",
+        ),
         # Another set of services than the recorded one.
-        (Recorded({"api": HEALTHY}, first=False), GOOD, 0.1, "change"),
-        (Recorded(GOOD, first=False), {"api": HEALTHY}, 0.1, "change"),
+        (RecordState({"api": HEALTHY}, first=False), GOOD, 0.1, "change"),
+        (RecordState(GOOD, first=False), {"api": HEALTHY}, 0.1, "change"),
         # All healthy, as recorded: by the clock, however many checks there were.
-        (Recorded(GOOD, first=False, at=50.0), GOOD, 50.1, None),
-        (Recorded(GOOD, first=False, at=50.0, checks=1_000), GOOD, 649.9, None),
-        (Recorded(GOOD, first=False, at=50.0), GOOD, 650.0, "interval"),
-        (Recorded(GOOD, first=False, at=50.0), GOOD, 9_999.0, "interval"),
+        (RecordState(GOOD, first=False, at=50.0), GOOD, 50.1, None),
+        (RecordState(GOOD, first=False, at=50.0, checks=1_000), GOOD, 649.9, None),
+        (RecordState(GOOD, first=False, at=50.0), GOOD, 650.0, "interval"),
+        (RecordState(GOOD, first=False, at=50.0), GOOD, 9_999.0, "interval"),
         # Unhealthy, as recorded: by the number of checks, whatever the clock.
-        (Recorded(SICK, first=False), SICK, 10.0, "unhealthy"),
-        (Recorded(SICK, first=False, spacing=2), SICK, 10.0, None),
-        (Recorded(SICK, first=False, spacing=2), SICK, 9_999.0, None),
-        (Recorded(SICK, first=False, checks=1, spacing=2), SICK, 20.0, "unhealthy"),
-        (Recorded(SICK, first=False, checks=2, spacing=4), SICK, 30.0, None),
-        (Recorded(SICK, first=False, checks=3, spacing=4), SICK, 40.0, "unhealthy"),
-        (Recorded(SICK, first=False, checks=58, spacing=60), SICK, 590.0, None),
-        (Recorded(SICK, first=False, checks=59, spacing=60), SICK, 600.0, "unhealthy"),
-        (Recorded(NEW, first=False), NEW, 10.0, "unhealthy"),
-        (Recorded(NEW, first=False, spacing=2), NEW, 10.0, None),
+        (RecordState(SICK, first=False), SICK, 10.0, "unhealthy"),
+        (RecordState(SICK, first=False, spacing=2), SICK, 10.0, None),
+        (RecordState(SICK, first=False, spacing=2), SICK, 9_999.0, None),
+        (RecordState(SICK, first=False, checks=1, spacing=2), SICK, 20.0, "unhealthy"),
+        (RecordState(SICK, first=False, checks=2, spacing=4), SICK, 30.0, None),
+        (RecordState(SICK, first=False, checks=3, spacing=4), SICK, 40.0, "unhealthy"),
+        (RecordState(SICK, first=False, checks=58, spacing=60), SICK, 590.0, None),
+        (RecordState(SICK, first=False, checks=59, spacing=60), SICK, 600.0, "unhealthy"),
+        (RecordState(NEW, first=False), NEW, 10.0, "unhealthy"),
+        (RecordState(NEW, first=False, spacing=2), NEW, 10.0, None),
     ],
 )
-def test_decision_table(recorded: Recorded, statuses: Mapping[str, Status], now: float, reason: str | None) -> None:
+def test_decision_table(
+    recorded: RecordState, statuses: Mapping[str, Status], now: float, reason: str | None
+) -> None:
     """Every line of the decision table gives its reason, and on both sides of each limit."""
     assert reason_to_record(recorded, statuses, now, RECORD_INTERVAL_S) == reason
 
@@ -98,15 +113,18 @@ def test_decision_table(recorded: Recorded, statuses: Mapping[str, Status], now:
     ],
 )
 def test_spacing_doubles_until_something_changes(reason: str, before: int, after: int) -> None:
-    """The spacing doubles up to its limit while nothing changes, and begins anew with any other event."""
-    recorded = after_event(Recorded(SICK, first=False, checks=7, spacing=before), SICK, 99.0, reason)
-    assert recorded == Recorded(SICK, first=False, at=99.0, checks=0, spacing=after)
+    """The spacing doubles up to its limit while nothing changes, and begins anew with any other
+    event."""
+    recorded = after_event(
+        RecordState(SICK, first=False, checks=7, spacing=before), SICK, 99.0, reason
+    )
+    assert recorded == RecordState(SICK, first=False, at=99.0, checks=0, spacing=after)
 
 
 def test_check_without_event_is_counted() -> None:
     """A check that was worth no event changes nothing but the count."""
-    recorded = Recorded(SICK, first=False, at=5.0, checks=2, spacing=8)
-    assert after_check(recorded) == Recorded(SICK, first=False, at=5.0, checks=3, spacing=8)
+    recorded = RecordState(SICK, first=False, at=5.0, checks=2, spacing=8)
+    assert after_check(recorded) == RecordState(SICK, first=False, at=5.0, checks=3, spacing=8)
 
 
 @dataclass(frozen=True)
@@ -114,20 +132,26 @@ class Step:
     """One check of a history: what it saw, and what came of it."""
 
     healthy: Mapping[str, bool]
-    before: Recorded
+    before: RecordState
     statuses: Mapping[str, Status]
     reason: str | None
 
 
 def history(checks: Sequence[Mapping[str, bool]]) -> list[Step]:
     """What a monitor makes of these checks, `INTERVAL_S` apart."""
-    recorded, steps = Recorded({}), []
+    recorded, steps = RecordState({}), []
     for number, healthy in enumerate(checks):
         now = number * INTERVAL_S
-        statuses = {name: status_of(good, recorded.statuses.get(name)) for name, good in healthy.items()}
+        statuses = {
+            name: status_of(good, recorded.statuses.get(name)) for name, good in healthy.items()
+        }
         reason = reason_to_record(recorded, statuses, now, RECORD_INTERVAL_S)
         steps.append(Step(healthy, recorded, statuses, reason))
-        recorded = after_check(recorded) if reason is None else after_event(recorded, statuses, now, reason)
+        recorded = (
+            after_check(recorded)
+            if reason is None
+            else after_event(recorded, statuses, now, reason)
+        )
     return steps
 
 
@@ -147,14 +171,20 @@ def test_long_health_is_recorded_every_ten_minutes() -> None:
 
 @st.composite
 def _runs(draw: st.DrawFn) -> list[Mapping[str, bool]]:
-    """Histories of two services in runs of equal checks: random single checks would never be ill for long."""
-    runs = draw(st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 140)), min_size=1, max_size=8))
+    """Histories of two services in runs of equal checks: random single checks would never be ill
+    for long."""
+    runs = draw(
+        st.lists(
+            st.tuples(st.booleans(), st.booleans(), st.integers(1, 140)), min_size=1, max_size=8
+        )
+    )
     return [{"api": api, "runner": runner} for api, runner, length in runs for _ in range(length)]
 
 
 @given(_runs())
 def test_nothing_is_recorded_twice_without_a_reason(checks: list[Mapping[str, bool]]) -> None:
-    """Two events with the same statuses are an interval apart if healthy, and at least the announced spacing if not."""
+    """Two events with the same statuses are an interval apart if healthy, and at least the
+    announced spacing if not."""
     last: tuple[int, Step] | None = None
     for number, step in enumerate(history(checks)):
         if step.reason is None:
@@ -165,13 +195,16 @@ def test_nothing_is_recorded_twice_without_a_reason(checks: list[Mapping[str, bo
                 assert gap * INTERVAL_S >= RECORD_INTERVAL_S
             else:
                 assert gap >= step.before.spacing
-                assert last[1].reason != "unhealthy" or gap >= min(2 * last[1].before.spacing, MOST_SPACING)
+                assert last[1].reason != "unhealthy" or gap >= min(
+                    2 * last[1].before.spacing, MOST_SPACING
+                )
         last = number, step
 
 
 @given(_runs())
 def test_never_more_than_sixty_checks_without_an_event(checks: list[Mapping[str, bool]]) -> None:
-    """Whatever happens, the spacing stays within its limit, and 60 checks never pass without an event."""
+    """Whatever happens, the spacing stays within its limit, and 60 checks never pass without an
+    event."""
     without = 0
     for step in history(checks):
         without = 0 if step.reason else without + 1
@@ -190,7 +223,8 @@ def test_change_is_recorded_at_once(checks: list[Mapping[str, bool]]) -> None:
 
 @given(_runs())
 def test_initial_unhealthy_never_comes_back(checks: list[Mapping[str, bool]]) -> None:
-    """A service that was healthy once is never `InitialUnhealthy` again, and one that was not is never `Unhealthy`."""
+    """A service that was healthy once is never `InitialUnhealthy` again, and one that was not is
+    never `Unhealthy`."""
     good: set[str] = set()
     for step in history(checks):
         good |= {name for name, healthy in step.healthy.items() if healthy}

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from service.errors import SettingsError
 from service.settings import PREFIX, Auth, Kind, LogFormat, Settings, is_secret, load, seconds
-from service.settings_report import warnings
+from service.settings.report import warnings
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-"
 PEM = "-----BEGIN PUBLIC KEY-----\nhunter2\n-----END PUBLIC KEY-----"
@@ -28,26 +28,44 @@ def problems(**values: object) -> tuple[str, ...]:
     return caught.value.problems
 
 
-# -- where values come from -------------------------------------------------------------------------------------------
+# -- where values come from ------------------------------------------------------------------------
 
 
 def test_the_defaults_stand() -> None:
     """Without any variable there are the documented defaults."""
     settings = load({})
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
-    assert (settings.cluster_name, settings.service_names) == ("default", ("api", "compiler", "runner"))
+    assert (settings.cluster_name, settings.service_names) == (
+        "default",
+        ("api", "compiler", "runner"),
+    )
     assert (settings.heartbeat, settings.max_staleness, settings.stale_if_error) == (0.5, 2.0, 30.0)
-    assert (settings.check_interval, settings.check_timeout, settings.stale_after_s) == (10.0, 5.0, 30.0)
+    assert (settings.check_interval, settings.check_timeout, settings.stale_after_s) == (
+        10.0,
+        5.0,
+        30.0,
+    )
     assert (settings.retention_events, settings.retention_us) == (1_000, 72 * 3_600 * 1_000_000)
-    assert (settings.auth, settings.monitoring, settings.log_format) == (Auth.REQUIRED, True, LogFormat.TEXT)
+    assert (settings.auth, settings.monitoring, settings.log_format) == (
+        Auth.REQUIRED,
+        True,
+        LogFormat.TEXT,
+    )
     assert settings.algorithms == ()
 
 
 def test_other_variables_are_ignored() -> None:
-    """Variables of other programs, and unknown ones of ours, such as a client's URL and token, do no harm."""
-    assert load({"PATH": "/bin", "PORT": "1", f"{PREFIX}URL": "x", f"{PREFIX}TOKEN": "x", f"{PREFIX}NEW": "x"}) == load(
-        {}
-    )
+    """Variables of other programs, and unknown ones of ours, such as a client's URL and token, do
+    no harm."""
+    assert load(
+        {
+            "PATH": "/bin",
+            "PORT": "1",
+            f"{PREFIX}URL": "x",
+            f"{PREFIX}TOKEN": "x",
+            f"{PREFIX}NEW": "x",
+        }
+    ) == load({})
     assert load(environ(port_file="/nonexistent")) == load({}), "only secrets have files"
 
 
@@ -77,13 +95,16 @@ SERVICE_LINKS = {
 )
 @pytest.mark.parametrize("link", SERVICE_LINKS)
 def test_service_links_are_no_settings(service: str, link: str) -> None:
-    """What Kubernetes sets for a Service whose name begins with `cluster-events` is neither used nor warned of."""
+    """What Kubernetes sets for a Service whose name begins with `cluster-events` is neither used
+    nor warned of."""
     linked = {f"{PREFIX}{service}{link}": SERVICE_LINKS[link]}
     assert load(linked) == load({})
     assert warnings(linked) == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("PORT", "8081"), ("MONITOR_PORT", "8081"), ("METRICS_PORT", "8081")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "8081"), ("MONITOR_PORT", "8081"), ("METRICS_PORT", "8081")]
+)
 def test_ports_beside_service_links_are_settings(name: str, value: str) -> None:
     """A port is a setting also where service links are set."""
     linked = {f"{PREFIX}{link}": text for link, text in SERVICE_LINKS.items()}
@@ -112,12 +133,12 @@ def test_settings_do_not_change() -> None:
 
 def test_every_setting_is_documented() -> None:
     """Each field is followed by its meaning."""
-    source = Path("service/settings.py").read_text(encoding="utf-8")
+    source = Path("service/settings/model.py").read_text(encoding="utf-8")
     body = source[source.index("class Settings") : source.index("@property")]
     assert body.count('    """') - 1 == len(Settings.model_fields)
 
 
-# -- durations --------------------------------------------------------------------------------------------------------
+# -- durations -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -174,7 +195,8 @@ def test_texts_that_are_no_duration(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "other"), [("29ms", "0.029"), ("1.3ms", "0.0013"), ("0.7m", "42s"), ("1.1h", "66m"), ("0.1d", "2.4h")]
+    ("text", "other"),
+    [("29ms", "0.029"), ("1.3ms", "0.0013"), ("0.7m", "42s"), ("1.1h", "66m"), ("0.1d", "2.4h")],
 )
 def test_the_same_duration_in_two_units(text: str, other: str) -> None:
     """The same duration in two units is the same number: settings are compared with each other."""
@@ -191,7 +213,8 @@ def test_any_text_is_a_duration_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "hours"), [("72", 72.0), ("1", 1.0), ("0.5", 0.5), ("30m", 0.5), ("1s", 1 / 3_600), ("90d", 2_160.0)]
+    ("text", "hours"),
+    [("72", 72.0), ("1", 1.0), ("0.5", 0.5), ("30m", 0.5), ("1s", 1 / 3_600), ("90d", 2_160.0)],
 )
 def test_retention_is_in_hours(text: str, hours: float) -> None:
     """RETENTION_HOURS without a unit is in hours, as its name says."""
@@ -199,10 +222,14 @@ def test_retention_is_in_hours(text: str, hours: float) -> None:
     assert settings.retention_us == round(hours * 3_600_000_000)
 
 
-@pytest.mark.parametrize("name", ["heartbeat", "redis_timeout", "check_timeout", "check_interval", "retention_hours"])
+@pytest.mark.parametrize(
+    "name", ["heartbeat", "redis_timeout", "check_timeout", "check_interval", "retention_hours"]
+)
 def test_durations_that_must_not_be_zero(name: str) -> None:
     """Intervals and time-outs are greater than zero."""
-    assert any(problem.startswith(f"{PREFIX}{name.upper()}: ") for problem in problems(**{name: "0"}))
+    assert any(
+        problem.startswith(f"{PREFIX}{name.upper()}: ") for problem in problems(**{name: "0"})
+    )
 
 
 def test_stale_after_follows_the_checks() -> None:
@@ -211,13 +238,15 @@ def test_stale_after_follows_the_checks() -> None:
     assert load(environ(check_interval="20s", stale_after="7s")).stale_after_s == 7
 
 
-@pytest.mark.parametrize(("interval", "timeout"), [("300ms", 0.3), ("4s", 4.0), ("5s", 5.0), ("60s", 5.0)])
+@pytest.mark.parametrize(
+    ("interval", "timeout"), [("300ms", 0.3), ("4s", 4.0), ("5s", 5.0), ("60s", 5.0)]
+)
 def test_check_timeout_follows_the_interval(interval: str, timeout: float) -> None:
     """By default a check has 5 s, or the interval where that is less."""
     assert load(environ(check_interval=interval)).check_timeout == timeout
 
 
-# -- mistakes ---------------------------------------------------------------------------------------------------------
+# -- mistakes --------------------------------------------------------------------------------------
 
 MISTAKES: list[tuple[str, str, str]] = [
     ("port", "x", "PORT: "),
@@ -265,7 +294,9 @@ MISTAKES: list[tuple[str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "told"), MISTAKES, ids=[f"{row[0]}={row[1]:.12}" for row in MISTAKES])
+@pytest.mark.parametrize(
+    ("name", "value", "told"), MISTAKES, ids=[f"{row[0]}={row[1]:.12}" for row in MISTAKES]
+)
 def test_a_mistake_names_its_variable(name: str, value: str, told: str) -> None:
     """A wrong value is one problem, which begins with its variable and says what would be right."""
     (problem,) = problems(**{name: value})
@@ -305,7 +336,10 @@ def test_several_things_that_do_not_fit_are_told_at_once() -> None:
     """Each rule between settings that is broken is told."""
     told = problems(max_staleness="0.1", check_timeout="11", jwt_secret=SECRET, jwt_public_key=PEM)
     assert len(told) == 3
-    assert any(f"{PREFIX}JWT_SECRET" in problem and f"{PREFIX}JWT_PUBLIC_KEY" in problem for problem in told)
+    assert any(
+        f"{PREFIX}JWT_SECRET" in problem and f"{PREFIX}JWT_PUBLIC_KEY" in problem
+        for problem in told
+    )
 
 
 @pytest.mark.parametrize(
@@ -333,14 +367,25 @@ def test_a_port_is_listened_on_once(values: dict[str, str], variable: str) -> No
     ],
 )
 def test_ports_that_are_not_in_each_others_way(values: dict[str, str]) -> None:
-    """Free ports, other addresses and a monitor beside an API of the default port, which another machine runs, are right."""
+    """Free ports, other addresses and a monitor beside an API of the default port, which another
+    machine runs, are right."""
     settings = load(environ(**values))
     assert {name: str(getattr(settings, name)) for name in values} == values
 
 
 @pytest.mark.parametrize(
     "hosts",
-    ["a", "example.com", "Example.COM.", "a_b.c-d", "10.0.0.1", "fd00::1", "[fd00::1]", "x.example, y.example", "1.2"],
+    [
+        "a",
+        "example.com",
+        "Example.COM.",
+        "a_b.c-d",
+        "10.0.0.1",
+        "fd00::1",
+        "[fd00::1]",
+        "x.example, y.example",
+        "1.2",
+    ],
 )
 def test_allowed_hosts(hosts: str) -> None:
     """Host names and IP addresses are taken."""
@@ -369,7 +414,9 @@ def test_allowed_hosts(hosts: str) -> None:
 def test_what_is_no_host(hosts: str) -> None:
     """Patterns, URLs and ports are refused: they would never match, or match too much."""
     (problem,) = problems(allowed_hosts=f"a.example,{hosts}")
-    assert problem.startswith(f"{PREFIX}ALLOWED_HOSTS: '{hosts[:40]}' is not a host name or an IP address")
+    assert problem.startswith(
+        f"{PREFIX}ALLOWED_HOSTS: '{hosts[:40]}' is not a host name or an IP address"
+    )
 
 
 @pytest.mark.parametrize("leeway", ["61", "-1", "2m"])
@@ -379,12 +426,14 @@ def test_leeway_is_bounded(leeway: str) -> None:
     assert problem.startswith(f"{PREFIX}JWT_LEEWAY: ")
 
 
-# -- byte order marks, white space, encodings --------------------------------------------------------------------------
+# -- byte order marks, white space, encodings ------------------------------------------------------
 
 MARK = "\ufeff"
 
 
-@pytest.mark.parametrize("around", ["\n", "\r\n", " ", "\t", MARK, f"{MARK} ", "\u00a0", "\u2028", "\u3000"])
+@pytest.mark.parametrize(
+    "around", ["\n", "\r\n", " ", "\t", MARK, f"{MARK} ", "\u00a0", "\u2028", "\u3000"]
+)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -407,12 +456,18 @@ MARK = "\ufeff"
 def test_what_is_around_a_value_does_not_count(name: str, value: str, around: str) -> None:
     """White space and byte order marks around a variable's value are no part of it."""
     needed = {"jwt_audience": "agents"} if name == "jwt_issuer" else {}
-    assert load(environ(**{**needed, name: around + value + around})) == load(environ(**{**needed, name: value}))
+    assert load(environ(**{**needed, name: around + value + around})) == load(
+        environ(**{**needed, name: value})
+    )
 
 
 def test_what_is_inside_a_value_counts() -> None:
     """White space inside a value is part of it; secrets on several lines are several secrets."""
-    settings = load(environ(jwt_audience=" two words\n", jwt_secret=f"{MARK}{SECRET}\r\n{MARK}{SECRET} and more\n"))
+    settings = load(
+        environ(
+            jwt_audience=" two words\n", jwt_secret=f"{MARK}{SECRET}\r\n{MARK}{SECRET} and more\n"
+        )
+    )
     assert settings.jwt_audience == "two words"
     assert settings.jwt_secrets == (SECRET, f"{SECRET} and more")
 
@@ -460,18 +515,25 @@ def test_byte_order_mark_of_a_services_file(tmp_path: Path) -> None:
     assert settings.origin("services").kind is Kind.SERVICES_FILE
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
-@pytest.mark.parametrize("place", ["JWT_SECRET_FILE", "REDIS_URL_FILE", "SECRETS_DIR (jwt_secret)", "SERVICES_FILE"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+@pytest.mark.parametrize(
+    "place", ["JWT_SECRET_FILE", "REDIS_URL_FILE", "SECRETS_DIR (jwt_secret)", "SERVICES_FILE"]
+)
 def test_other_encodings_are_named(tmp_path: Path, place: str, encoding: str) -> None:
-    """A file in UTF-16 or UTF-32 is a problem that names the variable, the file, the encoding and the remedy."""
+    """A file in UTF-16 or UTF-32 is a problem that names the variable, the file, the encoding and
+    the remedy."""
     file = tmp_path / "jwt_secret"
     file.write_bytes(f"[{SECRET}]".encode(encoding))
     variable = place.partition(" ")[0]
     told = problems(**{variable.lower(): tmp_path if variable == "SECRETS_DIR" else file})
-    assert told == (f"{PREFIX}{place}: the file {file} is {encoding[:6].upper()}: save it as UTF-8",)
+    assert told == (
+        f"{PREFIX}{place}: the file {file} is {encoding[:6].upper()}: save it as UTF-8",
+    )
 
 
-# -- secrets ----------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 SECRETS = {"redis_url", "jwt_secret", "jwt_public_key"}
 
@@ -480,11 +542,19 @@ def test_the_secrets_are_known() -> None:
     """What carries a password or a key is a secret; what is shown to everyone is not."""
     secrets = {name for name in Settings.model_fields if is_secret(name)}
     assert secrets >= SECRETS
-    assert not secrets & {"host", "port", "cluster_name", "services", "jwt_algorithms", "jwt_issuer"}
+    assert not secrets & {
+        "host",
+        "port",
+        "cluster_name",
+        "services",
+        "jwt_algorithms",
+        "jwt_issuer",
+    }
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("redis_url", f"redis://:{SECRET}@h"), ("jwt_secret", SECRET), ("jwt_public_key", PEM)]
+    ("name", "value"),
+    [("redis_url", f"redis://:{SECRET}@h"), ("jwt_secret", SECRET), ("jwt_public_key", PEM)],
 )
 def test_secrets_can_come_from_files(name: str, value: str, tmp_path: Path) -> None:
     """`NAME_FILE` names a file that holds the secret; white space around it does not count."""
@@ -523,7 +593,8 @@ ORIGINS: dict[str, str | None] = {
 
 @pytest.mark.parametrize(("wrong", "right"), ORIGINS.items())
 def test_an_origin_that_no_browser_sends_is_refused(wrong: str, right: str | None) -> None:
-    """An origin that would never match stops the start; the message has its right spelling, and never a password."""
+    """An origin that would never match stops the start; the message has its right spelling, and
+    never a password."""
     (problem,) = problems(cors_origins=f"https://first.example,{wrong}")
     assert problem.startswith("CLUSTER_EVENTS_CORS_ORIGINS: expected ")
     assert (f"expected {right}," in problem) is (right is not None)
@@ -531,7 +602,8 @@ def test_an_origin_that_no_browser_sends_is_refused(wrong: str, right: str | Non
 
 
 @pytest.mark.parametrize(
-    "origin", sorted({right for right in ORIGINS.values() if right} | {"*", "chrome-extension://abcdef"})
+    "origin",
+    sorted({right for right in ORIGINS.values() if right} | {"*", "chrome-extension://abcdef"}),
 )
 def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
     """Each right spelling is right, as is any other scheme, and `*`."""
@@ -539,7 +611,8 @@ def test_an_origin_as_browsers_send_it_is_taken(origin: str) -> None:
 
 
 def test_an_unreadable_file_is_a_problem(tmp_path: Path) -> None:
-    """A missing file, a folder, a file that is not text, and an empty one are problems that name the variable."""
+    """A missing file, a folder, a file that is not text, and an empty one are problems that name
+    the variable."""
     (tmp_path / "binary").write_bytes(b"\xff" * 40)
     (tmp_path / "empty").write_text(" \n", encoding="utf-8")
     expected = {
@@ -590,7 +663,7 @@ def test_no_repr_shows_a_secret() -> None:
     assert settings.redis_url.get_secret_value() == "redis://:hunter2@h"
 
 
-# -- what belongs together --------------------------------------------------------------------------------------------
+# -- what belongs together -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -599,7 +672,9 @@ def test_no_authentication_on_loopback(host: str) -> None:
     assert load(environ(auth="none", host=host)).auth is Auth.NONE
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.0.0.1.example.org"]
+)
 def test_no_authentication_elsewhere_needs_force(host: str) -> None:
     """AUTH=none on any other address is refused, unless it is forced."""
     (problem,) = problems(auth="none", host=host)
@@ -607,13 +682,17 @@ def test_no_authentication_elsewhere_needs_force(host: str) -> None:
     assert load(environ(auth="none", host=host, auth_none_anywhere="yes")).auth is Auth.NONE
 
 
-@pytest.mark.parametrize(("algorithm", "length"), [("HS256", 32), ("HS384", 48), ("HS512", 64), ("HS256,HS512", 64)])
+@pytest.mark.parametrize(
+    ("algorithm", "length"), [("HS256", 32), ("HS384", 48), ("HS512", 64), ("HS256,HS512", 64)]
+)
 def test_a_secret_is_as_long_as_its_hash(algorithm: str, length: int) -> None:
     """A JWT secret has at least as many bytes as the largest hash that it is used with."""
     values: dict[str, object] = {"jwt_algorithms": algorithm}
     assert len(problems(jwt_secret="x" * (length - 1), **values)) == 1
     assert load(environ(jwt_secret="x" * length, **values)).jwt_secret
-    assert load(environ(jwt_secret="ü" * (length // 2), **values)).jwt_secret, "bytes count, not characters"
+    assert load(environ(jwt_secret="ü" * (length // 2), **values)).jwt_secret, (
+        "bytes count, not characters"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""What is said of settings: where each comes from, no secret, and a warning for each name that is none."""
+"""What is said of settings: where each comes from, no secret, and a warning for each name that is
+none."""
 
 from pathlib import Path
 
 import orjson
 import pytest
 
-from service.settings import PREFIX, Kind, Settings, is_secret, load
-from service.settings_report import MASK, Effective, effective, masked, warnings
+from service.settings import PREFIX, Kind, Settings, is_secret, load, reread
+from service.settings.report import MASK, Effective, effective, masked, warnings
 
 SECRET = "hunter2-hunter2-hunter2-hunter2-hunter2-hunter2-"
 
@@ -22,7 +23,7 @@ def shown(name: str, settings: Settings) -> Effective:
     return found
 
 
-# -- warnings ---------------------------------------------------------------------------------------------------------
+# -- warnings --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,8 @@ def test_misspelt_setting_is_reported_with_the_nearest(name: str, nearest: str) 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_settings_are_not_warned_of(name: str) -> None:
-    """No setting, and no file of a secret, is taken for a mistake; a file of anything else is one."""
+    """No setting, and no file of a secret, is taken for a mistake; a file of anything else is
+    one."""
     assert warnings(environ(**{name: "x"})) == []
     if f"{name}_file" not in Settings.model_fields:
         of_file = [
@@ -60,7 +62,12 @@ def test_settings_are_not_warned_of(name: str) -> None:
 
 def test_what_is_not_warned_of() -> None:
     """Other programs' variables, those of the client commands and empty ones are not reported."""
-    others = {"PATH": "/bin", "CLUSTER_EVENT_PORT": "1", f"{PREFIX}NONSENSE": "", f"{PREFIX}BLANK": " \n"}
+    others = {
+        "PATH": "/bin",
+        "CLUSTER_EVENT_PORT": "1",
+        f"{PREFIX}NONSENSE": "",
+        f"{PREFIX}BLANK": " \n",
+    }
     assert warnings(others | environ(url="http://x", token="x")) == []
 
 
@@ -74,28 +81,41 @@ def test_misspelt_file_in_the_folder_of_secrets(tmp_path: Path) -> None:
     assert SECRET not in str(found)
 
 
-# -- what is in effect ------------------------------------------------------------------------------------------------
+# -- what is in effect -----------------------------------------------------------------------------
 
 
 def test_every_setting_is_shown_once() -> None:
     """There is a row for each setting, in the order of its documentation, and JSON can say it."""
     rows = effective(load({}))
-    assert [row.variable for row in rows] == [f"{PREFIX}{name}".upper() for name in Settings.model_fields]
+    assert [row.variable for row in rows] == [
+        f"{PREFIX}{name}".upper() for name in Settings.model_fields
+    ]
     assert {row.origin.kind for row in rows} == {Kind.DEFAULT}
     assert orjson.dumps([row.value for row in rows])
 
 
 def test_where_each_setting_comes_from(tmp_path: Path) -> None:
-    """A variable, a file of its own, a file of the folder, the services file and an option are distinguished."""
+    """A variable, a file of its own, a file of the folder, the services file and an option are
+    distinguished."""
     own, folder, services = tmp_path / "own", tmp_path / "folder", tmp_path / "services.toml"
     own.write_text(SECRET)
     folder.mkdir()
     (folder / "redis-url").write_text("redis://h")
     services.write_text("[web]\nurl = 'http://w/'\n")
     settings = load(
-        environ(jwt_secret_file=own, secrets_dir=folder, services_file=services, heartbeat="1s", host="::1"), host="::"
+        environ(
+            jwt_secret_file=own,
+            secrets_dir=folder,
+            services_file=services,
+            heartbeat="1s",
+            host="::1",
+        ),
+        host="::",
     )
-    origins = {row.variable.removeprefix(PREFIX): (row.origin.kind, row.origin.file) for row in effective(settings)}
+    origins = {
+        row.variable.removeprefix(PREFIX): (row.origin.kind, row.origin.file)
+        for row in effective(settings)
+    }
     assert origins["JWT_SECRET"] == (Kind.FILE, own)
     assert origins["REDIS_URL"] == (Kind.SECRETS_DIR, folder / "redis-url")
     assert origins["SERVICES"] == (Kind.SERVICES_FILE, services)
@@ -105,11 +125,12 @@ def test_where_each_setting_comes_from(tmp_path: Path) -> None:
 
 
 def test_origins_outlive_a_rotation(tmp_path: Path) -> None:
-    """Settings that were read again still know where they come from, and what was not set is still not set."""
+    """Settings that were read again still know where they come from, and what was not set is still
+    not set."""
     own = tmp_path / "own"
     own.write_text(SECRET)
     settings = load(environ(jwt_secret_file=own, monitor_port="8080"))
-    assert settings.reread() == settings
+    assert reread(settings) == settings
 
 
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if is_secret(name)])
@@ -144,7 +165,8 @@ def test_no_secret_is_shown(name: str) -> None:
     ],
 )
 def test_urls_are_masked(text: str, expected: str) -> None:
-    """Users, passwords, queries and fragments of URLs may be secret, also where the password is not encoded."""
+    """Users, passwords, queries and fragments of URLs may be secret, also where the password is not
+    encoded."""
     assert masked(text) == expected
 
 
@@ -168,6 +190,8 @@ def test_urls_of_services_are_masked() -> None:
         ),
     ],
 )
-def test_defaults_that_follow_from_others_are_shown(values: dict[str, str], name: str, value: object) -> None:
+def test_defaults_that_follow_from_others_are_shown(
+    values: dict[str, str], name: str, value: object
+) -> None:
     """What is shown is what is in effect, not what was left open."""
     assert shown(name, load(environ(**values))).value == value

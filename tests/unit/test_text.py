@@ -6,10 +6,12 @@ from service.text import decoded, stripped
 
 
 @pytest.mark.parametrize(
-    "around", ["", " ", "\n\t\r\n", "\ufeff", " \ufeff \ufeff\n", "\u00a0", "\u2003\u2029", "\x1f\x85"]
+    "around",
+    ["", " ", "\n\t\r\n", "\ufeff", " \ufeff \ufeff\n", "\u00a0", "\u2003\u2029", "\x1f\x85"],
 )
 def test_what_is_around_is_stripped(around: str) -> None:
-    """Byte order marks and white space around a text are taken away in any order; what is inside stays."""
+    """Byte order marks and white space around a text are taken away in any order; what is inside
+    stays."""
     assert stripped(f"{around}a {around} b{around}") == f"a {around} b"
     assert stripped(around) == ""
 
@@ -20,7 +22,9 @@ def test_utf_8_is_text(text: str) -> None:
     assert decoded(text.encode()) == decoded(text.encode("utf-8-sig")) == text
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 def test_other_encodings_of_unicode_are_named(encoding: str) -> None:
     """UTF-16 and UTF-32 are named, with their byte order marks and without."""
     with pytest.raises(ValueError, match=f"^{encoding[:6].upper()}: save it as UTF-8$"):

@@ -1,8 +1,9 @@
-"""Since when a service is as it is: the oldest event of the unbroken run of the same healthy-or-not."""
+"""Since when a service is as it is: the oldest event of the unbroken run of the same
+healthy-or-not."""
 
 import pytest
 
-from service.api.answers import _unchanged_since
+from service.api.responses.cache import _unchanged_since
 from service.events import Event, Observation, Selector, Status
 from service.store import Entry
 
@@ -11,11 +12,18 @@ ID = "01940000-0000-7000-8000-000000000000"
 
 
 def history(api: str, runner: str) -> list[Entry]:
-    """Events, newest first, with these statuses of two services; a dot stands for an event that knows nothing of it."""
+    """Events, newest first, with these statuses of two services; a dot stands for an event that
+    knows nothing of it."""
     entries = []
     for number, letters in enumerate(zip(api, runner, strict=True)):
-        seen = {name: LETTERS[letter] for name, letter in zip(("api", "api_2"), letters, strict=True) if letter != "."}
-        event = Event(ID, 100 - number, {name: Observation(status) for name, status in seen.items()})
+        seen = {
+            name: LETTERS[letter]
+            for name, letter in zip(("api", "api_2"), letters, strict=True)
+            if letter != "."
+        }
+        event = Event(
+            ID, 100 - number, {name: Observation(status) for name, status in seen.items()}
+        )
         entries.append(Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS)))
     return entries
 
@@ -32,7 +40,8 @@ def history(api: str, runner: str) -> list[Entry]:
     ],
 )
 def test_runs(api: str, other: str, since: dict[str, int]) -> None:
-    """Both unhealthy statuses are one run; an event that knows nothing of the service ends it; names do not mix."""
+    """Both unhealthy statuses are one run; an event that knows nothing of the service ends it;
+    names do not mix."""
     assert _unchanged_since(history(api, other), ["api", "api_2"]) == since
 
 

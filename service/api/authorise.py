@@ -1,0 +1,115 @@
+"""The credential of a request, and whether its role allows the route."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from aiohttp import hdrs, web
+
+from service.api.context import ApiContext
+from service.api.route import Route
+from service.auth import Principal, Role
+from service.auth.api_keys import ApiKeyMissing
+from service.auth.jwt import VerificationKeyMissing
+from service.errors import (
+    AuthenticationFailed,
+    InsufficientPermissions,
+    StoreUnavailable,
+)
+from service.store import StoredKey
+
+NO_KEYS: Mapping[str, StoredKey] = {}
+"""The API keys while none can be known. One object: the authenticator forgets what it remembers
+when the keys change."""
+
+
+async def authorise(context: ApiContext, request: web.Request, route: Route) -> Principal:
+    """The request's principal, which has at least the route's role.
+
+    Raises `AuthenticationFailed` (or `TooManyRequests` for an address with too many of them),
+    `InsufficientPermissions`, `SigningKeysUnavailable` for a token that cannot be judged, or
+    `StoreUnavailable` for an API key that cannot be looked up.
+    """
+    assert route.role is not None  # noqa: S101  # Else nobody asks.
+    fields = request.headers.getall(hdrs.AUTHORIZATION, ())
+    try:
+        principal = authenticate_at_once(context, fields) or await authenticate(context, fields)
+    except AuthenticationFailed as error:
+        raise context.failure_limiter.record_failure(
+            error, client_address(context, request), route.path, sent=bool(fields)
+        ) from error.__cause__
+    if (
+        context.authenticator.open_to_all
+        and (role := _role_without_credential(context, request, route)) < principal.role
+    ):
+        principal = replace(principal, role=role)
+    if principal.role < route.role:
+        context.failure_limiter.record_denial(
+            principal, route.role.label, client_address(context, request), route.path
+        )
+        raise InsufficientPermissions(route.role.label, principal.role.label)
+    return principal
+
+
+def authenticate_at_once(context: ApiContext, fields: Sequence[str]) -> Principal | None:
+    """The same as `authenticate`, or `None` if the store or an issuer must be asked for it: hardly
+    ever."""
+    if len(fields) > 1:
+        return None
+    authorization = fields[0] if fields else None
+    if (
+        context.replica.current() is None
+        and authorization is not None
+        and context.authenticator.is_api_key(authorization)
+    ):
+        return None
+    snapshot = context.replica.snapshot
+    try:
+        return context.authenticator.authenticate(
+            authorization, snapshot.api_keys if snapshot is not None else NO_KEYS
+        )
+    except VerificationKeyMissing:
+        return None
+
+
+async def authenticate(context: ApiContext, fields: Sequence[str]) -> Principal:
+    """The principal of the `Authorization` fields of a request. Raises what `authorise` raises, but
+    for roles and limits."""
+    if len(fields) > 1:
+        raise AuthenticationFailed("more than one credential")
+    authorization = fields[0] if fields else None
+    if authorization is not None and context.authenticator.is_api_key(authorization):
+        reading = await context.replica.read()
+        try:
+            return context.authenticator.authenticate(authorization, reading.snapshot.api_keys)
+        except ApiKeyMissing:
+            if reading.age is None:
+                raise
+            raise StoreUnavailable(
+                reading.reason
+            ) from None  # The key may be newer than what is known.
+    snapshot = context.replica.snapshot
+    return await context.authenticator.authenticate_or_refresh(
+        authorization, snapshot.api_keys if snapshot is not None else NO_KEYS
+    )
+
+
+def _role_without_credential(context: ApiContext, request: web.Request, route: Route) -> Role:
+    """What a request may do where no credential is asked for: all, but for making credentials,
+    which would outlast that.
+
+    A page of another site (by its `Origin`) may not write in our name.
+    """
+    if route.makes_credentials:
+        return Role.NONE
+    if hdrs.ORIGIN not in request.headers:
+        return Role.WRITE
+    own = f"{request.scheme}://{request.host}"
+    allowed = context.cors is not None and context.cors.fields(request)
+    return Role.WRITE if request.headers[hdrs.ORIGIN] == own or allowed else Role.READ
+
+
+def client_address(context: ApiContext, request: web.Request) -> str:
+    """Where the request comes from, as far as that is known."""
+    return context.failure_limiter.address(
+        request.remote, request.headers.getall(hdrs.X_FORWARDED_FOR, ())
+    )

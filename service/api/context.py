@@ -1,0 +1,75 @@
+"""What the handlers of one API process share."""
+
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from service.api.http.cors import Cors
+from service.api.live.event_stream import Watchers
+from service.api.live.long_poll import LongPolls
+from service.api.responses.cache import Answers
+from service.api.responses.memory import MemoryBudget
+from service.auth import Authenticator, FailureLimiter, Principal
+from service.metrics import Exposition, Metrics
+from service.replica.replica import Replica
+from service.settings import Settings
+from service.store import Store
+
+BODY_MEMORY = 32 * 1024 * 1024
+"""Bytes of request bodies that are being received: a hundred of the longest, while an ordinary one
+has some kilobytes."""
+
+
+@dataclass(slots=True)
+class ApiContext:
+    """One API process. `draining` is set when it has been told to stop: replies then end their
+    connections."""
+
+    settings: Settings
+    store: Store
+    replica: Replica
+    authenticator: Authenticator
+    failure_limiter: FailureLimiter
+    answers: Answers
+    metrics: Metrics
+    cors: Cors | None = None
+    """Which other origins' scripts may read; none if not set."""
+    long_polls: LongPolls = field(default_factory=LongPolls)
+    bodies: MemoryBudget = field(
+        default_factory=lambda: MemoryBudget(BODY_MEMORY, "request bodies")
+    )
+    """For the bodies that are being received."""
+    draining: bool = False
+    openapi: bytes = b""
+    exposition: Exposition = field(init=False)
+    """The metrics: of this process, or of all workers of the service."""
+    watchers: Watchers = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watchers = Watchers(self.replica)
+        self.replica.listeners += [self.watchers.changed, lambda _: self.long_polls.wake()]
+        self.authenticator.listeners += [self.watchers.end_invalid, self.long_polls.wake]
+
+    def still_valid(self, principal: Principal) -> bool:
+        """Whether a request's credential is still good, for replies that take long."""
+        snapshot = self.replica.snapshot
+        return snapshot is None or self.authenticator.still_valid(principal, snapshot.api_keys)
+
+    def seconds_left(self, principal: Principal) -> float:
+        """For how long a request's credential is good if nothing revokes it; 0 if it is good no
+        more."""
+        return (
+            max(principal.expires - self.replica.wall(), 0.0)
+            if self.still_valid(principal)
+            else 0.0
+        )
+
+    async def drain(self) -> None:
+        """From now on `/readyz` fails and every reply ends its connection; streams end, and who
+        waits is answered."""
+        self.draining = True
+        self.long_polls.wake()
+        await self.watchers.close()
+
+
+CONTEXT = web.AppKey("state", ApiContext)

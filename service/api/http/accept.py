@@ -1,0 +1,66 @@
+"""`Accept`: which of several media types a client prefers (RFC 9110, section 12.5.1)."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+
+_MOST_RANGES = 64
+"""Media ranges that are looked at: browsers send ten at the most, and each one costs time."""
+_LONGEST_RANGE = 256
+"""Characters of a media range that is looked at, parameters included."""
+
+_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
+# A quoted string without an end takes all that follows: to begin again at each quote would cost the
+# square of its length.
+_ELEMENT = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+(?:"|\\?$))++', re.DOTALL)
+_RANGE = re.compile(rf"[ \t]*({_NAME})/({_NAME})[ \t]*", re.ASCII)
+_PARAMETER = re.compile(rf';[ \t]*(?:({_NAME})=({_NAME}|"(?:[^"\\]|\\.)*"))?[ \t]*', re.ASCII)
+_WEIGHT = re.compile(r"0(?:\.[0-9]*)?|1(?:\.0*)?", re.ASCII)
+
+Range = tuple[str, str]
+"""Type and subtype, either of them `*` for any."""
+
+
+def preferred(fields: Iterable[str], offers: Sequence[str]) -> str:
+    """The media type of `offers` that a client prefers; `fields` are the values of its `Accept`
+    lines.
+
+    The first offer is the default: without the field, at equal weights, and where the client
+    accepts none of them. Media ranges that are not well-formed are ignored. All that is offered is
+    UTF-8, so `charset=utf-8` asks for nothing more; a range with any other parameter asks for what
+    is not offered.
+    """
+    weights: dict[Range, float] = {}
+    for element in islice(_ELEMENT.finditer(",".join(fields)), _MOST_RANGES):
+        if (parsed := _parse(element[0])) is not None:
+            media, weight = parsed
+            weights[media] = max(weight, weights.get(media, 0.0))
+    return max(offers, key=lambda offer: _weight(weights, offer)) if weights else offers[0]
+
+
+def _weight(weights: Mapping[Range, float], offer: str) -> float:
+    """The weight of the most specific range that has the offer in it."""
+    type_, subtype = offer.split("/")
+    found = (weights.get(media) for media in ((type_, subtype), (type_, "*"), ("*", "*")))
+    return next((weight for weight in found if weight is not None), 0.0)
+
+
+def _parse(element: str) -> tuple[Range, float] | None:
+    """A media range and its weight, or `None` if it is not well-formed, or nothing that is offered
+    here is in it."""
+    match = _RANGE.match(element) if len(element) <= _LONGEST_RANGE else None
+    if match is None:
+        return None
+    type_, subtype, position, weight = match[1].lower(), match[2].lower(), match.end(), "1"
+    while position < len(element):
+        match = _PARAMETER.match(element, position)
+        if match is None:
+            return None
+        name, value, position = (match[1] or "").lower(), match[2], match.end()
+        if name == "q":  # The weight, wherever it stands (RFC 9110, section 12.4.2).
+            weight = value
+        elif name and (name, value.strip('"').lower()) != ("charset", "utf-8"):
+            return None
+    if not _WEIGHT.fullmatch(weight) or (type_ == "*" and subtype != "*"):
+        return None
+    return (type_, subtype), float(weight)

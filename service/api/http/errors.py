@@ -1,0 +1,52 @@
+"""Responses with the one error body (contract, section 3)."""
+
+import logging
+import secrets
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from service.api.http.headers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.errors import (
+    ApiError,
+    BadMessage,
+    InternalError,
+)
+
+log = logging.getLogger(__name__)
+
+
+def error_response(error: ApiError) -> web.Response:
+    """The one error body."""
+    response = web.Response(status=error.status, body=error.body(), headers=error.headers)
+    response.headers[CONTENT_TYPE] = "application/json"
+    response.headers[CACHE_CONTROL] = "no-store"
+    for name, value in COMMON_HEADERS:
+        response.headers[name] = value
+    if error.close:
+        response.force_close()
+    return response
+
+
+def error_to_response(request: web.BaseRequest, error: Exception) -> web.Response:
+    """The answer to a request that a handler could not answer."""
+    if isinstance(error, ApiError):
+        return error_response(error)
+    gone = isinstance(error, ConnectionError) and request.transport is None
+    # The body is incomplete or malformed (for which the pure-Python parser raises another class):
+    # not an internal error.
+    if gone or isinstance(error, (web.RequestPayloadError, HttpProcessingError)):
+        return error_response(BadMessage())
+    return internal_error(request, error)
+
+
+def internal_error(request: web.BaseRequest, error: BaseException | None) -> web.Response:
+    """The answer to a bug, whose traceback goes to the log under the request id that the answer
+    names."""
+    request_id = secrets.token_hex(8)
+    log.error(
+        "a request failed",
+        exc_info=error,
+        extra={"request_id": request_id, "method": request.method},
+    )
+    return error_response(InternalError(request_id))

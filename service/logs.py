@@ -1,0 +1,62 @@
+"""Log lines: text for people, or one JSON object per line (`LOG_FORMAT`).
+
+The standard library's logging: structlog adds 0.17 s to the start, more than all modules of the
+service together.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from typing import Any
+
+import orjson
+
+from service.events import rfc3339
+from service.settings import LogFormat
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `message`, what was passed as `extra`, and
+    `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line of JSON; line breaks in values are escaped by JSON itself."""
+        line: dict[str, Any] = {
+            "time": rfc3339(int(record.created * 1_000_000)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = "".join(traceback.format_exception(*record.exc_info))
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except (
+            TypeError
+        ):  # A number beyond 64 bits, or text that is not Unicode: better an odd line than none.
+            return json.dumps({name: str(value) for name, value in line.items()})
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people: time, level, message, then what was passed as `extra`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # The library's name.
+        """The line without a traceback. Line breaks in values are escaped: one record, one line."""
+        extra = "".join(
+            f" {name}={value!r}" for name, value in vars(record).items() if name not in _STANDARD
+        )
+        return super().formatMessage(record).replace("\n", "\\n").replace("\r", "\\r") + extra
+
+
+def configure_logging(log_format: LogFormat) -> None:
+    """Sends every log line of level info and above to stderr, in that format."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,0 +1,7 @@
+"""One API process's in-memory copy of the store, and the look-ups in it."""
+
+from service.replica.full_events import FullEventCache
+from service.replica.replica import CurrentOrStale, Replica
+from service.replica.snapshot import Change, Snapshot
+
+__all__ = ["Change", "CurrentOrStale", "FullEventCache", "Replica", "Snapshot"]
