@@ -18,7 +18,8 @@ from yarl import URL
 
 from service.api.app import make_context
 from service.api.context import ApiContext
-from service.api.poll_path.connection import Deadlines, PollServer
+from service.api.poll_path.poll_server import PollServer
+from service.api.poll_path.timeouts import Timeouts
 from service.api.server import serving
 from service.auth import Role, issue
 from service.events import Event, Observation, Selector, Status
@@ -213,18 +214,18 @@ async def make_api(valkey: str) -> AsyncIterator[Callable[..., Any]]:
     stopped at the end."""
     async with AsyncExitStack() as stack:
 
-        async def make(*, deadlines: Deadlines | None = None, **values: Any) -> Api:
+        async def make(*, timeouts: Timeouts | None = None, **values: Any) -> Api:
             settings = make_settings(**({"redis_url": valkey} | values))
-            state = make_context(settings)
+            context = make_context(settings)
             sock = listen("127.0.0.1", 0)
-            front = await stack.enter_async_context(serving(state, sock, deadlines))
+            poll_server = await stack.enter_async_context(serving(context, sock, timeouts))
             store = open_store(
                 make_settings(**({"redis_url": valkey, "redis_timeout": "2s"} | values))
             )
             stack.push_async_callback(store.aclose)
             client = await stack.enter_async_context(aiohttp.ClientSession())
             host, port = sock.getsockname()[:2]
-            return Api(state, front, host, port, client, store)
+            return Api(context, poll_server, host, port, client, store)
 
         yield make
 

@@ -105,7 +105,7 @@ HEADS = [name for name, (begins, _) in FLOODS.items() if not begins.startswith(C
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deadlines that no test reaches: a client that ends has found the flood."""
+    """Timeouts that no test reaches: a client that ends has found the flood."""
     for module in (heartbeat, webhook):
         monkeypatch.setattr(module, "TIMEOUT_S", 50)
     monkeypatch.setattr("service.auth.jwks.TIMEOUT_S", 50)

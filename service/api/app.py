@@ -15,7 +15,7 @@ from service.api.http.cors import Cors
 from service.api.http.headers import AUTH
 from service.api.http.limits import expect
 from service.api.middleware import with_middleware
-from service.api.responses.cache import Answers
+from service.api.responses.cache import ResponseCache
 from service.api.route import Route
 from service.auth import Authenticator, FailureLimiter, Role
 from service.errors import MethodNotAllowed, UnknownEndpoint
@@ -105,7 +105,6 @@ def make_context(settings: Settings, store: Store | None = None) -> ApiContext:
         stale_after=settings.stale_after_s,
         events_memory=settings.events_memory,
     )
-    answers = Answers(settings, replica)
     openapi = orjson.dumps(document(settings.service_names, metrics=settings.metrics_port is None))
     cors = Cors(settings.cors_origins) if settings.cors_origins else None
     context = ApiContext(
@@ -114,7 +113,7 @@ def make_context(settings: Settings, store: Store | None = None) -> ApiContext:
         replica,
         Authenticator(settings),
         FailureLimiter(settings),
-        answers,
+        ResponseCache(settings, replica),
         metrics,
         openapi=openapi,
         cors=cors,

@@ -7,7 +7,7 @@ from aiohttp import web
 from service.api.http.cors import Cors
 from service.api.live.event_stream import Watchers
 from service.api.live.long_poll import LongPolls
-from service.api.responses.cache import Answers
+from service.api.responses.cache import ResponseCache
 from service.api.responses.memory import MemoryBudget
 from service.auth import Authenticator, FailureLimiter, Principal
 from service.metrics import Exposition, Metrics
@@ -30,7 +30,7 @@ class ApiContext:
     replica: Replica
     authenticator: Authenticator
     failure_limiter: FailureLimiter
-    answers: Answers
+    responses: ResponseCache
     metrics: Metrics
     cors: Cors | None = None
     """Which other origins' scripts may read; none if not set."""
@@ -72,4 +72,4 @@ class ApiContext:
         await self.watchers.close()
 
 
-CONTEXT = web.AppKey("state", ApiContext)
+CONTEXT = web.AppKey("context", ApiContext)

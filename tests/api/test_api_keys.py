@@ -15,7 +15,8 @@ import pytest
 
 from service.api import app
 from service.api.live import event_stream as stream
-from service.api.poll_path.connection import MemoEntry
+from service.api.poll_path.memo import MemoEntry
+from service.api.responses.cache import EVENTS
 from service.auth import Role, mint
 from service.auth import key_usage as usage
 from service.errors import StoreUnavailable
@@ -314,7 +315,7 @@ async def test_revoked_key_ends_on_every_replica(
         polls = [asyncio.create_task(poll(line, key)) for line in (one, two)]
         await asyncio.sleep(0.3)
         assert all(
-            len(api.poll_server.memo) == 1 for api in apis
+            len(api.poll_server.memo.entries) == 1 for api in apis
         )  # They are answered by the poll path.
         assert (await apis[0].request("DELETE", f"{KEYS}/agents", WRITE)).status == 200
         answered = time.monotonic()
@@ -336,7 +337,7 @@ async def test_revocation_reaches_what_was_being_answered(api: Api) -> None:
         assert snapshot is not None
         principal = api.context.authenticator.authenticate(f"Bearer {key}", snapshot.api_keys)
         return MemoEntry(
-            api.context.answers.list,
+            api.context.responses.entry(EVENTS),
             principal.expires,
             principal.verified_against,
             None,
@@ -345,10 +346,10 @@ async def test_revocation_reaches_what_was_being_answered(api: Api) -> None:
 
     await api.get("/v0/cluster/events")  # Makes the answer ready.
     before = entry()
-    assert api.poll_server.reply(b"", before, api.poll_server.monotonic()) is not None
+    assert api.poll_server.respond(b"", before, api.poll_server.monotonic()) is not None
     await api.request("DELETE", f"{KEYS}/agents", WRITE)
     await api.get("/v0/cluster/events")
-    assert api.poll_server.reply(b"", before, api.poll_server.monotonic()) is None
+    assert api.poll_server.respond(b"", before, api.poll_server.monotonic()) is None
 
 
 # -- last use --------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ async def test_what_a_preflight_allows_the_poll_path_looks_past(open_api: Api, n
                 head("GET", LATEST, f"Authorization: {READ['Authorization']}", f"{name}: {number}")
             )
             assert (await line.reply()).status == 200
-    assert len(open_api.poll_server.memo) == 1
+    assert len(open_api.poll_server.memo.entries) == 1
 
 
 async def test_a_stream_may_be_read(open_api: Api) -> None:

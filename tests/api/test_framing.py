@@ -19,8 +19,8 @@ import pytest
 
 from service.api.handlers import events
 from service.api.handlers.events import body_limit
-from service.api.poll_path.connection import Deadlines
-from service.api.server import HANDLER_SETTINGS
+from service.api.poll_path.request_handler import HANDLER_SETTINGS
+from service.api.poll_path.timeouts import Timeouts
 from service.settings import PREFIX
 from service.store import Store, open_store
 from tests.api.raw import EVENT, PATIENCE_S, TOKEN, connected, head, recording, send_head
@@ -547,13 +547,13 @@ async def test_client_that_leaves_in_its_body_is_no_bug_of_ours(
 
 # -- deadlines -------------------------------------------------------------------------------------
 
-SHORT = Deadlines(head=0.2, idle=0.2, stuck=0.2, sweep=0.05)
+SHORT = Timeouts(head=0.2, idle=0.2, no_progress=0.2, sweep=0.05)
 
 
 @pytest.fixture(params=["on", "off"])
 async def hasty(request: pytest.FixtureRequest, make_api: Callable[..., Any]) -> Api:
     """An API process that does not wait long, with the poll path on and off."""
-    api: Api = await make_api(deadlines=SHORT, poll_path=request.param)
+    api: Api = await make_api(timeouts=SHORT, poll_path=request.param)
     return api
 
 
@@ -590,7 +590,7 @@ async def test_slow_second_head_is_ended(hasty: Api) -> None:
 
 
 async def test_connection_in_use_outlives_the_deadlines(hasty: Api) -> None:
-    """Deadlines count from the last request: an agent that polls keeps its connection."""
+    """Timeouts count from the last request: an agent that polls keeps its connection."""
     async with await connected(hasty.port) as line:
         for _ in range(6):
             line.send(head())

@@ -14,9 +14,13 @@ import aiohttp
 import jwt
 import pytest
 
-from service.api.poll_path import connection as front
+from service.api import aiohttp_internals
+from service.api.poll_path import memo as memos
 from service.api.poll_path import sendfile
-from service.api.poll_path.connection import Deadlines
+from service.api.poll_path.memo import Memo, MemoEntry
+from service.api.poll_path.timeouts import Timeouts
+from service.api.responses.cache import EVENTS
+from service.api.responses.model import CacheEntry
 from service.auth import Role, mint
 from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, Api, make_token
 
@@ -172,10 +176,10 @@ async def test_a_known_head_needs_no_handler(both: tuple[Api, Api]) -> None:
     fast, _ = both
     await warm(fast, head())
     stats = fast.context.metrics.requests.route(EVENT_ROUTE)
-    fast.context.answers.count_all_hits()
+    fast.context.responses.count_all_hits()
     before, handled = stats.counts["GET", 200], sum(stats.buckets)
     await exchange(fast, head(), head())
-    fast.context.answers.count_all_hits()
+    fast.context.responses.count_all_hits()
     assert stats.counts["GET", 200] == before + 2
     assert sum(stats.buckets) == handled
 
@@ -191,13 +195,13 @@ async def test_replies_about_an_event_that_is_trimmed_stay_counted(
     ask = head(f"/v0/cluster/events/{event.id}", f"Accept-Encoding: {accept}")
     await warm(api, ask)
     stats = api.context.metrics.requests.route(EVENT_ROUTE)
-    api.context.answers.count_all_hits()
+    api.context.responses.count_all_hits()
     before = stats.counts["GET", 200]
     await exchange(api, ask, ask)
     await api.store.append(ALL_GOOD)
     await api.settle()
     assert b" 404 " in await exchange(api, ask)
-    api.context.answers.count_all_hits()
+    api.context.responses.count_all_hits()
     assert stats.counts["GET", 200] == before + 2
 
 
@@ -287,7 +291,7 @@ async def test_draining_ends_every_connection(both: tuple[Api, Api]) -> None:
 
 async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[..., Any]) -> None:
     """A client that asks and never reads is cut off, and what waits for it stays bounded."""
-    api: Api = await make_api(deadlines=Deadlines(stuck=0.3, sweep=0.1))
+    api: Api = await make_api(timeouts=Timeouts(no_progress=0.3, sweep=0.1))
     for _ in range(300):
         await api.store.append(ONE_BAD)
     await api.settle()
@@ -317,7 +321,7 @@ async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[
 async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) -> None:
     """A connection that is only ever served from the memo outlives the idle deadline; a silent one
     does not."""
-    api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
+    api: Api = await make_api(timeouts=Timeouts(head=0.3, idle=0.3, sweep=0.05))
     await api.store.append(ALL_GOOD)
     await api.settle()
     await warm(api, head())
@@ -332,7 +336,7 @@ async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) ->
 async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
     """A head that does not come to its end in time ends the connection, however busily its bytes
     drip."""
-    api: Api = await make_api(deadlines=Deadlines(head=0.3, sweep=0.05))
+    api: Api = await make_api(timeouts=Timeouts(head=0.3, sweep=0.05))
     reader, writer = await asyncio.open_connection(api.host, api.port)
 
     async def drip() -> None:
@@ -350,41 +354,39 @@ async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
     writer.close()
 
 
-async def test_heads_that_never_come_again_are_not_kept(both: tuple[Api, Api]) -> None:
+def test_heads_that_never_come_again_are_not_kept() -> None:
     """Unique heads leave the memo as it is."""
-    fast, _ = both
-    sock = front.PollServer(fast.context, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
-    entry = front.MemoEntry(fast.context.answers.list, float("inf"), None, None, close=False)
+    memo = Memo()
+    entry = MemoEntry(CacheEntry(EVENTS), float("inf"), None, None, close=False)
     for number in range(100):
-        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), entry)
-    assert not sock.memo
-    sock.remember(head("/v0/cluster/events", "X-Run: 1"), entry)
-    assert len(sock.memo) == 1
+        memo.remember(head("/v0/cluster/events", f"X-Run: {number}"), entry)
+    assert not memo.entries
+    memo.remember(head("/v0/cluster/events", "X-Run: 1"), entry)
+    assert len(memo.entries) == 1
 
 
-async def test_the_memo_is_bounded(both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memo_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest head gives way when there are too many, or too many bytes."""
-    fast, _ = both
-    monkeypatch.setattr(front, "MEMO_ENTRIES", 10)
-    sock = front.PollServer(fast.context, lambda: None, memoise=True)  # type: ignore[arg-type,return-value]
-    entry = front.MemoEntry(fast.context.answers.list, float("inf"), None, None, close=False)
+    monkeypatch.setattr(memos, "MAX_ENTRIES", 10)
+    memo = Memo()
+    entry = MemoEntry(CacheEntry(EVENTS), float("inf"), None, None, close=False)
     for number in [*range(30), *range(30)]:
-        sock.remember(head("/v0/cluster/events", f"X-Run: {number}"), entry)
-    assert len(sock.memo) == 10
-    assert sock._memo_bytes == sum(map(len, sock.memo))
-    monkeypatch.setattr(front, "MEMO_BYTES", 1_000)
-    sock.remember(head("/v0/cluster/events", "X-Run: 29"), entry)
-    assert sock._memo_bytes <= 1_000
+        memo.remember(head("/v0/cluster/events", f"X-Run: {number}"), entry)
+    assert len(memo.entries) == 10
+    assert memo._bytes == sum(map(len, memo.entries))
+    monkeypatch.setattr(memos, "MAX_BYTES", 1_000)
+    memo.remember(head("/v0/cluster/events", "X-Run: 29"), entry)
+    assert memo._bytes <= 1_000
 
 
 async def test_another_framework_switches_it_off(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On an aiohttp whose details were not read, the poll path is off and the log says so."""
-    assert front.fits_framework()
+    assert aiohttp_internals.matches_aiohttp()
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
-    assert not front.fits_framework()
-    assert "the poll path is off" in caplog.text
+    assert not aiohttp_internals.matches_aiohttp()
+    assert "unsupported aiohttp version" in caplog.text
 
 
 async def test_an_eager_client_reaches_the_memo(both: tuple[Api, Api]) -> None:
@@ -407,12 +409,12 @@ async def test_it_works_with_another_framework(
 ) -> None:
     """Where the framework's details are not known, everything is answered all the same, and idle
     connections end."""
-    monkeypatch.setattr(front, "FRAMEWORK", (2, 0))
-    api: Api = await make_api(deadlines=Deadlines(head=0.3, idle=0.3, sweep=0.05))
+    monkeypatch.setattr(aiohttp_internals, "SUPPORTED", (2, 0))
+    api: Api = await make_api(timeouts=Timeouts(head=0.3, idle=0.3, sweep=0.05))
     await api.context.replica.append(ALL_GOOD)
     answers = await exchange(api, head(), head(), head())
     assert answers.count(b"HTTP/1.1 200 OK") == 3
-    assert not api.poll_server.memo
+    assert not api.poll_server.memo.entries
     reader, writer = await asyncio.open_connection(api.host, api.port)
     writer.write(head())
     assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 200 OK")
@@ -494,7 +496,7 @@ async def test_no_head_gets_the_grant_of_another(make_api: Callable[..., Any]) -
         await asyncio.sleep(1.2)
         reading.cancel()
         writer.close()
-    assert victim not in api.poll_server.memo
+    assert victim not in api.poll_server.memo.entries
     for _ in range(3):
         assert (await exchange(api, victim)).endswith(b'{"status":"ready"}')
 
@@ -522,7 +524,7 @@ async def test_many_entity_tags_are_answered_but_not_remembered(both: tuple[Api,
     fast, _ = both
     tags = ", ".join(f'"{number}"' for number in range(100))
     await warm(fast, head("/v0/cluster/events/latest", f"If-None-Match: {tags}"))
-    assert not fast.poll_server.memo
+    assert not fast.poll_server.memo.entries
 
 
 async def test_a_bug_on_the_poll_path_is_told_the_ordinary_way(
@@ -536,6 +538,6 @@ async def test_a_bug_on_the_poll_path_is_told_the_ordinary_way(
     def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fast.context.answers, "ready", broken)
+    monkeypatch.setattr(fast.context.responses, "current", broken)
     await fast.context.replica.append(ALL_GOOD)
     assert b'"error_code":"InternalError"' in await exchange(fast, head())

@@ -216,10 +216,10 @@ async def test_poll_path_answers_no_other_host(make_open: MakeApi) -> None:
     async with await connected(api.port) as line:
         for _ in range(4):
             assert (await ask(line, f"GET {LATEST} HTTP/1.1\r\nHost: localhost")).status == 200
-        assert len(api.poll_server.memo) == 1
+        assert len(api.poll_server.memo.entries) == 1
         for _ in range(4):
             assert (await ask(line, f"GET {LATEST} HTTP/1.1\r\nHost: evil.example")).status == 421
-        assert len(api.poll_server.memo) == 1
+        assert len(api.poll_server.memo.entries) == 1
 
 
 async def test_stream_answers_no_other_host(make_open: MakeApi) -> None:

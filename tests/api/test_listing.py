@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from service.api.handlers import event_query as listing
-from service.api.responses import cache as answers
+from service.api.responses import pages as page_bodies
 from service.events import Observation, Status, rfc3339, uuid7
 from service.replica.event_filter import EventFilter, Selection
 from service.store import AppendResult, Entry
@@ -344,7 +344,7 @@ async def test_a_page_has_a_hundred_full_events_at_most(api: Api, query: str) ->
 async def test_a_page_is_bounded_in_bytes(make_api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page ends before it has too many bytes, whatever its limit, and has one event at the
     least."""
-    monkeypatch.setattr(answers, "PAGE_BYTES", 200_000)
+    monkeypatch.setattr(page_bodies, "PAGE_BYTES", 200_000)
     api: Api = await make_api(events_memory=0)
     recorded = [await api.store.append(LONG) for _ in range(11)]
     await api.settle()
@@ -354,7 +354,7 @@ async def test_a_page_is_bounded_in_bytes(make_api: Any, monkeypatch: pytest.Mon
     assert [event["id"] for page in pages for event in page.json] == [
         done.event.id for done in reversed(recorded)
     ]
-    monkeypatch.setattr(answers, "PAGE_BYTES", 10)
+    monkeypatch.setattr(page_bodies, "PAGE_BYTES", 10)
     assert [len(page.json) for page in await followed(api, f"{LIST}?selector=all")] == [1] * 11
     assert [len(page.json) for page in await followed(api, f"{LIST}?limit=3")] == [1] * 11
 

@@ -95,7 +95,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_pages_beyond_the_memory_are_refused(full: Api, version: str) -> None:
     """While pages wait for slow clients, the next one is 503; all else is answered, and pages are
     once the clients have gone."""
-    memory = full.context.answers.memory
+    memory = full.context.responses.memory
     async with AsyncExitStack() as stack:
         for number in (1, 2):
             await stack.enter_async_context(slow(full, get(PAGE, version=version)))
@@ -116,7 +116,7 @@ async def test_pages_beyond_the_memory_are_refused(full: Api, version: str) -> N
 
 async def test_a_page_counts_until_it_is_taken(full: Api) -> None:
     """A client that reads it to its end frees it, and can go on on the same connection."""
-    memory = full.context.answers.memory
+    memory = full.context.responses.memory
     async with slow(full, get(PAGE)) as line:
         await until(lambda: memory.used > PAGE_BYTES)
         for _ in range(3):
@@ -134,7 +134,7 @@ async def test_a_page_counts_until_it_is_taken(full: Api) -> None:
 
 async def test_a_page_counts_before_it_can_be_sent(full: Api) -> None:
     """A page that waits for the one before it on the same connection has its memory as well."""
-    memory = full.context.answers.memory
+    memory = full.context.responses.memory
     async with slow(full, get(PAGE) * 2) as line:
         await until(lambda: memory.used > 2 * PAGE_BYTES)
         assert [(await line.reply()).status for _ in range(2)] == [200, 200]
@@ -144,7 +144,7 @@ async def test_a_page_counts_before_it_can_be_sent(full: Api) -> None:
 async def test_one_full_event_counts_as_well(full: Api) -> None:
     """A reply that is not kept for others is one client's alone, also one that is shorter than a
     transport's usual buffer."""
-    memory = full.context.answers.memory
+    memory = full.context.responses.memory
     event_id = (await full.get(f"{LIST}?limit=10")).json[-1]["id"]
     async with slow(full, get(f"{LIST}/{event_id}?selector=all")):
         await until(lambda: any(connection.paused for connection in full.poll_server.connections))
@@ -164,7 +164,7 @@ async def test_what_others_get_as_well_does_not_count(
     fields = [f"{name}: {value}" for name, value in more.items()]
     async with slow(api, get(LIST, *fields) * 40) as line:
         await until(lambda: any(connection.paused for connection in api.poll_server.connections))
-        assert api.context.answers.memory.used == 0
+        assert api.context.responses.memory.used == 0
         reply = await line.reply()
         assert reply.body == (await api.get(LIST)).body
         assert reply.headers.get("Access-Control-Allow-Origin") == more.get("Origin")
@@ -179,17 +179,17 @@ async def test_a_reply_without_the_body_keeps_nothing(full: Api, request_: bytes
     """What is not sent does not wait."""
     async with slow(full, request_) as line:
         assert (await line.reply("HEAD")).status in {200, 304}
-        await until(lambda: full.context.answers.memory.used == 0)
+        await until(lambda: full.context.responses.memory.used == 0)
 
 
 async def test_clients_that_go_before_their_page_free_it(full: Api) -> None:
     """Whatever ends a request, its memory comes back."""
     for _ in range(5):
         async with slow(full, get(PAGE) * 3):
-            await until(lambda: full.context.answers.memory.used > 0)
+            await until(lambda: full.context.responses.memory.used > 0)
     await until(lambda: not full.poll_server.connections)
     gc.collect()
-    assert full.context.answers.memory.used == 0
+    assert full.context.responses.memory.used == 0
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
@@ -200,14 +200,14 @@ async def test_memory_does_not_wait_for_the_garbage_collector(full: Api, coding:
     try:
         for path in (PAGE, f"{LIST}/{event_id}?selector=all"):
             assert (await full.get(path, {"Accept-Encoding": coding})).status == 200
-            await until(lambda: full.context.answers.memory.used == 0)
+            await until(lambda: full.context.responses.memory.used == 0)
     finally:
         gc.enable()
 
 
 async def kept_for_slow_clients(full: Api, count: int) -> int:
     """The bytes that this process keeps for so many clients that read nothing of their pages."""
-    memory = full.context.answers.memory
+    memory = full.context.responses.memory
     async with AsyncExitStack() as stack:
         await full.get(PAGE)
         gc.collect()

@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.api.handlers.health import metrics_fingerprint, render_metrics
-from service.api.poll_path.connection import Deadlines
+from service.api.poll_path.timeouts import Timeouts
 from service.api.server import serving_metrics
 from service.api.worker_metrics import WorkerMetrics, merge
 from service.metrics import Exposition, Metrics
@@ -21,7 +21,7 @@ from service.sockets import listen
 from tests.api.raw import connected, head
 from tests.conftest import ALL_GOOD, ONE_BAD, WRITE, Api
 
-DEADLINES = Deadlines(head=0.3, idle=0.3, sweep=0.05)
+DEADLINES = Timeouts(head=0.3, idle=0.3, sweep=0.05)
 
 
 def stop_the_clock(api: Api) -> None:
@@ -287,8 +287,8 @@ async def test_deadlines_on_the_port_of_the_metrics(
 
 async def test_connections_of_both_ports_are_counted(make_api: Callable[..., Any]) -> None:
     """The gauge of open connections counts those of the API and of the metrics together."""
-    patient = Deadlines(head=60, idle=60, sweep=0.02)
-    api: Api = await make_api(deadlines=patient, metrics_port="0")
+    patient = Timeouts(head=60, idle=60, sweep=0.02)
+    api: Api = await make_api(timeouts=patient, metrics_port="0")
     gauge = partial(
         api.context.metrics.registry.get_sample_value, "cluster_events_http_connections"
     )

@@ -12,7 +12,7 @@ import pytest
 
 from service.api.live import event_stream as stream
 from service.api.live.event_stream import newer_than
-from service.api.poll_path.connection import Deadlines
+from service.api.poll_path.timeouts import Timeouts
 from service.auth import Role
 from service.events import Selector
 from service.replica.event_filter import Selection, position
@@ -244,7 +244,7 @@ async def test_the_list_is_given_to_others(api: Api, accept: str) -> None:
     for _ in range(4):
         got = await api.get(LIST, {"Accept": accept})
         assert (got.headers["Content-Type"], len(got.json)) == ("application/json", 1)
-    assert len(api.poll_server.memo) == 1
+    assert len(api.poll_server.memo.entries) == 1
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ async def test_a_stream_needs_a_credential_and_a_selector(api: Api) -> None:
 
 async def test_connections_that_stream_are_not_idle(make_api: Callable[..., Any]) -> None:
     """The idle deadline is for connections that ask nothing."""
-    api: Api = await make_api(deadlines=Deadlines(head=0.2, idle=0.2, sweep=0.05))
+    api: Api = await make_api(timeouts=Timeouts(head=0.2, idle=0.2, sweep=0.05))
     async with listening(api) as listener:
         await asyncio.sleep(0.5)
         ids = await record(api, 1)

@@ -9,15 +9,15 @@ from typing import Any
 import orjson
 import pytest
 
+from service.api import aiohttp_internals
 from service.api.http.limits import FIELD_LIMIT, FIELDS, TARGET_LIMIT
-from service.api.poll_path import connection as front
-from service.api.poll_path.connection import (
-    Deadlines,
+from service.api.poll_path.request_head import (
     is_one_get,
     is_partial_head,
     is_whole,
     without_tracing,
 )
+from service.api.poll_path.timeouts import Timeouts
 from tests.api.raw import EVENT, TOKEN, Line, connected, head, recording, send_head, send_pieces
 from tests.api.test_framing import POST, Server, pure_python_log, pure_python_port, server  # noqa: F401  # Fixtures.
 from tests.conftest import ALL_GOOD, Api
@@ -164,7 +164,7 @@ MALFORMED_ASTERISK = {
 async def test_target_without_a_path_passes_no_limit_on(
     server: Server,
     request_: bytes,
-    status: int,  # noqa: F811
+    status: int,
 ) -> None:
     """A request that reaches no route is held to the same rules as one that does."""
     async with await connected(server.port) as line:
@@ -371,7 +371,7 @@ async def test_nothing_is_read_from_the_middle_after_a_body(
 async def test_nothing_is_read_from_the_middle_of_a_head_in_pieces(
     server: Server,
     target: str,
-    cut: int,  # noqa: F811
+    cut: int,
 ) -> None:
     """The same where the end of such a head is cut, and where the body that must not run comes
     last."""
@@ -389,7 +389,7 @@ async def test_nothing_is_read_from_the_middle_of_a_head_in_pieces(
 @pytest.mark.parametrize("cut", [1, 2, 3, 8])
 async def test_nothing_is_read_from_the_middle_after_a_body_in_pieces(
     server: Server,
-    cut: int,  # noqa: F811
+    cut: int,
 ) -> None:
     """The same where the end of a chunked body is cut."""
     hidden = recording()
@@ -458,7 +458,7 @@ NO_CERTAIN_END = {
 @pytest.mark.parametrize("request_", NO_CERTAIN_END.values(), ids=NO_CERTAIN_END)
 async def test_connection_ends_where_a_message_has_no_certain_end(
     server: Server,
-    request_: bytes,  # noqa: F811
+    request_: bytes,
 ) -> None:
     """CONNECT, and a transfer coding in HTTP/1.0, end the connection."""
     async with await connected(server.port) as line:
@@ -542,7 +542,7 @@ async def test_half_closed_connection_ends_with_another_framework(
 ) -> None:
     """Where the framework's details are not known, a connection of which only one side is left
     ends."""
-    monkeypatch.setattr(front, "FRAMEWORK", (2, 0))
+    monkeypatch.setattr(aiohttp_internals, "SUPPORTED", (2, 0))
     api: Api = await make_api()
     async with await connected(api.port) as line:
         line.send(head())
@@ -700,13 +700,13 @@ async def test_malformed_beginning_is_refused_at_once(server: Server, beginning:
 
 def test_the_settings_reach_the_deadlines() -> None:
     """By default a connection may be idle for 75 s, and a client may take 60 s for a response."""
-    assert (Deadlines().idle, Deadlines().reply) == (75.0, 60.0)
+    assert (Timeouts().idle, Timeouts().response) == (75.0, 60.0)
 
 
 async def test_deadlines_are_settings(make_api: MakeApi) -> None:
     """`IDLE_TIMEOUT` and `REPLY_TIMEOUT` are what connections are held to."""
     api: Api = await make_api(idle_timeout="600s", reply_timeout="7s")
-    assert (api.poll_server.deadlines.idle, api.poll_server.deadlines.reply) == (600.0, 7.0)
+    assert (api.poll_server.timeouts.idle, api.poll_server.timeouts.response) == (600.0, 7.0)
 
 
 async def test_client_that_takes_a_byte_now_and_then_is_ended(make_api: MakeApi) -> None:
@@ -724,10 +724,10 @@ async def test_client_that_takes_a_byte_now_and_then_is_ended(make_api: MakeApi)
         for tick in range(1, 40):
             waiting[0] -= 64  # Every 3 s it takes 64 bytes.
             if connection == 1 and tick % 10 == 0:
-                ours._active = (
+                ours._active_at = (
                     start + 3 * tick
                 )  # It asks again: it has taken what it asked for before.
-            ours.check_deadlines(start + 3 * tick)
+            ours.check_timeouts(start + 3 * tick)
             if ours.transport.aborted:  # type: ignore[attr-defined]
                 break
         assert ours.transport.aborted is (connection == 0)  # type: ignore[attr-defined]

@@ -121,7 +121,7 @@ async def test_fetch_revalidates_by_itself(page: Page, make_open_api: Callable[.
 
 def requests(api: Api, code: int) -> float:
     """How many requests for an event were answered with this code."""
-    api.context.answers.count_all_hits()
+    api.context.responses.count_all_hits()
     labels = {"route": "/v0/cluster/events/{event_id}", "method": "GET", "code": str(code)}
     return (
         api.context.metrics.registry.get_sample_value("cluster_events_http_requests_total", labels)

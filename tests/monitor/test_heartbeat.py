@@ -27,7 +27,7 @@ async def until_called(metrics: Metrics, result: str, number: int) -> None:
 
 async def test_each_completed_check_is_told(
     make_world: MakeWorld,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The watcher is called after each check that the store knows of, healthy or not, and after no
     other."""
@@ -54,7 +54,7 @@ async def test_each_completed_check_is_told(
 
 async def test_trouble_with_the_watcher_is_told_once(
     make_world: MakeWorld,
-    caplog: pytest.LogCaptureFixture,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A watcher that answers with an error is counted, and logged once without its URL; so is its
     return."""

@@ -329,7 +329,7 @@ async def test_who_does_not_lead_records_nothing(make_world: MakeWorld, stand: S
 
 async def test_leader_that_lost_the_lease_unknowingly_is_fenced(
     make_world: MakeWorld,
-    stand: Stand,  # noqa: F811
+    stand: Stand,
 ) -> None:
     """A leader that is sure of its lease, wrongly, is refused by the store, for events and for
     completed checks."""
@@ -484,7 +484,7 @@ async def test_listener_tells_who_leads(
 
 async def test_listener_exposes_the_age_of_the_last_check(
     make_world: MakeWorld,
-    stand: Stand,  # noqa: F811
+    stand: Stand,
 ) -> None:
     """The metrics tell how long ago this monitor completed a check, and nothing before it has."""
     world = await make_world("api")

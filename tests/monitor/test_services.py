@@ -244,7 +244,7 @@ async def world_of(make_world: MakeWorld, tmp_path: Path, text: str, **values: A
 
 async def test_flapping_below_the_threshold_is_no_event(
     make_world: MakeWorld,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """A service that fails less often in a row than its threshold stays healthy, and one that does
     not, does not."""
@@ -315,7 +315,7 @@ def test_interval_in_another_unit_is_not_shorter(tmp_path: Path) -> None:
 
 async def test_what_was_found_long_ago_is_not_recorded(
     make_world: MakeWorld,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """A monitor whose turn it is again looks at every service, also at one that is asked rarely."""
     world = await world_of(make_world, tmp_path, "interval = '10m'")
@@ -561,7 +561,7 @@ async def test_once_prints_and_records_nothing(
     make_world: MakeWorld,
     valkey: str,
     healthy: bool,
-    code: int,  # noqa: F811
+    code: int,
 ) -> None:
     """`monitor --once` prints what it found, exits by it, and leaves the store alone."""
     world = await make_world("api", "runner")
@@ -628,7 +628,7 @@ def monitor(log: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes
 async def test_hangup_reads_the_file_again(
     make_world: MakeWorld,
     valkey: str,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """SIGHUP makes a running monitor check by the changed file; one with a mistake is told and not
     used."""
@@ -670,7 +670,7 @@ async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None: 
 async def test_process_tells_that_it_leads(
     make_world: MakeWorld,
     valkey: str,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """A running monitor answers on its own port: ready as the leader, with the metrics of its
     checks."""

@@ -3,7 +3,7 @@ healthy-or-not."""
 
 import pytest
 
-from service.api.responses.cache import _unchanged_since
+from service.api.responses.verdict import unchanged_since
 from service.events import Event, Observation, Selector, Status
 from service.store import Entry
 
@@ -42,9 +42,9 @@ def history(api: str, runner: str) -> list[Entry]:
 def test_runs(api: str, other: str, since: dict[str, int]) -> None:
     """Both unhealthy statuses are one run; an event that knows nothing of the service ends it;
     names do not mix."""
-    assert _unchanged_since(history(api, other), ["api", "api_2"]) == since
+    assert unchanged_since(history(api, other), ["api", "api_2"]) == since
 
 
 def test_nothing_recorded() -> None:
     """No events, no runs."""
-    assert _unchanged_since([], ["api"]) == {}
+    assert unchanged_since([], ["api"]) == {}

@@ -10,10 +10,12 @@ from aiohttp import hdrs, web
 
 from service.api.context import ApiContext
 from service.api.handlers import event_query as listing
-from service.api.handlers.reply import Streaming, answer, condition_of, send
+from service.api.handlers.reply import EventStreamResponse, condition_of, respond, send
 from service.api.http.accept import preferred
 from service.api.http.headers import AUTH, CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, ETAG
-from service.api.responses.cache import etag_of
+from service.api.responses.cache import EVENTS, LATEST_EVENT
+from service.api.responses.contents import etag_of, freshness_fields
+from service.api.responses.model import Resource, ResourceKey
 from service.api.route import PRINCIPAL
 from service.errors import (
     ClusterMonitoringDisabled,
@@ -49,10 +51,10 @@ async def list_events(context: ApiContext, request: web.Request) -> web.StreamRe
     ask for."""
     wanted = listing.parse(request.query) if request.query_string else None
     if wanted is None:
-        return await answer(context, request, context.answers.list)
+        return await respond(context, request, EVENTS)
     if not context.settings.monitoring:
         raise ClusterMonitoringDisabled
-    page = await context.answers.page(wanted)
+    page = await context.responses.page(wanted)
     return send(request, page, condition_of(request))
 
 
@@ -74,10 +76,10 @@ async def stream_events(context: ApiContext, request: web.Request) -> web.Stream
     reading = await context.replica.read()  # A stream begins where the state is known.
     last = request.headers.get("Last-Event-ID")
     last_sent_id = (canonical_uuid(last) or "unknown") if last else None
-    stream = Streaming(
+    stream = EventStreamResponse(
         context.watchers, selection, last_sent_id, partial(context.seconds_left, request[PRINCIPAL])
     )
-    stream.headers.update(context.answers.freshness(reading))
+    stream.headers.update(freshness_fields(reading))
     if context.authenticator.open_to_all:
         stream.headers[AUTH] = Auth.NONE
     return stream
@@ -88,11 +90,11 @@ async def get_event(context: ApiContext, request: web.Request) -> web.StreamResp
     selector = listing.one_selector(request.query) if request.query_string else Selector.STATUS
     text = request.match_info.get("event_id", LATEST)
     if text == LATEST:
-        return await answer(context, request, context.answers.latest(selector))
+        return await respond(context, request, LATEST_EVENT[selector])
     event_id = canonical_uuid(text)
     if event_id is None:
         raise InvalidUuidParam(text)
-    return await answer(context, request, context.answers.event(event_id, selector))
+    return await respond(context, request, ResourceKey(Resource.EVENT, selector, event_id))
 
 
 async def post_event(context: ApiContext, request: web.Request) -> web.StreamResponse:

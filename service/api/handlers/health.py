@@ -7,8 +7,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service import __version__
 from service.api.context import ApiContext
-from service.api.handlers.reply import answer
+from service.api.handlers.reply import respond
 from service.api.http.headers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.responses.cache import VERDICT
 from service.events import observations
 from service.replica.snapshot import Snapshot
 
@@ -22,7 +23,7 @@ def json(body: bytes, status: int = 200) -> web.Response:
 async def cluster_healthz(context: ApiContext, request: web.Request) -> web.StreamResponse:
     """The verdict: 200 if all is healthy and that is known to be so, else 503 with the same
     body."""
-    return await answer(context, request, context.answers.verdict)
+    return await respond(context, request, VERDICT)
 
 
 async def config(_context: ApiContext, _request: web.Request) -> web.StreamResponse:
@@ -63,7 +64,7 @@ def metrics_fingerprint(context: ApiContext) -> object:
 
 async def render_metrics(context: ApiContext) -> bytes:
     """This process' metrics as they are now."""
-    context.answers.count_all_hits()
+    context.responses.count_all_hits()
     snapshot = context.replica.snapshot
     if snapshot is not None:
         set_gauges(context, snapshot)

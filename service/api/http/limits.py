@@ -9,6 +9,7 @@ from itertools import chain
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 
 from service import errors
+from service.api.aiohttp_internals import respond_in_http11
 from service.errors import (
     BadMessage,
     HeadersTooLarge,
@@ -43,7 +44,7 @@ def check_message(request: web.BaseRequest, *, takes_body: bool = False) -> None
         HttpVersion11,
         HttpVersion10,
     ):
-        request._cache["version"] = HttpVersion11  # noqa: SLF001  # The reply is in ours (RFC 9110, section 2.5).
+        respond_in_http11(request)
         raise VersionNotSupported
     check_sizes(request)
     headers = request.headers

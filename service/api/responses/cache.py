@@ -1,22 +1,20 @@
-"""The response cache."""
+"""The response cache: for each resource, a response that is ready to send.
 
-import hashlib
+A response is made again only when its content changes or its time is over: at the next second (its
+`Date`), when an event reaches its age limit, when the snapshot is no longer current, or when the
+monitor counts as silent. Every user of a response compares its snapshot and its `valid_until`.
+"""
+
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from email.utils import formatdate
-from http import HTTPStatus
 
-import orjson
 from multidict import CIMultiDict
 
-from service.api.http.conditional import Condition, names
-from service.api.http.content_coding import CODINGS, SMALLEST, Accepted, negotiate
+from service.api.http.content_coding import negotiate
 from service.api.http.headers import (
-    AGE,
     AUTH,
     CACHE_CONTROL,
-    CHECKED_AT,
     COMMON_HEADERS,
     CONTENT_ENCODING,
     CONTENT_LENGTH,
@@ -24,556 +22,316 @@ from service.api.http.headers import (
     DATE,
     ETAG,
     LINK,
-    MONITOR_SILENT,
-    STALE,
-    STORE_UNREACHABLE,
     VARY,
 )
-from service.api.responses.memory import MemoryBudget, Reservation
-from service.errors import ApiError, NoClusterMonitorEventsAvailable, UnknownClusterMonitorEvent
-from service.events import Selector, Status, observations, rfc3339, rfc3339_seconds
+from service.api.responses.contents import (
+    content_of,
+    freshness_fields,
+    render_encoded,
+    render_events,
+)
+from service.api.responses.memory import MemoryBudget
+from service.api.responses.model import (
+    NEEDS_FULL_EVENT,
+    CacheEntry,
+    Content,
+    NeedsFullEvent,
+    PreparedResponse,
+    Resource,
+    ResourceKey,
+)
+from service.api.responses.pages import page_body
+from service.api.responses.verdict import VerdictRenderer
+from service.errors import (
+    ApiError,
+    NoClusterMonitorEventsAvailable,
+    UnknownClusterMonitorEvent,
+)
+from service.events import Selector
+from service.replica import CurrentOrStale, Replica, Snapshot
 from service.replica.event_filter import EventFilter
-from service.replica.replica import CurrentOrStale, Replica
-from service.replica.snapshot import Snapshot
 from service.settings import Auth, Settings
 from service.store import Entry
 
-_EVENT_QUESTIONS = 2_048
-"""Questions about single events that are remembered: twice as many as events are retained by
-default."""
+MAX_EVENTS = 2_048
+"""Events by id with cached responses: twice as many as are retained by default."""
 
-PAGE_BYTES = 4 * 1024 * 1024
-"""The most bytes of a page of the list, unless its first event alone has more."""
-_BATCH = 8
-"""Full events that a page reads at a time, ..."""
-_BATCH_BYTES = 256 * 1024
-"""... and what they count for until their size is known: so many pages at once cannot read more
-than memory allows."""
+LATEST_EVENT = {selector: ResourceKey(Resource.EVENT, selector) for selector in Selector}
+EVENTS = ResourceKey(Resource.EVENTS)
+VERDICT = ResourceKey(Resource.VERDICT)
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """The body of an answer and what it was made of; the same source gives the same content."""
-
-    source: object
-    body: bytes
-    etag: str
-    status: int = 200
-    coding: str | None = None
-
-
-class Answer:
-    """A reply, ready to be sent: its header fields and body, with or without the body (304)."""
-
-    __slots__ = (
-        "body",
-        "conditional_tag",
-        "etag",
-        "headers",
-        "headers_not_modified",
-        "hits",
-        "hits_not_modified",
-        "reserved",
-        "shared",
-        "snapshot",
-        "status",
-        "until",
-        "wires",
-    )
-
-    def __init__(
-        self, content: Content, headers: "CIMultiDict[str]", snapshot: Snapshot | None, until: float
-    ) -> None:
-        """True for `snapshot` (by identity) and until the monotonic time `until`."""
-        self.status = content.status
-        self.body = content.body
-        self.etag = content.etag
-        # A condition holds for successes only (RFC 9110, section 13.2.1), and compares weak tags as
-        # strong ones.
-        self.conditional_tag = (
-            content.etag.removeprefix("W/") if content.status == HTTPStatus.OK else None
-        )
-        self.snapshot = snapshot
-        self.until = until
-        self.headers = headers
-        self.headers_not_modified = headers.copy()
-        for name in (CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING):
-            self.headers_not_modified.popall(name, None)
-        self.wires: list[bytes | None] = [None, None, None, None]
-        self.hits = self.hits_not_modified = 0
-        self.shared = True
-        """Whether others get the same bytes; if not, they are not kept."""
-        self.reserved: Reservation | None = None
-        """The memory of a body that only one client gets."""
-
-    def wire(self, *, not_modified: bool, close: bool) -> bytes:
-        """The whole reply in HTTP/1.1, exactly as the framework would send it. `close` is whether
-        the connection ends."""
-        index = 2 * not_modified + close
-        wire = self.wires[index]
-        if wire is None:
-            wire = self.wires[index] = self._wire(not_modified, close)
-        return wire
-
-    def _wire(self, not_modified: bool, close: bool) -> bytes:
-        return self.head(not_modified=not_modified, close=close) + (
-            b"" if not_modified else self.body
-        )
-
-    def head(self, *, not_modified: bool, close: bool, more: bytes = b"") -> bytes:
-        """The head of the reply in HTTP/1.1. `more` are further header fields, each line begun by
-        its line break."""
-        status = HTTPStatus(304 if not_modified else self.status)
-        headers = self.headers_not_modified if not_modified else self.headers
-        lines = [
-            f"HTTP/1.1 {status.value} {status.phrase}",
-            *(f"{name}: {value}" for name, value in headers.items()),
-        ]
-        if close:
-            lines.append("Connection: close")
-        return "\r\n".join(lines).encode("ascii") + more + b"\r\n\r\n"
-
-
-@dataclass(slots=True, eq=False)
-class Question:
-    """One thing that can be asked, and its current answer.
-
-    `make` gives the content from a reading, or `None` where Redis must be asked for a full event
-    first (`fetch`).
-    """
-
-    route: str
-    make: Callable[[CurrentOrStale, "Question"], Content | None]
-    event_id: str | None = None
-    selector: Selector = Selector.STATUS
-    accepted: Accepted | None = None
-    kept: bool = True
-    """Whether the same object stands for the same question next time."""
-    waits: bool = False
-    """Whether its reply can be held until it changes."""
-    plain: "Question | None" = None
-    """The question without a content coding, for one that has one (`accepted`)."""
-    coded: "dict[Accepted, Question]" = field(default_factory=dict)
-    """The same question with content codings."""
-    answer: Answer | None = None
-    content: Content | None = None
-
-
-class Answers:
-    """All questions, and how each is answered."""
+class ResponseCache:
+    """Prepares responses from the replica, and keeps those that other requests can share."""
 
     def __init__(self, settings: Settings, replica: Replica) -> None:
+        self.memory = MemoryBudget(settings.reply_memory, "REPLY_MEMORY")
         self._replica = replica
         self._settings = settings
-        self.memory = MemoryBudget(settings.reply_memory, "REPLY_MEMORY")
-        self._latest = {
-            selector: Question(
-                "/v0/cluster/events/{event_id}", self._make_event, selector=selector, waits=True
-            )
-            for selector in Selector
-        }
-        self._events: OrderedDict[tuple[str, Selector], Question] = OrderedDict()
-        self._since: tuple[Sequence[Entry], Mapping[str, int]] = ((), {})
-        # What replies can differ by: with CORS also by who asks from where.
-        self._vary = (
-            "Origin, " if settings.cors_origins else ""
-        ) + "Accept-Encoding, Authorization"
-        self.list = Question("/v0/cluster/events", self._make_list)
-        self.verdict = Question("/v0/cluster_healthz", self._make_verdict, waits=True)
+        self._entries: dict[ResourceKey, CacheEntry] = {}
+        """The entries of the few keys without an event's id."""
+        self._events: OrderedDict[str, dict[ResourceKey, CacheEntry]] = OrderedDict()
+        """The entries about single events, by event id; the oldest are dropped first."""
+        self._verdict = VerdictRenderer(settings.service_names, settings.stale_after_s)
+        # What a response can depend on; with CORS, also on the origin of the request.
+        origin = "Origin, " if settings.cors_origins else ""
+        self._vary = f"{origin}Accept-Encoding, Authorization"
 
-    def latest(self, selector: Selector) -> Question:
-        """The newest event."""
-        return self._latest[selector]
+    # -- entries -----------------------------------------------------------------------------------
 
-    def event(self, event_id: str, selector: Selector) -> Question:
-        """The event of that (canonical) id.
+    def entry(self, key: ResourceKey) -> CacheEntry:
+        """The entry of a key: the same object for each request, if the key is cacheable."""
+        if key.event_id is None:
+            entries = self._entries
+        elif key.cacheable:
+            entries = self._entries_of(key.event_id)
+        else:
+            return CacheEntry(key)
+        entry = entries.get(key)
+        if entry is None:
+            entry = entries[key] = CacheEntry(key)
+        return entry
 
-        Full events are kept once only, within the limit for them: the questions about them, and
-        their answers, are not.
-        """
-        if selector is Selector.ALL:
-            return Question(
-                "/v0/cluster/events/{event_id}", self._make_event, event_id, selector, kept=False
-            )
-        key = (event_id, selector)
-        question = self._events.get(key)
-        if question is None:
-            question = Question(
-                "/v0/cluster/events/{event_id}", self._make_event, event_id, selector
-            )
-            self._events[key] = question
-            if len(self._events) > _EVENT_QUESTIONS:
-                self._drop(next(iter(self._events)))
-        return question
-
-    def _drop(self, key: tuple[str, Selector]) -> None:
-        """Forgets the question about an event; the replies that the poll path gave to it stay
-        counted."""
-        question = self._events.pop(key, None)
-        if question is not None:
-            for one in (question, *question.coded.values()):
-                self.count_hits(one)
-
-    def coded(self, question: Question, accept_encoding: str) -> Question:
-        """The same question, its answer in a content coding that the client takes. Raises
-        `NotAcceptable`."""
+    def encoded(self, key: ResourceKey, accept_encoding: str) -> ResourceKey:
+        """The key with the content coding that the client prefers. Raises `NotAcceptable`."""
         accepted = negotiate(accept_encoding)
         if accepted.coding is None:
-            return question
-        coded = question.coded.get(accepted)
-        if coded is None:
-            coded = replace(
-                question,
-                make=self._make_coded,
-                accepted=accepted,
-                plain=question,
-                coded={},
-                answer=None,
-            )
-            coded.content = None
-            # Else the two would refer to each other, and their memory wait for the garbage
-            # collector.
-            if question.kept:
-                question.coded[accepted] = coded
-        return coded
+            return key
+        return ResourceKey(key.resource, key.selector, key.event_id, accepted)
 
-    def ready(self, question: Question) -> Answer | None:
-        """The current answer without asking Redis, or `None` if there is none to be had that way.
+    def _entries_of(self, event_id: str) -> dict[ResourceKey, CacheEntry]:
+        entries = self._events.get(event_id)
+        if entries is None:
+            entries = self._events[event_id] = {}
+            if len(self._events) > MAX_EVENTS:
+                self._drop(next(iter(self._events)))
+        return entries
 
-        Raises the API's error for a question that has none (no such event).
+    def _drop(self, event_id: str) -> None:
+        """Forgets the entries about an event; the responses that were sent stay counted."""
+        for entry in self._events.pop(event_id, {}).values():
+            self._count_hits(entry)
+
+    # -- responses ---------------------------------------------------------------------------------
+
+    def current(self, entry: CacheEntry) -> PreparedResponse | None:
+        """The current response without asking Redis; `None` if Redis must be asked.
+
+        Raises the API's error if there is no such resource.
         """
         snapshot = self._replica.current()
         if snapshot is None:
             return None
-        answer = question.answer
-        now = self._replica.monotonic()
-        if answer is not None and answer.snapshot is snapshot and now < answer.until:
-            return answer
-        return self._answer(question, CurrentOrStale(self._replica, snapshot))
+        response, now = entry.response, self._replica.monotonic()
+        if response is not None and response.snapshot is snapshot and now < response.valid_until:
+            return response
+        return self._respond(entry, CurrentOrStale(self._replica, snapshot))
 
-    async def get(self, question: Question) -> Answer:
-        """The answer where `ready` has none: with Redis' help, or marked as stale.
+    async def read(self, entry: CacheEntry) -> PreparedResponse:
+        """The response where `current` has none: with Redis' help, or marked as stale.
 
-        Raises the API's error for a question that has no answer, `StoreUnavailable` if the state is
-        not known.
+        Raises the API's error if there is no such resource, `StoreUnavailable` if the state is not
+        known.
         """
         reading = await self._replica.read()
-        answer = self._answer(question, reading)
-        if answer is None and not await self._fetch(question, reading):
-            # The event is gone from the store. Only a reading from now on tells whether its id is
-            # in use again.
+        response = self._respond(entry, reading)
+        if response is None:
+            response = await self._respond_with_full_event(entry, reading)
+        if response is None:
+            # The event is gone from the store. Only a reading from now on can tell whether another
+            # event was recorded with the same id.
             await self._replica.refresh_after_now()
             reading = await self._replica.read()
-            await self._fetch(question, reading)
-        answer = answer or self._answer(question, reading)
-        if answer is None:
-            raise self._marked(self._unknown(question), reading)
-        return answer
+            response = await self._respond_with_full_event(entry, reading)
+        if response is None:
+            raise _marked(self._unknown(entry.key), reading)
+        return response
 
-    async def _fetch(self, question: Question, reading: CurrentOrStale) -> bool:
-        """Reads the full event that an answer needs, unless it is gone (false). Raises what `get`
-        raises."""
-        entry = self._entry(reading, question)
-        full = await self._replica.full(reading.snapshot, entry)
-        if full is not None:
-            (question.plain or question).content = _content(entry, full)
-        return full is not None
-
-    async def page(self, wanted: EventFilter) -> Answer:
-        """The events that a filter lets through: no more than fit a page, with a link to the
-        others.
+    async def page(self, wanted: EventFilter) -> PreparedResponse:
+        """A page of the list: as many selected events as fit, with a link to the next page.
 
         Raises `UnknownClusterMonitorEvent` for a `before` that is not retained, `StoreUnavailable`,
         and `ServerBusy` when too many bytes of pages wait to be sent.
         """
         reading = await self._replica.read()
-        snapshot, before = reading.snapshot, None
+        before = None
         try:
             if wanted.before is not None and (before := reading.event(wanted.before)) is None:
                 raise UnknownClusterMonitorEvent(wanted.before, self._settings.retention)
         except ApiError as error:
-            raise self._marked(error, reading) from None
+            raise _marked(error, reading) from None
         entries, more = await wanted.apply(reading.entries, before)
-        body, fitting = await self._page_body(snapshot, entries, wanted.selection.selector)
-        question = Question(self.list.route, self._make_list, kept=False)
-        answer = self._finish(question, _content(entries, body), reading)
-        if more or fitting < len(entries):
-            answer.headers[LINK] = answer.headers_not_modified[LINK] = wanted.next_page(
-                entries[fitting - 1]
-            )
-        return answer
+        selector = wanted.selection.selector
+        body, count = await page_body(reading, entries, selector, self.memory)
+        response = self._prepare(EVENTS, content_of(entries, body), reading, shared=False)
+        if more or count < len(entries):
+            link = wanted.next_page(entries[count - 1])
+            response.headers[LINK] = response.headers_not_modified[LINK] = link
+        return response
 
-    async def _page_body(
-        self, snapshot: Snapshot, entries: Sequence[Entry], selector: Selector
-    ) -> tuple[bytes, int]:
-        """The body of a page, and how many of the entries had room in it. What is read for it
-        counts as it is read."""
-        reserved = self.memory.reserve()
-        most = min(
-            PAGE_BYTES, self.memory.limit // 2
-        )  # A page can be read whole where no other waits.
-        bodies: list[bytes] = []
-        fulls: Mapping[str, bytes | None] = {}
-        size, fitting = 2, len(entries)
-        for number, entry in enumerate(entries):
-            if selector is Selector.ALL and number % _BATCH == 0:
-                reserved.resize(size + _BATCH_BYTES)
-                fulls = await self._replica.fulls(snapshot, entries[number : number + _BATCH])
-            body = entry.status if selector is Selector.STATUS else fulls[entry.id]
-            if body is None:  # Trimmed since the snapshot was read.
-                continue
-            size += len(body) + 1
-            if bodies and size > most:
-                fitting = number
-                break
-            bodies.append(body)
-        reserved.resize(size)
-        return _array(bodies), fitting
+    def _respond(
+        self, entry: CacheEntry, reading: CurrentOrStale, full: bytes | None = None
+    ) -> PreparedResponse | None:
+        """The response for an entry, or `None` if the full event must be read first.
+
+        Raises the API's error if there is no such resource.
+        """
+        content = self._render(entry, reading, full)
+        if content is NEEDS_FULL_EVENT:
+            return None
+        entry.content = content
+        response = self._prepare(entry.key, content, reading, shared=entry.key.cacheable)
+        if response.snapshot is not None:
+            self._count_hits(entry)
+            entry.response = response
+        return response
+
+    async def _respond_with_full_event(
+        self, entry: CacheEntry, reading: CurrentOrStale
+    ) -> PreparedResponse | None:
+        """The response, with the full event read from the store; `None` if the event is gone."""
+        event = self._event(entry.key, reading)
+        full = await self._replica.full(reading.snapshot, event)
+        return self._respond(entry, reading, full) if full is not None else None
 
     # -- contents ----------------------------------------------------------------------------------
 
-    def _make_event(self, reading: CurrentOrStale, question: Question) -> Content | None:
-        entry, known = self._entry(reading, question), question.content
-        if known is not None and known.source is entry:
+    def _render(
+        self, entry: CacheEntry, reading: CurrentOrStale, full: bytes | None
+    ) -> Content | NeedsFullEvent:
+        key, known = entry.key, entry.content
+        if key.accepted is not None:
+            identity = self.entry(key.identity)
+            content = self._render(identity, reading, full)
+            if content is NEEDS_FULL_EVENT:
+                return content
+            identity.content = content
+            return render_encoded(content, key.accepted, known)
+        match key.resource:
+            case Resource.EVENTS:
+                return render_events(reading.entries, known)
+            case Resource.VERDICT:
+                return self._verdict.render(reading, self._event(key, reading), known)
+            case Resource.EVENT:
+                return self._render_event(entry, reading, full)
+
+    def _render_event(
+        self, entry: CacheEntry, reading: CurrentOrStale, full: bytes | None
+    ) -> Content | NeedsFullEvent:
+        event, known = self._event(entry.key, reading), entry.content
+        if known is not None and known.source is event:
             return known
-        if question.selector is Selector.STATUS:
-            return _content(entry, entry.status)
-        full = self._replica.full_in_memory(reading.snapshot, entry)
-        return _content(entry, full) if full is not None else None
+        if entry.key.selector is Selector.STATUS:
+            return content_of(event, event.status)
+        full = full or self._replica.full_in_memory(reading.snapshot, event)
+        return content_of(event, full) if full is not None else NEEDS_FULL_EVENT
 
-    def _make_list(self, reading: CurrentOrStale, question: Question) -> Content:
-        entries = reading.entries
-        known = question.content
-        if known is not None and known.source is entries:
-            return known
-        return _content(entries, _array([entry.status for entry in entries]))
+    def _event(self, key: ResourceKey, reading: CurrentOrStale) -> Entry:
+        """The event that the response is about; for the verdict, the latest.
 
-    def _make_coded(self, reading: CurrentOrStale, question: Question) -> Content | None:
-        plain, accepted, known = question.plain, question.accepted, question.content
-        assert plain is not None  # noqa: S101
-        assert accepted is not None  # noqa: S101
-        assert accepted.coding is not None  # noqa: S101
-        content = plain.make(reading, plain)
-        if content is None or (known is not None and known.source is content):
-            return known if content is not None else None
-        plain.content = content
-        if len(content.body) < SMALLEST and accepted.identity:
-            return replace(content, source=content)
-        etag = f'{content.etag[:-1]}-{accepted.coding}"'
-        return Content(
-            content, CODINGS[accepted.coding](content.body), etag, content.status, accepted.coding
-        )
+        Raises the API's error if there is none, `StoreUnavailable` if that is not known.
+        """
+        try:
+            event = reading.latest() if key.event_id is None else reading.event(key.event_id)
+            if event is None:
+                if key.event_id is not None:
+                    self._drop(key.event_id)
+                raise self._unknown(key)
+        except ApiError as error:
+            raise _marked(error, reading) from None
+        return event
 
-    def _make_verdict(self, reading: CurrentOrStale, question: Question) -> Content:
-        snapshot, replica = reading.snapshot, self._replica
-        newest = self._entry(reading, question)
-        source = (
-            snapshot.version,
-            snapshot.entries,
-            snapshot.checked_at,
-            reading.age is None,
-            replica.monitor_silent(snapshot),
-        )
-        known = question.content
-        if known is not None and known.source == source:
-            return known
-        stale = self._why_stale(reading)
-        services = observations(snapshot.latest_all or newest.status)
-        names = self._settings.service_names
-        all_healthy = stale is None and all(
-            name in services and services[name].healthy for name in names
-        )
-        since = self._unchanged_since(reading.entries)
-        checked_at = rfc3339(snapshot.checked_at or newest.recorded_at)
-        verdict: dict[str, object] = {
-            "all_healthy": all_healthy,
-            "stale": stale is not None,
-            "stale_after_seconds": max(1, round(self._settings.stale_after_s)),
-        }
-        for name in names:
-            seen = services.get(name)
-            message = seen.self_info if seen else "The latest event says nothing of this service."
-            verdict[name] = {
-                "healthy": seen is not None and seen.healthy,
-                "message": f"{stale} Last known: {message}" if stale else message,
-                "unchanged_since": rfc3339(since.get(name, newest.recorded_at)),
-                "checked_at": checked_at,
-            }
-        # A weak tag: verdicts that differ in nothing but the time of the check say the same.
-        said = orjson.dumps([newest.id, stale, since])
-        return Content(
-            source,
-            orjson.dumps(verdict),
-            f"W/{_content(None, said).etag}",
-            200 if all_healthy else 503,
-        )
+    def _unknown(self, key: ResourceKey) -> ApiError:
+        if key.event_id is None:
+            return NoClusterMonitorEventsAvailable()
+        return UnknownClusterMonitorEvent(key.event_id, self._settings.retention)
 
-    def _unchanged_since(self, entries: Sequence[Entry]) -> Mapping[str, int]:
-        """See `_unchanged_since`. It reads all events at the most, so its result is kept for as
-        long as they are the same."""
-        known, since = self._since
-        if known is not entries:
-            since = _unchanged_since(entries, self._settings.service_names)
-            self._since = entries, since
-        return since
+    # -- header fields -----------------------------------------------------------------------------
 
-    def _why_stale(self, reading: CurrentOrStale) -> str | None:
-        snapshot = reading.snapshot
-        if reading.age is not None:
-            return "The store cannot be reached, so the current state is not known."
-        if self._replica.monitor_silent(snapshot):
-            when = f"since {rfc3339_seconds(snapshot.checked_at)}" if snapshot.checked_at else "yet"
-            return f"No check has been completed {when}: the monitor may be down."
-        return None
+    def _prepare(
+        self, key: ResourceKey, content: Content, reading: CurrentOrStale, *, shared: bool
+    ) -> PreparedResponse:
+        """A response. One that is `shared` is kept, unless it is marked as stale."""
+        replica = self._replica
+        now, wall = replica.monotonic(), replica.wall()
+        headers = self._headers(key, content, reading, wall)
+        if reading.age is not None:  # Marked as stale: made for one request.
+            response = PreparedResponse(content, headers, None, now)
+            response.shared = False
+        else:
+            valid_until = self._valid_until(key, reading.snapshot, now, wall)
+            response = PreparedResponse(content, headers, reading.snapshot, valid_until)
+            response.shared = shared
+        if not shared:
+            response.reserved = self.memory.reserve(len(content.body))
+        return response
 
-    # -- answers -----------------------------------------------------------------------------------
-
-    def _answer(self, question: Question, reading: CurrentOrStale) -> Answer | None:
-        content = question.make(reading, question)
-        return self._finish(question, content, reading) if content is not None else None
-
-    def _marked(self, error: ApiError, reading: CurrentOrStale) -> ApiError:
-        """The error with the freshness of the reading that it follows from, as every other
-        response."""
-        error.headers |= self.freshness(reading)
-        return error
-
-    def _finish(self, question: Question, content: Content, reading: CurrentOrStale) -> Answer:
-        question.content = content
-        snapshot = reading.snapshot
-        silent = self._replica.monitor_silent(snapshot)
+    def _headers(
+        self, key: ResourceKey, content: Content, reading: CurrentOrStale, wall: float
+    ) -> "CIMultiDict[str]":
         headers = CIMultiDict[str](
             [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")]
         )
         if content.coding is not None:
             headers[CONTENT_ENCODING] = content.coding
         headers[ETAG] = content.etag
-        headers[VARY] = f"Accept, {self._vary}" if question.route == self.list.route else self._vary
-        headers.extend(self.freshness(reading))
+        # The list's URL also serves the event stream.
+        headers[VARY] = f"Accept, {self._vary}" if key.resource is Resource.EVENTS else self._vary
+        headers.extend(freshness_fields(reading))
         headers.extend(COMMON_HEADERS)
         if self._settings.auth is Auth.NONE:
             headers[AUTH] = Auth.NONE
         headers[CONTENT_LENGTH] = str(len(content.body))
-        now, wall = self._replica.monotonic(), self._replica.wall()
         headers[DATE] = formatdate(wall, usegmt=True)
-        if reading.age is not None:  # Marked as stale: made for this one request.
-            answer = Answer(content, headers, None, now)
-            answer.shared = False
-        else:
-            moments = [now + 1 - wall % 1, snapshot.confirmed + self._replica.max_staleness]
-            if not silent and snapshot.checked_at is not None:
-                silent_at = snapshot.checked_at + self._replica.stale_after_us - snapshot.clock
-                moments.append(silent_at / 1_000_000)
-            moments += self._expiries(question, snapshot, now)
-            self.count_hits(question)
-            question.answer = answer = Answer(content, headers, snapshot, min(moments))
-            answer.shared = question.kept
-        if not question.kept:
-            answer.reserved = self.memory.reserve(len(content.body))
-        return answer
+        return headers
 
-    def freshness(self, reading: CurrentOrStale) -> Mapping[str, str]:
-        """The header fields that say how far an answer can be taken for the current state (DESIGN,
-        section 6)."""
-        fields: dict[str, str] = {}
-        if reading.snapshot.checked_at is not None:
-            fields[CHECKED_AT] = rfc3339_seconds(reading.snapshot.checked_at)
-        if reading.age is not None:
-            fields |= {AGE: str(reading.age), STALE: STORE_UNREACHABLE}
-        elif self._replica.monitor_silent(reading.snapshot):
-            fields[STALE] = MONITOR_SILENT
-        return fields
+    def _valid_until(self, key: ResourceKey, snapshot: Snapshot, now: float, wall: float) -> float:
+        """The monotonic time at which a response from a current snapshot must be made again."""
+        replica = self._replica
+        # The next second, for `Date`; the end of the snapshot's being current.
+        moments = [now + 1 - wall % 1, snapshot.confirmed + replica.max_staleness]
+        if snapshot.checked_at is not None and not replica.monitor_silent(snapshot):
+            silent_at = snapshot.checked_at + replica.stale_after_us - snapshot.clock
+            moments.append(silent_at / 1_000_000)
+        moments += [
+            now + replica.seconds_until_expiry(snapshot, event)
+            for event in self._oldest(key, snapshot)
+            if event is not snapshot.latest  # The latest event never expires.
+        ]
+        return min(moments)
 
-    def count_hits(self, question: Question) -> None:
-        """Adds the replies that the poll path gave to the metrics."""
-        answer = question.answer
-        if answer is not None:
-            for status, hits in ((answer.status, answer.hits), (304, answer.hits_not_modified)):
-                if hits:
-                    self._replica.metrics.requests.route(question.route).add("GET", status, hits)
-            answer.hits = answer.hits_not_modified = 0
+    def _oldest(self, key: ResourceKey, snapshot: Snapshot) -> Sequence[Entry]:
+        """The event in the response that expires first, if there is one."""
+        if key.event_id is not None:
+            return [snapshot.by_id[key.event_id]]
+        if key.resource is Resource.EVENT:
+            return []
+        return self._replica.retained(snapshot)[-1:]
+
+    # -- metrics -----------------------------------------------------------------------------------
 
     def count_all_hits(self) -> None:
-        """The same for every question, before the metrics are looked at."""
-        for question in (*self._latest.values(), *self._events.values(), self.list, self.verdict):
-            for one in (question, *question.coded.values()):
-                self.count_hits(one)
+        """Adds the responses of the poll path to the metrics, before these are rendered."""
+        for entry in self._all_entries():
+            self._count_hits(entry)
 
-    def _expiries(self, question: Question, snapshot: Snapshot, now: float) -> list[float]:
-        """When what is in the answer becomes too old. The latest never does."""
-        entries: Sequence[Entry] = ()
-        if question.event_id is not None:
-            entries = [snapshot.by_id[question.event_id]]
-        elif (question.plain or question) in (self.list, self.verdict):
-            entries = self._replica.retained(snapshot)[-1:]
-        return [
-            now + self._replica.seconds_until_expiry(snapshot, entry)
-            for entry in entries
-            if entry is not snapshot.latest
-        ]
+    def _all_entries(self) -> Iterator[CacheEntry]:
+        yield from self._entries.values()
+        for entries in self._events.values():
+            yield from entries.values()
 
-    def _entry(self, reading: CurrentOrStale, question: Question) -> Entry:
-        """The event that the question is about. Raises `StoreUnavailable` if it is not known
-        whether there is one."""
-        try:
-            if question.event_id is None:
-                entry = reading.latest()
-            elif (entry := reading.event(question.event_id)) is None:
-                self._drop((question.event_id, question.selector))
-            if entry is None:
-                raise self._unknown(question)
-        except ApiError as error:
-            raise self._marked(error, reading) from None
-        return entry
-
-    def _unknown(self, question: Question) -> ApiError:
-        if question.event_id is None:
-            return NoClusterMonitorEventsAvailable()
-        return UnknownClusterMonitorEvent(question.event_id, self._settings.retention)
+    def _count_hits(self, entry: CacheEntry) -> None:
+        response = entry.response
+        if response is None:
+            return
+        counts = self._replica.metrics.requests.route(entry.key.route)
+        for status, hits in ((response.status, response.hits), (304, response.hits_not_modified)):
+            if hits:
+                counts.add("GET", status, hits)
+        response.hits = response.hits_not_modified = 0
 
 
-def has_what(condition: Condition, answer: Answer) -> bool:
-    """Whether the client has what the answer would tell it."""
-    return names(condition, answer.etag)
-
-
-def matches(condition: Condition, answer: Answer) -> bool:
-    """Whether 304 is the reply."""
-    tag = answer.conditional_tag
-    return condition is not None and tag is not None and (tag in condition or "*" in condition)
-
-
-def etag_of(body: bytes) -> str:
-    """A strong entity tag: a digest of the body, so replicas agree on it, and it is right whatever
-    happened to the store."""
-    return f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
-
-
-def _content(source: object, body: bytes) -> Content:
-    return Content(source, body, etag_of(body))
-
-
-def _array(values: Sequence[bytes]) -> bytes:
-    """The JSON array of some values, joined in one step: it can have megabytes."""
-    parts = list(values) or [b""]
-    parts[0] = b"[" + parts[0]
-    parts[-1] += b"]"
-    return b",".join(parts)
-
-
-def _unchanged_since(entries: Sequence[Entry], services: Sequence[str]) -> dict[str, int]:
-    """For each service, the recorded_at of the oldest event in the unbroken run, from the latest
-    backwards, of the same healthy-or-not. The `status` projection holds no text of anybody's: in
-    its bytes a field cannot be mistaken."""
-    since: dict[str, int] = {}
-    for name in services:
-        known = f'"{name}_status":"'.encode()
-        healthy = known + Status.HEALTHY.encode()
-        newest: bool | None = None
-        for entry in entries:
-            here = healthy in entry.status
-            if known not in entry.status or (newest is not None and here != newest):
-                break
-            newest = here
-            since[name] = entry.recorded_at
-    return since
+def _marked(error: ApiError, reading: CurrentOrStale) -> ApiError:
+    """The error with the freshness fields of the reading that it follows from."""
+    error.headers |= freshness_fields(reading)
+    return error
