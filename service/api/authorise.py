@@ -56,19 +56,28 @@ def authenticate_at_once(context: ApiContext, fields: Sequence[str]) -> Principa
     if len(fields) > 1:
         return None
     authorization = fields[0] if fields else None
-    if (
-        context.replica.current() is None
-        and authorization is not None
-        and context.authenticator.is_api_key(authorization)
-    ):
-        return None
-    snapshot = context.replica.snapshot
+    snapshot, authenticator = context.replica.snapshot, context.authenticator
+    keys = snapshot.api_keys if snapshot is not None else NO_KEYS
     try:
-        return context.authenticator.authenticate(
-            authorization, snapshot.api_keys if snapshot is not None else NO_KEYS
-        )
+        principal = authenticator.authenticate(authorization, keys)
     except VerificationKeyMissing:
         return None
+    except AuthenticationFailed:
+        if _is_stale_api_key(context, authorization):
+            return None
+        raise
+    if principal.key_id is not None and context.replica.current() is None:
+        return None
+    return principal
+
+
+def _is_stale_api_key(context: ApiContext, authorization: str | None) -> bool:
+    """Whether the credential is an API key, and the API keys of the snapshot may be outdated."""
+    return (
+        authorization is not None
+        and context.replica.current() is None
+        and context.authenticator.is_api_key(authorization)
+    )
 
 
 async def authenticate(context: ApiContext, fields: Sequence[str]) -> Principal:

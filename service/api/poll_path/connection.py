@@ -284,9 +284,11 @@ class Connection(asyncio.Protocol):
         head, handler = self._head, self._handler
         if head is None or handler is None or (condition and len(condition) > MAX_TAGS):
             return
-        if self._head_number == handler.current_request:
-            self._head = None
-            server = self._server
+        if self._head_number != handler.current_request:
+            return
+        self._head = None
+        server = self._server
+        if server.memo.seen(head):
             expires = server.authenticator.valid_until(principal)
             entry = MemoEntry(cached, expires, principal.verified_against, condition, close)
             server.memo.remember(head, entry)

@@ -38,14 +38,18 @@ class Memo:
         self._bytes = 0
         self._seen: set[int] = set()
 
-    def remember(self, head: bytes, entry: MemoEntry) -> None:
-        """Remembers a head that is seen for the second time."""
+    def seen(self, head: bytes) -> bool:
+        """Whether the head was seen before. Heads that are not seen twice are not remembered."""
         digest = hash(head)
-        if digest not in self._seen:
-            if len(self._seen) >= MAX_SEEN:
-                self._seen.clear()
-            self._seen.add(digest)
-            return
+        if digest in self._seen:
+            return True
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        self._seen.add(digest)
+        return False
+
+    def remember(self, head: bytes, entry: MemoEntry) -> None:
+        """Remembers a head."""
         if head not in self.entries:
             self._bytes += len(head)
         self.entries[head] = entry
