@@ -38,7 +38,7 @@ def test_references_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_setting_has_a_row() -> None:
-    """The table has the settings of the code, in its order, and the secrets that the service masks."""
+    """The table has all settings in their order, and the secrets that the service masks."""
     assert list(SETTINGS) == [name.upper() for name in Settings.model_fields]
     assert [name for name, one in SETTINGS.items() if one.secret] == [
         name.upper() for name in Settings.model_fields if is_secret(name)
