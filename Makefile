@@ -26,10 +26,10 @@ STEP = step() { what=$$1; shift; echo "setup: $$what …"; begun=$$(date +%s); "
 	echo "setup: $$what: done in $$(( $$(date +%s) - begun )) s"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock bench load clean
+.PHONY: help setup run test check format references lock bench load clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/$(STAMP) ## Make .venv with everything for development (PYTHON=python3.x chooses a Python)
 
@@ -60,6 +60,9 @@ check: setup ## Format, lint, types, import layers, tests
 format: setup ## Bring the code into its format
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+references: setup ## Write deploy/SETTINGS.md and deploy/METRICS.md from the code
+	$(BIN)/python -m deploy.references
 
 COMPILE := $(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --no-emit-index-url --no-header
 lock: setup ## Choose the newest versions that pyproject.toml allows (no download addresses in the files)
