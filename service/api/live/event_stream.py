@@ -1,48 +1,36 @@
-"""Server-sent events: each recorded event to everybody who watches.
+"""Event streams: each recorded event is sent to all clients that watch (Server-sent events).
 
-A watcher is a small object with a place in the history (the last event that it got or did not
-select), not a task with a queue. At a change the frames are made once and written to all watchers
-that are up to date. A slow client is left where it is: when it can take more, it goes on from its
-place, and if its place is no longer retained, it gets a `reset` and all that is. So no client waits
-for another, and what is kept for a slow one is never more than its connection's buffer.
+A watcher is a small object with a position in the history: the last event that it got or did not
+select. It has no task and no queue. At a change, the frames are made once and written to all
+watchers that are up to date. A slow subscriber is skipped and later resumes from its last event; if
+that event is no longer retained, it gets a `reset` and all retained events. Per client, only the
+transport's buffer is kept.
 """
 
 import asyncio
-import random
 from collections.abc import Callable, Sequence
-from email.utils import formatdate
 from typing import Protocol
 
-from service.api.http.headers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE, VARY
+from service.api.live.event_frames import COMMENT, RESET, ChangeFrames, frame, head, retry
+from service.api.live.turns import in_turns
 from service.errors import StoreUnavailable
 from service.events import Selector
+from service.replica import Change, Replica, Snapshot
 from service.replica.event_filter import Selection, position
-from service.replica.replica import Replica
-from service.replica.snapshot import Change, Snapshot
 from service.store import Entry
 from service.tasks import cancel_and_wait, spawn_guarded
 
 KEEP_ALIVE_S = 15.0
-"""Seconds between two signs of life: proxies end connections that are silent for a minute."""
-RETRY_MS = (1_000, 5_000)
-"""After how long clients come back from a stream that ended: spread, so that they do not all come
-at once."""
+"""Seconds between two comments (contract): proxies close connections that are silent for 60 s."""
 BATCH = 64
-"""Events that a client that catches up is given at one turn of the loop; full ones are asked for
-together."""
+"""Events that a resuming watcher gets in one turn of the event loop. Full events of a batch are
+read from the store together."""
 PER_TURN = 16
-"""Watchers that are written to at one turn of the loop, some 10 µs each: polls are answered in
-between."""
+"""Watchers that are written to in one turn of the event loop. Each takes some 10 µs."""
 RECHECK_S = 86_400.0
-"""The most seconds until it is looked again whether a credential has expired: timers do not reach
-into the next century."""
+"""The maximum seconds of a timer for the end of a credential: asyncio's timers are limited."""
 PAUSE_S = 0.5
-"""Before full events are asked for again, where the store does not answer."""
-
-RESET = b"event: reset\ndata: {}\n\n"
-# Lines of their own, without the empty line that ends an event: some clients would make an event of
-# nothing of it.
-COMMENT = b":\n"
+"""Seconds before full events are read again when the store does not respond."""
 
 
 class Client(Protocol):
@@ -50,49 +38,22 @@ class Client(Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether it takes no more for now."""
+        """Whether the write buffer is full."""
 
     def write(self, data: bytes) -> None:
-        """Sends bytes, unless the client has gone."""
+        """Sends bytes, unless the connection is closing."""
 
     def close(self) -> None:
-        """Ends the connection when everything is sent."""
-
-
-def head(wall: float, more: bytes = b"") -> bytes:
-    """The head of a stream, and when to come back after it. The stream ends with the connection.
-
-    `more` are further header fields, each line begun by its line break.
-    """
-    fields = [
-        (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-cache"),
-        (VARY, "Accept, Accept-Encoding, Authorization"),
-        ("X-Accel-Buffering", "no"),  # nginx would hold back frames until its buffer is full.
-        *COMMON_HEADERS,
-        ("Date", formatdate(wall, usegmt=True)),
-        ("Connection", "close"),
-    ]
-    lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in fields)]
-    return "\r\n".join(lines).encode() + more + b"\r\n\r\n" + _retry()
-
-
-def frame(event_id: str, body: bytes) -> bytes:
-    """One event. JSON as it is made here has no line feeds, so its data is one line."""
-    return b"id: %s\ndata: %s\n\n" % (event_id.encode(), body)
-
-
-def _retry() -> bytes:
-    return b"retry: %d\n" % random.randint(*RETRY_MS)  # noqa: S311  # Spreading, not secrecy.
+        """Closes the connection when everything is sent."""
 
 
 class Watcher:
-    """One stream."""
+    """One event stream."""
 
     __slots__ = (
-        "_catching_up",
         "_client",
         "_replica",
+        "_resuming",
         "last_sent_at",
         "last_sent_id",
         "seconds_left",
@@ -107,39 +68,30 @@ class Watcher:
         last_sent_id: str,
         seconds_left: Callable[[], float],
     ) -> None:
-        """`last_sent_id` is the id of the last event that the client has or does not want, ''
-        before the first.
+        """`last_sent_id` is the last event that the client got or does not select; '' for none.
 
-        `seconds_left` says for how long the client may go on; 0 ends the stream.
+        `seconds_left` returns for how long the client's credential is valid; 0 ends the stream.
         """
         self.seconds_left = seconds_left
         self.selection = selection
         self.last_sent_id = last_sent_id
         self.last_sent_at = 0
-        """When that event was recorded (µs), 0 if only the client knows: its id may be used again
-        once it is trimmed."""
+        """The recorded_at of that event (µs); 0 if only the client knows it. An id may be used
+        again once its event is trimmed."""
         self._replica = replica
         self._client = client
-        self._catching_up: asyncio.Task[None] | None = None
+        self._resuming: asyncio.Task[None] | None = None
 
-    def deliver(self, frames: bytes, last_sent_id: Entry) -> None:
-        """Writes what follows its place, unless the client is behind: then `_catch_up` will write
-        it.
+    def send(self, frames: bytes, latest: Entry) -> None:
+        """Writes the frames after the last event sent, unless the client is behind.
 
-        `frames` are those of the selected events up to the event `last_sent_id`.
+        `frames` are those of the selected events up to `latest`. A client that is behind gets them
+        from its `resume`.
         """
-        if self._catching_up is None and not self._client.paused:
+        if self._resuming is None and not self._client.paused:
             if frames:
                 self._client.write(frames)
-            self._advance_to(last_sent_id)
-
-    def _advance_to(self, last_sent_id: Entry) -> None:
-        self.last_sent_id, self.last_sent_at = last_sent_id.id, last_sent_id.recorded_at
-
-    def _is_retained(self, snapshot: Snapshot) -> bool:
-        """Whether its place is retained, as the event that it was."""
-        entry = snapshot.by_id.get(self.last_sent_id)
-        return entry is not None and self.last_sent_at in {0, entry.recorded_at}
+            self._advance_to(latest)
 
     def comment(self) -> None:
         """Writes the keep-alive comment."""
@@ -147,28 +99,27 @@ class Watcher:
             self._client.write(COMMENT)
 
     def resume(self) -> None:
-        """Writes what the client does not have, as far as it takes it."""
-        if self._catching_up is None and not self._client.paused:
-            self._catching_up = asyncio.create_task(self._catch_up(), name="stream-catching-up")
+        """Writes the events that the client does not have, until its write buffer is full."""
+        if self._resuming is None and not self._client.paused:
+            self._resuming = asyncio.create_task(self._resume(), name="stream-resume")
 
     def stop(self) -> None:
-        """Writes nothing more."""
-        if self._catching_up is not None:
-            self._catching_up.cancel()
+        """Ends a running `resume`."""
+        if self._resuming is not None:
+            self._resuming.cancel()
 
     def close(self) -> None:
-        """Ends the stream, with a time of its own to come back."""
+        """Ends the stream. The client gets a random time to reconnect."""
         self.stop()
-        self._client.write(_retry())
+        self._client.write(retry())
         self._client.close()
 
-    async def _catch_up(self) -> None:
+    async def _resume(self) -> None:
         try:
-            while (
-                self._takes_more()
-                and (snapshot := self._replica.snapshot) is not None
-                and not snapshot.provisional
-            ):
+            while self._can_send():
+                snapshot = self._replica.snapshot
+                if snapshot is None or snapshot.provisional:
+                    return
                 try:
                     if self.last_sent_id and not self._is_retained(snapshot):
                         await self._find_last_sent()
@@ -176,43 +127,51 @@ class Watcher:
                     missing = self._missing(snapshot)
                     if not missing:
                         return
-                    wanted = [entry for entry in missing if self.selection.selects(entry)]
-                    bodies = await self._bodies(snapshot, wanted)
+                    selected = [entry for entry in missing if self.selection.selects(entry)]
+                    bodies = await self._bodies(snapshot, selected)
                 except StoreUnavailable:
                     await asyncio.sleep(PAUSE_S)
                     continue
                 for entry in missing:
-                    if not self._takes_more():
+                    if not self._can_send():
                         break
                     if (body := bodies.get(entry.id)) is not None:
                         self._client.write(frame(entry.id, body))
                     self._advance_to(entry)
-                await asyncio.sleep(
-                    0
-                )  # Of events that are not selected there may be many, and none makes it wait.
+                # Events that are not selected fill no buffer: without this, many of them would
+                # block the event loop.
+                await asyncio.sleep(0)
         finally:
-            self._catching_up = None
+            self._resuming = None
 
-    def _missing(self, snapshot: Snapshot) -> Sequence[Entry]:
-        """The next events after its place, oldest first."""
-        entries = self._replica.retained(snapshot)
-        newer = (
-            position(entries, snapshot.by_id[self.last_sent_id])
-            if self.last_sent_id
-            else len(entries)
-        )
-        return entries[max(newer - BATCH, 0) : newer][::-1]
+    def _can_send(self) -> bool:
+        return not self._client.paused and self.seconds_left() > 0
+
+    def _advance_to(self, entry: Entry) -> None:
+        self.last_sent_id, self.last_sent_at = entry.id, entry.recorded_at
+
+    def _is_retained(self, snapshot: Snapshot) -> bool:
+        """Whether the last event sent is retained, as the event that it was."""
+        entry = snapshot.by_id.get(self.last_sent_id)
+        return entry is not None and self.last_sent_at in {0, entry.recorded_at}
 
     async def _find_last_sent(self) -> None:
-        """Says that the place is lost, unless the store has it: the client may come from a replica
-        that was ahead of us."""
+        """Writes `reset`, unless the store has the last event sent.
+
+        The client may have been connected to a replica that was ahead of this one.
+        """
         snapshot = await self._replica.refresh_after_now()
         if not self._is_retained(snapshot):
             self._client.write(RESET)
             self.last_sent_id, self.last_sent_at = "", 0
 
-    def _takes_more(self) -> bool:
-        return not self._client.paused and self.seconds_left() > 0
+    def _missing(self, snapshot: Snapshot) -> Sequence[Entry]:
+        """The next events after the last one sent, oldest first."""
+        entries = self._replica.retained(snapshot)
+        newer = len(entries)
+        if self.last_sent_id:
+            newer = position(entries, snapshot.by_id[self.last_sent_id])
+        return entries[max(newer - BATCH, 0) : newer][::-1]
 
     async def _bodies(
         self, snapshot: Snapshot, entries: Sequence[Entry]
@@ -222,56 +181,15 @@ class Watcher:
         return await self._replica.fulls(snapshot, entries)
 
 
-class ChangeFrames:
-    """What one change brings, as frames. They are made when a watcher first needs them, and once
-    for all who want the same events: clients that each select in a way of their own add a
-    comparison each, not a copy.
-    """
-
-    def __init__(
-        self, replica: Replica, snapshot: Snapshot, entries: Sequence[Entry] | None
-    ) -> None:
-        """`entries` are what is new, oldest first, or `None` if that is not known."""
-        self._replica = replica
-        self._snapshot = snapshot
-        self._entries = entries
-        self._selected: dict[Selection, bytes | None] = {}
-        self._made: dict[tuple[Selector, tuple[Entry, ...]], bytes | None] = {}
-
-    def frames(self, selection: Selection) -> bytes | None:
-        """The frames of the selected events, or `None` if something may be missing, or must be read
-        from the store."""
-        if self._entries is None:
-            return None
-        if selection not in self._selected:
-            key = selection.selector, tuple(filter(selection.selects, self._entries))
-            if key not in self._made:
-                self._made[key] = self._make(*key)
-            self._selected[selection] = self._made[key]
-        return self._selected[selection]
-
-    def _make(self, selector: Selector, entries: Sequence[Entry]) -> bytes | None:
-        frames = []
-        for entry in entries:
-            status = selector is Selector.STATUS
-            body = entry.status if status else self._replica.full_in_memory(self._snapshot, entry)
-            if body is None:
-                return None
-            frames.append(frame(entry.id, body))
-        return b"".join(frames)
-
-
 class Watchers:
-    """Everybody who watches on this process."""
+    """The event streams of one process."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         self._all: dict[Watcher, asyncio.TimerHandle | None] = {}
-        """Each stream and the timer for the end of its credential, in the order in which the
-        streams began.
+        """Each stream, and the timer for the end of its credential, in the order of beginning.
 
-        Every change is written to the streams in this order, so each stream gets two changes in
-        their order."""
+        Every change is written in this order, so that each stream gets two changes in theirs."""
         self._keep_alive: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -287,65 +205,60 @@ class Watchers:
         *,
         seconds_left: Callable[[], float] = lambda: float("inf"),
     ) -> Watcher:
-        """Begins a stream: with what was recorded after `last_event_id`, or from now on. `more`
-        goes to its head.
+        """Begins a stream with the events after `last_event_id`, or with new ones if it is `None`.
 
-        `seconds_left` says for how long the client may go on. It is called when that time is over,
-        and at each change and each keep-alive comment.
+        `more` are further header fields. `seconds_left` returns for how long the credential is
+        valid. It is called when that time is over, at each change and at each keep-alive comment.
         """
-        last_sent_id = (
-            last_event_id if last_event_id is not None else _latest_id(self._replica.snapshot)
-        )
+        last_sent_id = last_event_id
+        if last_sent_id is None:
+            last_sent_id = _latest_id(self._replica.snapshot)
         watcher = Watcher(self._replica, client, selection, last_sent_id, seconds_left)
         self._all[watcher] = None
         client.write(head(self._replica.wall(), more))
-        if self._closed:  # The process is about to stop: the client comes back to another.
+        if self._closed:  # The process is ending: the client reconnects to another one.
             watcher.close()
             return watcher
         watcher.resume()
-        self._until_expiry(watcher)
+        self._end_at_expiry(watcher)
         if self._keep_alive is None:
             self._keep_alive = spawn_guarded(self._comment(), "stream-keep-alive")
         return watcher
 
     def discard(self, watcher: Watcher) -> None:
-        """The client has gone."""
+        """Forgets a stream whose connection is closed."""
         watcher.stop()
         if (timer := self._all.pop(watcher, None)) is not None:
             timer.cancel()
 
     def changed(self, change: Change) -> None:
-        """Writes what is new to all who have everything else; the others go on in their own
-        time."""
+        """Writes new events to all watchers that are up to date; the others resume."""
         if change.before is change.after or change.after.provisional or not self._all:
             return
         before, latest = _latest_id(change.before), change.after.latest
-        frames_of_change = ChangeFrames(
-            self._replica,
-            change.after,
-            newer_than(change.after.entries, before) if change.continuous else None,
-        )
+        new = newer_than(change.after.entries, before) if change.continuous else None
+        change_frames = ChangeFrames(self._replica, change.after, new)
 
-        def tell(watcher: Watcher) -> None:
-            new = frames_of_change.frames(watcher.selection)
-            if new is not None and latest is not None and watcher.last_sent_id == before:
-                watcher.deliver(new, latest)
+        def notify(watcher: Watcher) -> None:
+            frames = change_frames.frames(watcher.selection)
+            if frames is not None and latest is not None and watcher.last_sent_id == before:
+                watcher.send(frames, latest)
             else:
                 watcher.resume()
 
-        self._for_all(tell)
+        self._for_all(notify)
 
     def end_invalid(self) -> None:
-        """Ends the streams whose credentials are good no more."""
+        """Ends the streams whose credentials are no longer valid."""
         self._for_all(lambda _: None)
 
     def end_all(self) -> None:
-        """Ends the streams that there are; their clients come back."""
+        """Ends all current streams. Their clients reconnect."""
         for watcher in list(self._all):
             watcher.close()
 
     async def close(self) -> None:
-        """Ends all streams, those that are yet to begin as well."""
+        """Ends all streams, also those that begin later."""
         self._closed = True
         self.end_all()
         if self._keep_alive is not None:
@@ -353,31 +266,27 @@ class Watchers:
             await cancel_and_wait(keep_alive)
 
     def _for_all(self, work: Callable[[Watcher], None]) -> None:
-        """Does something for everybody who is here now, a few at a turn; ends the streams whose
-        credentials are over."""
-        watchers, loop = list(self._all), asyncio.get_running_loop()
+        """Does something for every current stream, and ends those without a valid credential."""
 
-        def turn(start: int) -> None:
-            for watcher in watchers[start : start + PER_TURN]:
-                if watcher not in self._all:
-                    continue
-                if watcher.seconds_left():
-                    work(watcher)
-                else:
-                    self._end(watcher)
-            if start + PER_TURN < len(watchers):
-                loop.call_soon(turn, start + PER_TURN)
+        def check_and_work(watcher: Watcher) -> None:
+            if watcher not in self._all:  # Its connection was closed in an earlier turn.
+                return
+            if watcher.seconds_left():
+                work(watcher)
+            else:
+                self._end(watcher)
 
-        turn(0)
+        in_turns(self._all, check_and_work, PER_TURN)
 
-    def _until_expiry(self, watcher: Watcher) -> None:
-        """Ends a stream whose credential is good no more, else looks again when it expires."""
+    def _end_at_expiry(self, watcher: Watcher) -> None:
+        """Ends a stream when its credential expires."""
         left = watcher.seconds_left()
         if not left:
             self._end(watcher)
         elif left < float("inf"):
             loop = asyncio.get_running_loop()
-            self._all[watcher] = loop.call_later(min(left, RECHECK_S), self._until_expiry, watcher)
+            timer = loop.call_later(min(left, RECHECK_S), self._end_at_expiry, watcher)
+            self._all[watcher] = timer
 
     def _end(self, watcher: Watcher) -> None:
         self.discard(watcher)
@@ -390,8 +299,10 @@ class Watchers:
 
 
 def newer_than(entries: Sequence[Entry], event_id: str) -> list[Entry]:
-    """The events before (newer than) that of the id, oldest first; all if it is not among them.
-    `entries` is newest first."""
+    """The events that are newer than the one with that id, oldest first.
+
+    `entries` is newest first. All are returned if none has the id.
+    """
     newer: list[Entry] = []
     for entry in entries:
         if entry.id == event_id:
@@ -402,4 +313,6 @@ def newer_than(entries: Sequence[Entry], event_id: str) -> list[Entry]:
 
 
 def _latest_id(snapshot: Snapshot | None) -> str:
-    return snapshot.latest.id if snapshot is not None and snapshot.latest is not None else ""
+    if snapshot is None or snapshot.latest is None:
+        return ""
+    return snapshot.latest.id

@@ -1,40 +1,42 @@
-"""Waiting reads: `Prefer: wait=N` (RFC 7240) holds a conditional reply until it would be another
-one.
+"""Long polls: `Prefer: wait=N` (RFC 7240) holds a conditional response until it would change.
 
-A request that waits costs one future and one timer. Changes wake it, also those that the clock
-brings (the replica's heartbeat notices them), and the end of its connection frees it at once.
+A long poll costs one future and one timer. It ends when the state changes, also by the clock (the
+replica's heartbeat notices that), and when its connection is closed.
 """
 
 import asyncio
-import random
 import re
 from collections.abc import Callable, Iterable
 
-LONGEST_S = 60
-"""Seconds: below what proxies usually allow a reply to take."""
+from service.api.live.turns import in_turns
+from service.tasks import jittered
+
+MAX_WAIT_S = 60
+"""Seconds (contract). Proxies usually allow a response to take longer."""
 
 PER_TURN = 16
-"""Requests that are woken at one turn of the loop, some 30 µs each: polls are answered in
-between."""
+"""Long polls that end in one turn of the event loop. Each takes some 30 µs."""
 
 _WAIT = re.compile(
     r"(?:^|[,;])[ \t]*wait[ \t]*=[ \t]*\"?([0-9]{1,9})\"?[ \t]*(?:$|[,;])", re.ASCII | re.IGNORECASE
 )
 
-Ending = Callable[[], None] | None
-OnLost = Callable[[Ending, Ending], None]
-"""Has a connection do something at its end, and something when its client sends no more."""
+Callback = Callable[[], None] | None
+OnLost = Callable[[Callback, Callback], None]
+"""Sets a connection's callbacks: for its end, and for the end of the client's side."""
 
 
 def wait_preference(fields: Iterable[str]) -> int | None:
-    """The seconds that the client is ready to wait, at most `LONGEST_S`; `None` if it states no
-    such preference."""
+    """The seconds that the client accepts to wait, at most `MAX_WAIT_S`; `None` without any.
+
+    `fields` are the values of the `Prefer` fields.
+    """
     match = _WAIT.search(",".join(fields))
-    return min(int(match[1]), LONGEST_S) if match else None
+    return min(int(match[1]), MAX_WAIT_S) if match else None
 
 
 class LongPolls:
-    """The requests that wait for a change."""
+    """The requests of one process that wait for a change."""
 
     def __init__(self) -> None:
         self._futures: set[asyncio.Future[bool]] = set()
@@ -43,24 +45,18 @@ class LongPolls:
         return len(self._futures)
 
     def wake(self) -> None:
-        """Something has changed: all look again, a few at a turn."""
-        self._wake(list(self._futures))
-
-    def _wake(self, futures: "list[asyncio.Future[bool]]", start: int = 0) -> None:
-        for future in futures[start : start + PER_TURN]:
-            _settle(future, result=True)
-        if start + PER_TURN < len(futures):
-            asyncio.get_running_loop().call_soon(self._wake, futures, start + PER_TURN)
+        """Makes all waiting requests compare their ETags again."""
+        in_turns(self._futures, lambda future: _settle(future, result=True), PER_TURN)
 
     async def wait_for_change(self, seconds: float, on_lost: OnLost) -> bool:
-        """True at the next change, or when the client sends no more; false after `seconds`.
+        """Waits for the next `wake`, or for the end of the client's side (true), or `seconds`.
 
-        Raises `ConnectionResetError` when the client has gone.
+        Raises `ConnectionResetError` if the connection is closed.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         timer = loop.call_later(seconds, lambda: _settle(future, result=False))
-        on_lost(lambda: _lost(future), lambda: _settle(future, result=True))
+        on_lost(lambda: _fail(future), lambda: _settle(future, result=True))
         self._futures.add(future)
         try:
             return await future
@@ -71,8 +67,8 @@ class LongPolls:
 
 
 def spread(seconds: float) -> float:
-    """A little less, so that clients that began together do not all come back together."""
-    return seconds * random.uniform(0.9, 1.0)  # noqa: S311  # Spreading, not secrecy.
+    """Up to a tenth less, so that clients that began together do not return together."""
+    return jittered(seconds, 0.9, 1.0)
 
 
 def _settle(future: "asyncio.Future[bool]", *, result: bool) -> None:
@@ -80,6 +76,6 @@ def _settle(future: "asyncio.Future[bool]", *, result: bool) -> None:
         future.set_result(result)
 
 
-def _lost(future: "asyncio.Future[bool]") -> None:
+def _fail(future: "asyncio.Future[bool]") -> None:
     if not future.done():
-        future.set_exception(ConnectionResetError("the client has gone"))
+        future.set_exception(ConnectionResetError("the client closed the connection"))
