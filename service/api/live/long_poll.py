@@ -6,9 +6,10 @@ brings (the replica's heartbeat notices them), and the end of its connection fre
 """
 
 import asyncio
-import random
 import re
 from collections.abc import Callable, Iterable
+
+from service.tasks import jittered
 
 LONGEST_S = 60
 """Seconds: below what proxies usually allow a reply to take."""
@@ -72,7 +73,7 @@ class LongPolls:
 
 def spread(seconds: float) -> float:
     """A little less, so that clients that began together do not all come back together."""
-    return seconds * random.uniform(0.9, 1.0)  # noqa: S311  # Spreading, not secrecy.
+    return jittered(seconds, 0.9, 1.0)
 
 
 def _settle(future: "asyncio.Future[bool]", *, result: bool) -> None:
