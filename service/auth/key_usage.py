@@ -7,12 +7,11 @@ each day.
 """
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from service.errors import StoreUnavailable
-from service.tasks import cancel_and_wait, spawn_guarded
+from service.tasks import cancel_and_wait, jittered, spawn_guarded
 
 FLUSH_S = 60.0
 DAY_S = 86_400
@@ -60,5 +59,5 @@ class KeyUsage:
 
     async def _keep_writing(self, write: Write) -> None:
         while True:
-            await asyncio.sleep(FLUSH_S * random.uniform(0.9, 1.1))  # noqa: S311  # Spreading, not secrecy.
+            await asyncio.sleep(jittered(FLUSH_S))
             await self.flush(write)
