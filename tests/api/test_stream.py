@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 import pytest
 
+from service.api.live import event_frames
 from service.api.live import event_stream as stream
 from service.api.live.event_stream import newer_than
 from service.api.poll_path.timeouts import Timeouts
@@ -428,13 +429,13 @@ async def test_frames_are_made_once_for_all_who_want_the_same(
     """However many ways there are to select, an event becomes a frame once for each selector, whose
     bytes are shared."""
     made: list[str] = []
-    plain = stream.frame
+    plain = event_frames.frame
 
     def counted(event_id: str, body: bytes) -> bytes:
         made.append(event_id)
         return plain(event_id, body)
 
-    monkeypatch.setattr(stream, "frame", counted)
+    monkeypatch.setattr(event_frames, "frame", counted)
     await api.context.replica.append(ALL_GOOD)
     clients = [Client() for _ in range(60)]
     for number, client in enumerate(clients):

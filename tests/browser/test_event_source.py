@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Page
 
-from service.api.live import event_stream as stream
+from service.api.live import event_frames
 from tests.api.test_stream import LIST, record
 from tests.conftest import ALL_GOOD, Api
 
@@ -67,7 +67,7 @@ async def test_event_source_gets_events_as_they_are_recorded(
 ) -> None:
     """Each event comes once, in order; when the stream ends the browser comes back by itself, and
     misses nothing."""
-    monkeypatch.setattr(stream, "RETRY_MS", (100, 300))
+    monkeypatch.setattr(event_frames, "RETRY_MS", (100, 300))
     api: Api = await make_open_api()
     ids = await record(api, 2)
     await api.settle()
@@ -91,7 +91,7 @@ async def test_event_source_hears_of_a_lost_place(
 ) -> None:
     """A browser that was away for longer than its last event was retained gets `reset`, then all
     that is retained."""
-    monkeypatch.setattr(stream, "RETRY_MS", (300, 400))
+    monkeypatch.setattr(event_frames, "RETRY_MS", (300, 400))
     api: Api = await make_open_api(retention_events=3)
     await page.goto(f"{api.url}/healthz")
     await watch(page, api)

@@ -109,14 +109,14 @@ async def test_a_place_whose_id_is_used_again_is_lost(make_api: Callable[..., An
         assert (await listener.next())[0] == "message"
         (watcher,) = api.context.watchers._all
         replica = api.context.replica
-        watcher._catching_up = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]  # It is behind.
+        watcher._resuming = asyncio.create_task(asyncio.Event().wait())  # type: ignore[arg-type]  # It is behind.
         place = watcher.last_sent_id
         between = await record(api, 3)
         await api.store.append(ALL_GOOD, place)
         await api.settle()
         assert place in replica.snapshot.by_id  # type: ignore[union-attr]
         watcher.stop()
-        watcher._catching_up = None
+        watcher._resuming = None
         watcher.resume()
         assert (await listener.next())[0] == "reset"
         assert await listener.ids(3) == [*between[1:], place]

@@ -11,7 +11,7 @@ from service.replica.event_filter import Selection
 from service.store import Entry
 
 RETRY_MS = (1_000, 5_000)
-"""The range from which each client gets its time to reconnect, so that not all reconnect at once."""
+"""The range of the random times to reconnect, so that not all clients reconnect at once."""
 
 RESET = b"event: reset\ndata: {}\n\n"
 # Without the empty line that ends an event: some clients would dispatch an event without data.

@@ -1,4 +1,4 @@
-"""The values of the response cache: what a client can ask for, and a response that is ready to send."""
+"""The values of the response cache: keys, contents, prepared responses, entries."""
 
 from dataclasses import dataclass, replace
 from enum import Enum
