@@ -1,4 +1,4 @@
-"""Assembly: the table of routes, and the application made of it."""
+"""Assembly: the route table, and the aiohttp application made from it."""
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -25,6 +25,8 @@ from service.replica.replica import Replica
 from service.settings import Auth, Settings
 from service.store import Store, open_store
 
+METRICS = Route("GET", "/metrics", None, health.metrics, any_host=True)
+
 ROUTES = (
     Route("GET", "/v0/cluster/events", Role.READ, events.list_or_stream, vary="Accept"),
     Route("POST", "/v0/cluster/events", Role.WRITE, events.post_event, takes_body=True),
@@ -39,31 +41,28 @@ ROUTES = (
     Route("DELETE", "/v0/api_keys/{name}", Role.WRITE, api_keys.delete, makes_credentials=True),
     Route("GET", "/healthz", None, health.healthz, any_host=True),
     Route("GET", "/readyz", None, health.readyz, any_host=True),
-    Route("GET", "/metrics", None, health.metrics, any_host=True),
+    METRICS,
     Route("GET", "/openapi.json", None, health.openapi),
     Route("GET", "/docs", None, docs.page),
     Route("GET", "/docs/{file}", None, docs.file),
 )
 
 
-METRICS = next(route for route in ROUTES if route.path == "/metrics")
-
-
 def make_app(context: ApiContext) -> web.Application:
-    """The application. It keeps its replica current while it runs, and closes what it opened."""
+    """The API's application. While it runs, it keeps the replica and the credentials current."""
     routes = [
         route for route in ROUTES if route is not METRICS or context.settings.metrics_port is None
     ]
     # Under /v0 a credential comes before 404, so that no one learns the API's paths without one.
     app = _routed(context, routes, {"/v0{tail:(?:/.*)?}": Role.READ, "/{tail:.*}": None})
     app.cleanup_ctx.extend([_replica_running, _credentials_running])
-    if context.settings.auth is Auth.NONE:  # Ready answers say so themselves.
+    if context.settings.auth is Auth.NONE:  # Cached responses have the field already.
         app.on_response_prepare.append(_say_open_to_all)
     return app
 
 
 def make_metrics_app(context: ApiContext) -> web.Application:
-    """What `METRICS_PORT` serves: the metrics, and errors for everything else."""
+    """The application on `METRICS_PORT`: the metrics, and errors for all other paths."""
     return _routed(context, [METRICS], {"/{tail:.*}": None})
 
 
@@ -93,7 +92,7 @@ def _routed(
 
 
 def make_context(settings: Settings, store: Store | None = None) -> ApiContext:
-    """What one API process is made of. Raises `SettingsError` for key material that is unfit."""
+    """The state of a new API process. Raises `SettingsError` for unusable keys or secrets."""
     metrics = Metrics()
     store = store or open_store(settings)
     replica = Replica(
@@ -127,11 +126,13 @@ def make_context(settings: Settings, store: Store | None = None) -> ApiContext:
 
 
 def _patterns(path: str) -> list[str]:
-    """A route's path as the framework's router takes it: what is asked most is found without a
-    pattern, and the framework's own pattern would not match braces, which belong to one spelling of
-    a UUID."""
-    most_asked = [path.replace("{event_id}", LATEST)] if "{event_id}" in path else []
-    return [*most_asked, re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)]
+    """A route's path as patterns of aiohttp's router.
+
+    `latest`, which is requested most, is found without a pattern. aiohttp's default pattern does
+    not match braces, which belong to one spelling of a UUID.
+    """
+    most_requested = [path.replace("{event_id}", LATEST)] if "{event_id}" in path else []
+    return [*most_requested, re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)]
 
 
 async def _replica_running(app: web.Application) -> AsyncIterator[None]:
@@ -141,8 +142,7 @@ async def _replica_running(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _credentials_running(app: web.Application) -> AsyncIterator[None]:
-    """Keys and secrets are kept up to date, and the last days of use written, while the store can
-    still be reached."""
+    """Keeps keys and secrets current, and writes the days of last use while the store is open."""
     context = app[CONTEXT]
     usage = context.authenticator.usage
     async with context.authenticator.running(), usage.written(partial(api_keys.note_used, context)):
@@ -156,19 +156,17 @@ async def _say_open_to_all(_request: web.Request, response: web.StreamResponse) 
 async def _preflight(
     methods: Sequence[str], context: ApiContext, _request: web.Request
 ) -> web.StreamResponse:
-    assert context.cors is not None  # noqa: S101  # Else the route would not be there.
+    assert context.cors is not None  # noqa: S101  # Without CORS there is no such route.
     return context.cors.preflight(methods)
 
 
 async def _unknown(_context: ApiContext, request: web.Request) -> web.StreamResponse:
-    """405 with `Allow` where the path is one of ours, else 404."""
+    """Raises 405 with `Allow` for a path of the API, else 404."""
     allowed: set[str] = set()
     for resource in request.app.router.resources():
         _, methods = await resource.resolve(request)
         allowed |= methods
     allowed -= {"*", request.method}
-    raise (
-        MethodNotAllowed(request.method, sorted(allowed))
-        if allowed
-        else UnknownEndpoint(request.path)
-    )
+    if allowed:
+        raise MethodNotAllowed(request.method, sorted(allowed))
+    raise UnknownEndpoint(request.path)

@@ -1,4 +1,4 @@
-"""What the handlers of one API process share."""
+"""The state that the handlers of one API process share."""
 
 from dataclasses import dataclass, field
 
@@ -16,14 +16,13 @@ from service.settings import Settings
 from service.store import Store
 
 BODY_MEMORY = 32 * 1024 * 1024
-"""Bytes of request bodies that are being received: a hundred of the longest, while an ordinary one
-has some kilobytes."""
+"""Bytes of request bodies that are being received: a hundred of the longest. An ordinary body has
+some kilobytes."""
 
 
 @dataclass(slots=True)
 class ApiContext:
-    """One API process. `draining` is set when it has been told to stop: replies then end their
-    connections."""
+    """The state of one API process."""
 
     settings: Settings
     store: Store
@@ -33,16 +32,17 @@ class ApiContext:
     responses: ResponseCache
     metrics: Metrics
     cors: Cors | None = None
-    """Which other origins' scripts may read; none if not set."""
+    """The other origins whose scripts may read; `None` for none."""
     long_polls: LongPolls = field(default_factory=LongPolls)
     bodies: MemoryBudget = field(
         default_factory=lambda: MemoryBudget(BODY_MEMORY, "request bodies")
     )
-    """For the bodies that are being received."""
+    """The budget for request bodies that are being received."""
     draining: bool = False
+    """Whether the process is about to end: each response closes its connection."""
     openapi: bytes = b""
     exposition: Exposition = field(init=False)
-    """The metrics: of this process, or of all workers of the service."""
+    """The rendered metrics: of this process, or of all workers of the service."""
     watchers: Watchers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,22 +51,18 @@ class ApiContext:
         self.authenticator.listeners += [self.watchers.end_invalid, self.long_polls.wake]
 
     def still_valid(self, principal: Principal) -> bool:
-        """Whether a request's credential is still good, for replies that take long."""
+        """Whether a request's credential is still valid, for responses that take long."""
         snapshot = self.replica.snapshot
         return snapshot is None or self.authenticator.still_valid(principal, snapshot.api_keys)
 
     def seconds_left(self, principal: Principal) -> float:
-        """For how long a request's credential is good if nothing revokes it; 0 if it is good no
-        more."""
-        return (
-            max(principal.expires - self.replica.wall(), 0.0)
-            if self.still_valid(principal)
-            else 0.0
-        )
+        """Seconds until a request's credential expires; 0 if it is no longer valid."""
+        if not self.still_valid(principal):
+            return 0.0
+        return max(principal.expires - self.replica.wall(), 0.0)
 
     async def drain(self) -> None:
-        """From now on `/readyz` fails and every reply ends its connection; streams end, and who
-        waits is answered."""
+        """Begins the end of the process: `/readyz` fails, long polls and event streams end."""
         self.draining = True
         self.long_polls.wake()
         await self.watchers.close()

@@ -11,15 +11,15 @@ from service.auth import Principal, Role
 Handler = Callable[[ApiContext, web.Request], Awaitable[web.StreamResponse]]
 
 PRINCIPAL = web.RequestKey("principal", Principal)
-"""Who sends the request, for handlers that ask."""
+"""The principal of a request, set by the middleware."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A row of the table of routes. Without a `role` the route is open to all.
+    """A row of the route table.
 
-    With `AUTH=none`, a route of `any_host` is for probes, which name the service as they like, and
-    one that `makes_credentials` is closed.
+    A route without a `role` needs no credential. With `AUTH=none`, a route with `any_host` accepts
+    any `Host`, as probes send them, and a route with `makes_credentials` is closed (403).
     """
 
     method: str
@@ -30,5 +30,4 @@ class Route:
     any_host: bool = False
     makes_credentials: bool = False
     vary: str = ""
-    """The request's field that decides between the forms of a response at this path; errors say so
-    as well."""
+    """The `Vary` of errors: the request field that selects the representation at this path."""

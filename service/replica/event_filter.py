@@ -12,9 +12,9 @@ from service.store import Entry
 
 PATH = "/v0/cluster/events"
 MOST = 1_000
-"""Events of a page, ..."""
+"""The maximum number of events on a page (contract: `limit`)."""
 MOST_FULL = 100
-"""... and of one with full events: 5 MB of the longest, and 200 KB of the usual ones."""
+"""The maximum on a page of full events: 5 MB of the longest, 200 KB of usual ones."""
 PER_TURN = 2_000
 """Events that are looked at in one turn of the loop, about 1 ms: there may be a hundred thousand,
 and none that is selected."""
@@ -22,25 +22,27 @@ and none that is selected."""
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a page and a stream have in common: which events, by the statuses in them, and which
-    fields of each.
+    """Which events a page or a stream contains, and which of their fields.
 
     An event is selected if one of `patterns` is in its `status` projection, or if there are none.
-    Selections that mean the same are equal.
+    Selections with the same meaning are equal.
     """
 
     selector: Selector = Selector.STATUS
     patterns: tuple[bytes, ...] = ()
 
     def selects(self, entry: Entry) -> bool:
-        """Whether the event is one of them."""
+        """Whether the event is selected."""
         return not self.patterns or any(pattern in entry.status for pattern in self.patterns)
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """A page: at most `limit` of the selected events, older than the event `before`, recorded at or
-    after `since` and before `until` (µs). `query` is what the link to the next page repeats."""
+    """A page of the list.
+
+    At most `limit` selected events that are older than the event `before`, and recorded at or after
+    `since` and before `until` (µs). `query` is repeated in the link to the next page.
+    """
 
     selection: Selection = Selection()
     limit: int = MOST
@@ -52,11 +54,10 @@ class EventFilter:
     async def apply(
         self, entries: Sequence[Entry], before: Entry | None
     ) -> tuple[list[Entry], bool]:
-        """The events of a page, newest first, and whether there are more. `before` is the entry of
-        that id.
+        """The events of the page, newest first, and whether there are more.
 
-        `entries` are all events, newest first. The window is found by bisection; only what is in it
-        is looked at, some events at a turn of the loop.
+        `entries` are all events, newest first; `before` is the entry with that id. The range of
+        times is found by bisection. Only events in it are compared, `PER_TURN` at a time.
         """
         start, stop = 0, len(entries)
         if before is not None:
@@ -67,8 +68,8 @@ class EventFilter:
         if (since := self.since) is not None:
             stop = _first_index(entries, lambda entry: entry.recorded_at < since)
         page: list[Entry] = []
-        for looked_at, index in enumerate(range(start, stop), 1):
-            if looked_at % PER_TURN == 0:
+        for compared, index in enumerate(range(start, stop), 1):
+            if compared % PER_TURN == 0:
                 await asyncio.sleep(0)
             entry = entries[index]
             if not self.selection.selects(entry):
@@ -79,17 +80,19 @@ class EventFilter:
         return page, False
 
     def next_page(self, last: Entry) -> str:
-        """The `Link` to what follows a page that was cut after its `last` event (RFC 8288)."""
+        """The `Link` to the next page, after the `last` event of this one (RFC 8288)."""
         return f'<{PATH}?{urlencode([*self.query, ("before", last.id)])}>; rel="next"'
 
 
 def position(entries: Sequence[Entry], entry: Entry) -> int:
-    """How many of the entries, which are newest first, are newer than one. It need not be among
-    them."""
+    """How many of the entries are newer than `entry`, which need not be among them.
+
+    `entries` is newest first.
+    """
     mark = entry.recorded_at, entry.id
     return _first_index(entries, lambda other: (other.recorded_at, other.id) <= mark)
 
 
-def _first_index(entries: Sequence[Entry], holds: Callable[[Entry], bool]) -> int:
-    """The index of the first entry from which on a condition holds."""
-    return bisect_left(entries, True, key=holds)
+def _first_index(entries: Sequence[Entry], condition: Callable[[Entry], bool]) -> int:
+    """The index of the first entry for which a condition is true, as for all after it."""
+    return bisect_left(entries, True, key=condition)

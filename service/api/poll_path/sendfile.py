@@ -1,9 +1,8 @@
-"""Sending long replies without copying them: from a file in memory, as a web server sends a file
-from its cache.
+"""Sending long responses without a copy for each client (`sendfile` from a memory file).
 
-A list of a thousand events is 190 KB. Written from a `bytes`, the kernel copies all of it for every
-client; sent from a file, it hands on references to the same pages. Where there is no such file
-(other systems than Linux), it is written as ever.
+A list of a thousand events is 190 KB. Written from `bytes`, the kernel copies all of it for every
+client; sent from a file, the kernel shares its pages. Only Linux has memory files; elsewhere the
+response is written as usual.
 """
 
 import asyncio
@@ -12,13 +11,13 @@ from collections import OrderedDict
 from typing import Self
 
 SMALLEST = 65_536
-"""Bytes of a reply from which this pays."""
+"""Bytes of a response from which `sendfile` is cheaper than a write."""
 KEPT = 8
-"""Files kept: one for each long reply that is asked for, each a second old at the most."""
+"""Files kept: one for each long response, each for a second at most."""
 
 
 class MemoryFile:
-    """Bytes in a file that has no name. It is closed when it is forgotten."""
+    """Bytes in an anonymous file, which is closed with its last reference."""
 
     __slots__ = ("data", "descriptor")
 
@@ -36,20 +35,20 @@ class MemoryFile:
 
 
 class Files:
-    """The files of the replies that were sent last, by the identity of their bytes."""
+    """The files of the responses that were sent last, by the identity of their bytes."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[int, MemoryFile] = OrderedDict()
 
     @classmethod
     def where_supported(cls) -> Self | None:
-        """`None` where the system has no files in memory."""
+        """An instance, or `None` on a system without memory files."""
         return cls() if hasattr(os, "memfd_create") and hasattr(os, "sendfile") else None
 
     def send(self, transport: asyncio.Transport, data: bytes) -> None:
-        """Sends bytes that will be sent to others as well: the same object each time."""
+        """Sends bytes that are sent to several clients: each time the same object."""
         sent = 0
-        if not transport.get_write_buffer_size():  # Else it would overtake what waits there.
+        if not transport.get_write_buffer_size():  # Else it would overtake the buffer.
             try:
                 sent = os.sendfile(
                     _descriptor(transport), self._file(data).descriptor, 0, len(data)

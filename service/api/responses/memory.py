@@ -1,15 +1,13 @@
-"""Bounds for the whole process of what each client can make it keep: responses that only one client
-gets, and request bodies.
+"""Budgets for the memory that clients can make a process hold: unshared responses, request bodies.
 
-Shared responses need no bound: however many clients wait for one, its bytes are there once.
+Shared responses need no budget: their bytes exist once, however many clients wait for them.
 """
 
 from service.errors import ServerBusy
 
 
 class MemoryBudget:
-    """How much is reserved, and how much may be. Both in bytes; `name` is what a refusal calls the
-    limit."""
+    """Reserved bytes and their limit. `name` is the limit's name in `ServerBusy`."""
 
     def __init__(self, limit: int, name: str) -> None:
         self.limit = limit
@@ -17,31 +15,31 @@ class MemoryBudget:
         self.used = 0
 
     def reserve(self, size: int = 0) -> "Reservation":
-        """Reserves memory for one response or body. Raises `ServerBusy` if there is not that
-        much."""
+        """Reserves bytes for one response or body. Raises `ServerBusy` beyond the limit."""
         reservation = Reservation(self)
         reservation.resize(size)
         return reservation
 
 
 class Reservation:
-    """Memory reserved for one response or body. It is given back with the last reference to this
-    object, whatever ends that."""
+    """Memory reserved for one response or body.
 
-    __slots__ = ("_memory", "size")
+    It is released with the last reference to this object, whichever way the request ends.
+    """
 
-    def __init__(self, memory: MemoryBudget) -> None:
-        self._memory = memory
+    __slots__ = ("_budget", "size")
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
         self.size = 0
 
     def resize(self, size: int) -> None:
-        """Reserves so many bytes instead. Raises `ServerBusy`, and leaves it as it was, if there
-        are not that many."""
-        memory = self._memory
-        used = memory.used - self.size + size
-        if size > self.size and used > memory.limit:
-            raise ServerBusy(memory.name)
-        memory.used, self.size = used, size
+        """Changes the number of reserved bytes. Raises `ServerBusy`, and then changes nothing."""
+        budget = self._budget
+        used = budget.used - self.size + size
+        if size > self.size and used > budget.limit:
+            raise ServerBusy(budget.name)
+        budget.used, self.size = used, size
 
     def __del__(self) -> None:
-        self._memory.used -= self.size
+        self._budget.used -= self.size
