@@ -32,8 +32,8 @@ bearer = HTTPBearer()
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keeps a pool of connections to Redis while the application runs."""
     async with Redis.from_url(os.environ["REDIS_URL"]) as redis:
-        app.context.redis = redis
-        app.context.secret = os.environ["JWT_SECRET"]
+        app.state.redis = redis
+        app.state.secret = os.environ["JWT_SECRET"]
         yield
 
 
@@ -43,7 +43,7 @@ async def reader(
     """Lets those pass whose token may read. A coroutine, so that it does not take a thread."""
     try:
         claims = jwt.decode(
-            credentials.credentials, request.app.context.secret, algorithms=["HS256"]
+            credentials.credentials, request.app.state.secret, algorithms=["HS256"]
         )
     except jwt.PyJWTError as error:
         raise HTTPException(401, "authentication failed", {"WWW-Authenticate": "Bearer"}) from error
@@ -57,14 +57,14 @@ app = FastAPI(title="Cluster events, the reference", lifespan=lifespan)
 @app.get("/v0/cluster/events", dependencies=[Depends(reader)])
 async def list_events(request: Request) -> Response:
     """All events, newest first."""
-    events = await request.app.context.redis.lrange(EVENTS, 0, -1)
+    events = await request.app.state.redis.lrange(EVENTS, 0, -1)
     return Response(b"[" + b",".join(events) + b"]", media_type="application/json")
 
 
 @app.get("/v0/cluster/events/latest", dependencies=[Depends(reader)])
 async def latest(request: Request) -> Response:
     """The newest event."""
-    event = await request.app.context.redis.lindex(EVENTS, 0)
+    event = await request.app.state.redis.lindex(EVENTS, 0)
     if event is None:
         raise HTTPException(404, "there is no event yet")
     return Response(event, media_type="application/json")
