@@ -1,1 +1,1 @@
-"""The HTTP API (DESIGN, section 3)."""
+"""The HTTP API (deploy/API.md)."""

@@ -42,9 +42,7 @@ async def reader(
 ) -> None:
     """Lets those pass whose token may read. A coroutine, so that it does not take a thread."""
     try:
-        claims = jwt.decode(
-            credentials.credentials, request.app.state.secret, algorithms=["HS256"]
-        )
+        claims = jwt.decode(credentials.credentials, request.app.state.secret, algorithms=["HS256"])
     except jwt.PyJWTError as error:
         raise HTTPException(401, "authentication failed", {"WWW-Authenticate": "Bearer"}) from error
     if claims.get("role", "read") not in {"read", "write"}:

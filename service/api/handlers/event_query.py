@@ -1,4 +1,4 @@
-"""The query parameters of the event list (contract, section 3)."""
+"""The query parameters of the event list (deploy/API.md)."""
 
 import re
 from collections.abc import Callable, Mapping

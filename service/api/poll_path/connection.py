@@ -1,9 +1,8 @@
 """The per-connection asyncio protocol, in front of aiohttp's.
 
 It answers repeated GETs from a cache before aiohttp parses them (service/DESIGN.md, "Poll path").
-It enforces timeouts that aiohttp 3.14 does not have: for a request head, for idle
-connections, and for clients that do not take their responses. And it responds on connections that
-clients have half-closed.
+It enforces timeouts that aiohttp 3.14 does not have: for a request head, for idle connections, and
+for clients that do not take their responses. And it responds on half-closed connections.
 
 aiohttp's handler is created when a connection first needs it: a connection that only polls costs
 no handler and no task.

@@ -50,7 +50,10 @@ def json_array(values: Sequence[bytes]) -> bytes:
 
 
 def freshness_fields(reading: CurrentOrStale) -> Mapping[str, str]:
-    """The header fields that state how current a response is (contract, section 6)."""
+    """The header fields that state how current a response is.
+
+    See service/DESIGN.md, "Snapshot and freshness".
+    """
     fields: dict[str, str] = {}
     snapshot = reading.snapshot
     if snapshot.checked_at is not None:

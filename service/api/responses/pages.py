@@ -9,7 +9,7 @@ from service.replica import CurrentOrStale
 from service.store import Entry
 
 PAGE_BYTES = 4 * 1024 * 1024
-"""The maximum bytes of a page, unless its first event alone is larger (contract, section 3)."""
+"""The maximum bytes of a page (deploy/API.md), unless its first event alone is larger."""
 _BATCH = 8
 """Full events that a page reads from the store at a time."""
 _BATCH_BYTES = 256 * 1024
