@@ -1,8 +1,9 @@
-"""Fetches an issuer's public keys (JWKS, RFC 7517) in the background and keeps the last good ones.
+"""Fetches an issuer's public keys (JWKS, RFC 7517) and keeps the last good ones.
 
-No request waits for the issuer, with one exception: a token with an unknown key id makes the client
-fetch the keys at once, but at most once every `COOL_DOWN_S`. The response is untrusted input: https
-only, no redirects, and limits on its size, on the number of keys and on the time.
+The keys are fetched in the background. No request waits for the issuer, with one exception: a token
+with an unknown key id makes the client fetch the keys at once, but at most once every
+`COOL_DOWN_S`. The response is untrusted input: https only, no redirects, and limits on its size, on
+the number of keys and on the time.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The check of one service: a probe of the service, and the state of its Kubernetes workload."""
+"""The check of one service: a probe of the service and the state of its workload."""
 
 import asyncio
 from dataclasses import dataclass

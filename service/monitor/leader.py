@@ -7,7 +7,7 @@ that also runs while the machine is suspended.
 
 During an outage of the store it is unknown who leads. The last leader then continues to check the
 services, so that it knows at once what to record when the store is available again. It records
-nothing until it has the lease again.
+nothing until it has the lease again. See `service/DESIGN.md`, "Leader election".
 """
 
 import asyncio

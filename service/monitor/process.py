@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
-    """Run a monitor, and release its lease at the end; yields a function that reloads its services.
+    """Run a monitor, and release its lease at the end.
 
-    Raises `SettingsError` for services that cannot be checked, and `OSError` if its port cannot be
-    opened.
+    Yields a function that reloads the services file. Raises `SettingsError` for services that
+    cannot be checked, and `OSError` if its port cannot be opened.
     """
     metrics = Metrics()
     async with AsyncExitStack() as stack:

@@ -1,4 +1,7 @@
-"""Which snapshot follows from a reading of the store: pure functions (contract, section 6)."""
+"""Which snapshot follows from a reading of the store, and whether the store lost data.
+
+These are pure functions (`service/DESIGN.md`, "Snapshot and freshness").
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -17,7 +17,8 @@ class CurrentOrStale:
 
     `age` is `None` while it is current. Otherwise it is the whole seconds since the snapshot was
     last confirmed, and `reason` says why it is stale. What a stale snapshot does not contain is not
-    known (contract, section 6), so the look-ups here never return "none" from a stale snapshot.
+    known, so the look-ups here never return "none" from a stale snapshot (`service/DESIGN.md`,
+    "Snapshot and freshness").
     """
 
     replica: "Replica"

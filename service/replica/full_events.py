@@ -8,10 +8,10 @@ from service.tasks import SingleFlight
 
 
 class FullEventCache:
-    """Full events other than the latest, at most `limit_bytes`; the least recently used goes first.
+    """Full events other than the latest, at most `limit_bytes` in total.
 
-    An id can be recorded again after retention has trimmed it. Cache entries therefore have the id
-    *and* the time of the event as their key.
+    The least recently used one is dropped first. An id can be recorded again after retention has
+    trimmed it. Cache entries therefore have the id *and* the time of the event as their key.
     """
 
     def __init__(self, store: Store, limit_bytes: int) -> None:

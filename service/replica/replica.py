@@ -1,7 +1,7 @@
 """Keeps the snapshot of one API process current, and answers look-ups from it.
 
 Notifications make updates fast; comparing the store's version at every heartbeat makes them
-reliable (contract, section 6).
+reliable (`service/DESIGN.md`, "Snapshot and freshness").
 """
 
 import asyncio

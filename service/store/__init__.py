@@ -1,4 +1,4 @@
-"""The store: events and API keys in Redis (contract, section 5).
+"""The store: events and API keys in Redis.
 
 It is the only durable state. No other package imports the Redis client.
 """

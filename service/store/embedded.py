@@ -1,4 +1,4 @@
-"""A Valkey server from a Python package, for `cluster-events dev` and tests. It opens no port."""
+"""A Valkey server from a Python package, without a port: for `cluster-events dev` and tests."""
 
 import asyncio
 import os

@@ -1,4 +1,7 @@
-"""Appends to the store and reads from it, each in one atomic script (contract, section 5)."""
+"""Appends to the store and reads from it, each in one atomic script.
+
+See `service/DESIGN.md`, "Append" and "Snapshot and freshness".
+"""
 
 import asyncio
 import logging

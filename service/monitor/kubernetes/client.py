@@ -1,4 +1,4 @@
-"""Reads a workload from the Kubernetes API: a Deployment or StatefulSet, its pods and events.
+"""Reads a workload from the Kubernetes API: the Deployment or StatefulSet, pods and events.
 
 It needs four kinds of GET, so it uses a plain HTTP client instead of a client library. If
 Kubernetes does not give a usable response, the state is reported as unknown; nothing is guessed.

@@ -1,7 +1,7 @@
-"""Assesses a Kubernetes workload and describes it: functions of the workload, its pods and events.
+"""Assesses a Kubernetes workload and describes it, from its pods and warning events.
 
-The first line says what is wrong and where, for an operator on call. Then follows each failing pod
-with its containers, conditions and newest warning events.
+These are pure functions. The first line of the info says what is wrong and where, for an operator
+on call. Then follows each failing pod with its containers, conditions and newest warning events.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,9 @@
-"""One webhook: a signed POST for each recorded change (Standard Webhooks, standardwebhooks.com).
+"""One webhook: a signed POST for each recorded change.
 
-The monitor that recorded the change sends it, and retries for eight minutes; checks do not wait for
-it. A message that cannot be delivered is counted and logged as dead: the event itself is in the
-store. Receivers recognise repetitions by `webhook-id`, which is the event's id.
+Messages follow Standard Webhooks (standardwebhooks.com). The monitor that recorded the change sends
+it, and retries for eight minutes; checks do not wait for it. A message that cannot be delivered is
+counted and logged as dead: the event itself is in the store. Receivers recognise repetitions by
+`webhook-id`, which is the event's id.
 """
 
 import asyncio

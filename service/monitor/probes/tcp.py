@@ -1,4 +1,4 @@
-"""The TCP and Redis probes: whether a server accepts connections, and whether it answers `PING`."""
+"""The TCP and Redis probes: a server accepts connections, or answers `PING`."""
 
 import asyncio
 import ssl
