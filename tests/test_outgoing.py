@@ -78,7 +78,7 @@ async def delivered(url: str, _: Path) -> str:
 async def looked(url: str, folder: Path) -> str:
     """What is said of a workload."""
     async with kubernetes(url, credentials(folder)) as client:
-        return (await client.look(Workload("deployment", "api"), 50)).info
+        return (await client.check(Workload("deployment", "api"), 50)).info
 
 
 async def fetched(url: str, _: Path) -> str:
@@ -120,7 +120,7 @@ async def test_no_client_reads_a_head_without_end(
     exceeds its limit."""
     async with service(flood(*FLOODS[kind])) as port:
         said = await client(f"http://127.0.0.1:{port}/", tmp_path / "account")
-    assert "ClientResponseError" in said or "The answer is not well-formed HTTP" in said
+    assert "ClientResponseError" in said or "The response is not well-formed HTTP" in said
 
 
 @pytest.mark.parametrize("client", [probed, looked, fetched])
@@ -185,7 +185,7 @@ async def parsed_heads(monkeypatch: pytest.MonkeyPatch, behaviour: Behaviour) ->
         (INTERIM_LIMIT, "Reachable: HTTP 200 OK."),
         (
             INTERIM_LIMIT + 1,
-            f"The answer is not well-formed HTTP: more than {INTERIM_LIMIT} interim responses",
+            f"The response is not well-formed HTTP: more than {INTERIM_LIMIT} interim responses",
         ),
     ],
 )

@@ -1,15 +1,13 @@
-"""The keys that an issuer publishes (JWKS, RFC 7517), fetched in the background and kept while the
-issuer is away.
+"""Fetches an issuer's public keys (JWKS, RFC 7517) and keeps the last good ones.
 
-Tokens are verified with the keys at hand: no request waits for the issuer, except one whose token
-names a key that is not known, for which the issuer is asked at once, but not more often than every
-`COOL_DOWN_S`. What is fetched is hostile until parsed: https, no redirects, few bytes, few keys,
-little time.
+The keys are fetched in the background. No request waits for the issuer, with one exception: a token
+with an unknown key id makes the client fetch the keys at once, but at most once every
+`COOL_DOWN_S`. The response is untrusted input: https only, no redirects, and limits on its size, on
+the number of keys and on the time.
 """
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,35 +19,36 @@ import orjson
 from service.auth.verification_keys import VerificationKeys, from_jwks
 from service.outgoing import BoundedConnector
 from service.settings import is_safe_url
-from service.tasks import cancel_and_wait, spawn_guarded
+from service.tasks import OutageLog, SingleFlight, cancel_and_wait, jittered, spawn_guarded
 from service.text import decoded
 
 log = logging.getLogger(__name__)
 
 COOL_DOWN_S = 30.0
-"""Seconds between two fetches for keys that are not known: tokens with made-up key ids must not
-reach the issuer through us."""
+"""Seconds between two fetches for unknown key ids: a client must not be able to flood the issuer
+through us with tokens that have invented key ids."""
 KEEP_S = 86_400.0
-"""Seconds for which the last good keys are used while none can be fetched: a night without the
-issuer."""
+"""Seconds for which the last good keys are used while fetching fails: a night-long outage."""
 TIMEOUT_S = 2.0
+"""Seconds for one request to the issuer."""
 LIMIT_BYTES = 256 * 1024
+"""The most bytes of a response."""
 RETRY_S = (1.0, 30.0)
-"""Seconds until the next attempt after a first failure, doubled by each further one up to the
-second number."""
+"""Seconds until the next attempt: after the first failure, and at most; each failure doubles it."""
 DISCOVERY = "/.well-known/openid-configuration"
+"""Appended to the issuer (OpenID Connect Discovery 1.0, section 4)."""
 
 
 class JwksError(Exception):
-    """The issuer's keys could not be had, for the reason given."""
+    """The keys could not be fetched; the message says why."""
 
 
 class JwksClient:
     """The keys of one issuer.
 
-    `url` is where they are, or `None` if the issuer is to be asked (OpenID Connect Discovery 1.0,
-    section 4). `changed` is called when the keys at hand are others than before. `refresh` is in
-    seconds.
+    `url` is the URL of the key set; with `None` it is discovered from the issuer (OpenID Connect
+    Discovery 1.0, section 4). `changed` is called when the keys differ from those before. `refresh`
+    is the number of seconds between two fetches.
     """
 
     def __init__(
@@ -70,14 +69,13 @@ class JwksClient:
         self._refresh = refresh
         self._monotonic = monotonic
         self._session: aiohttp.ClientSession | None = None
-        self._flight: asyncio.Task[bool] | None = None
-        self._asked_at = self._good_at = float("-inf")
-        self._failing = False
+        self._fetches: SingleFlight[bool] = SingleFlight("signing-keys-fetch")
+        self._fetched_for_unknown_kid_at = self._succeeded_at = float("-inf")
+        self._outage = OutageLog(log, "cannot fetch JWKS", "JWKS can be fetched again")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keeps the keys fresh inside it. It is entered at once: the first fetch goes on
-        meanwhile."""
+        """Keep the keys fresh. The body is entered at once, before the first fetch has ended."""
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
             connector=BoundedConnector(limit=2, force_close=True),
@@ -90,77 +88,64 @@ class JwksClient:
                 yield
             finally:
                 await cancel_and_wait(task)
-                if self._flight is not None:
-                    self._flight.cancel()
-                    await asyncio.wait([self._flight])
+                if (fetch := self._fetches.in_progress()) is not None:
+                    await cancel_and_wait(fetch)
                 self._session = None
 
     async def refresh_for_unknown_kid(self) -> None:
-        """Asks the issuer for its keys, unless that was done for a caller just now. Callers at the
-        same time share one fetch."""
-        flight = self._flight
-        if flight is None or flight.done():
-            now = self._monotonic()
-            if (
-                self.verification_keys is None or now - self._asked_at < COOL_DOWN_S
-            ):  # Without keys, the schedule is trying anyway.
-                return
-            self._asked_at = now
-            flight = self._fly()
-        await asyncio.wait([flight])
+        """Fetch the keys, unless that was done for an unknown key id in the last `COOL_DOWN_S`.
 
-    def _fly(self) -> "asyncio.Task[bool]":
-        if self._flight is None or self._flight.done():
-            self._flight = asyncio.create_task(self._fetch(), name="signing-keys-fetch")
-        return self._flight
+        Callers at the same time share one fetch.
+        """
+        fetch = self._fetches.in_progress()
+        if fetch is None:
+            now = self._monotonic()
+            cooling_down = now - self._fetched_for_unknown_kid_at < COOL_DOWN_S
+            # Without any keys, the background task is already retrying.
+            if self.verification_keys is None or cooling_down:
+                return
+            self._fetched_for_unknown_kid_at = now
+            fetch = self._fetches.start(self._fetch)
+        await asyncio.wait([fetch])
 
     async def _keep_fresh(self) -> None:
         failures = 0
         while True:
-            flight = self._fly()
-            await asyncio.wait([flight])
-            good = not flight.cancelled() and flight.result()
-            failures = 0 if good else failures + 1
-            pause = (
+            fetch = self._fetches.start(self._fetch)
+            await asyncio.wait([fetch])
+            succeeded = not fetch.cancelled() and fetch.result()
+            failures = 0 if succeeded else failures + 1
+            pause = jittered(
                 self._refresh
-                if good
+                if succeeded
+                # The exponent is limited so that the power stays a small number.
                 else min(RETRY_S[0] * 2 ** min(failures - 1, 10), RETRY_S[1], self._refresh)
             )
-            pause *= random.uniform(0.9, 1.1)  # noqa: S311  # Spreading, not secrecy.
+            # The keys are dropped on time, also during an outage.
             if self.verification_keys is not None:
-                pause = min(pause, max(0.0, self._good_at + KEEP_S - self._monotonic()))
+                pause = min(pause, max(0.0, self._succeeded_at + KEEP_S - self._monotonic()))
             await asyncio.sleep(pause)
-            if self._monotonic() >= self._good_at + KEEP_S:
-                self._become(None)
+            if self._monotonic() >= self._succeeded_at + KEEP_S:
+                self._replace_keys(None)
 
     async def _fetch(self) -> bool:
-        """Fetches the keys once; whether that went well. A failure is logged when it begins and
-        when it ends."""
+        """Fetch the keys once; whether that succeeded."""
         try:
             verification_keys = await self._fetch_verification_keys()
-        except Exception as error:  # Whatever the issuer answers, it ends nothing but this attempt.
-            self._url = self._configured_url  # Keys may have moved: the issuer is asked again.
-            if not self._failing:
-                log.warning(
-                    "the keys of an issuer cannot be had",
-                    extra={"issuer": self._issuer, "reason": _reason(error)},
-                )
-            self._failing = True
+        except Exception as error:  # Whatever the issuer sends, only this attempt fails.
+            # The key set may have moved: discover its URL again.
+            self._url = self._configured_url
+            self._outage.failed(issuer=self._issuer, reason=_reason(error))
             return False
-        if self._failing:
-            log.info("the keys of an issuer can be had again", extra={"issuer": self._issuer})
-        self._failing = False
-        self._good_at = self._monotonic()
-        self._become(verification_keys)
+        self._outage.succeeded(issuer=self._issuer)
+        self._succeeded_at = self._monotonic()
+        self._replace_keys(verification_keys)
         return True
 
-    def _become(self, verification_keys: VerificationKeys | None) -> None:
+    def _replace_keys(self, verification_keys: VerificationKeys | None) -> None:
         if verification_keys != self.verification_keys:
             keys = [key.kid for key in verification_keys] if verification_keys is not None else []
-            log.info(
-                "the keys of an issuer have changed",
-                extra={"issuer": self._issuer, "key_ids": keys},
-            )
+            log.info("JWKS changed", extra={"issuer": self._issuer, "key_ids": keys})
             self.verification_keys = verification_keys
             self._changed()
 
@@ -172,21 +157,24 @@ class JwksClient:
     async def _discover(self) -> str:
         document = orjson.loads(decoded(await self._get(self._issuer.rstrip("/") + DISCOVERY)))
         if not isinstance(document, dict) or document.get("issuer") != self._issuer:
-            raise JwksError("its configuration is another issuer's")
+            raise JwksError("the OpenID configuration is of another issuer")
         url = document.get("jwks_uri")
         if not isinstance(url, str) or not is_safe_url(url):
-            raise JwksError("its configuration names no https:// URL for its keys")
+            raise JwksError("the OpenID configuration has no https:// URL as jwks_uri")
         return url
 
     async def _get(self, url: str) -> bytes:
-        """The document. Some servers compress although they were asked not to; the limit is on what
-        that becomes."""
-        assert self._session is not None  # noqa: S101  # Fetches live inside `running`.
-        async with self._session.get(url, allow_redirects=False) as answer:
-            if answer.status != HTTPStatus.OK:
-                raise JwksError(f"HTTP {answer.status}")
+        """The body of a response, after removal of a content coding.
+
+        Some servers compress although `Accept-Encoding: identity` was sent. The limit is on the
+        decompressed bytes.
+        """
+        assert self._session is not None  # noqa: S101  # Fetches run inside `running`.
+        async with self._session.get(url, allow_redirects=False) as response:
+            if response.status != HTTPStatus.OK:
+                raise JwksError(f"HTTP {response.status}")
             body = bytearray()
-            async for chunk in answer.content.iter_any():
+            async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > LIMIT_BYTES:
                     raise JwksError(f"more than {LIMIT_BYTES:,} bytes")

@@ -1,2 +1,4 @@
-"""The monitor: checks the services, decides what is worth an event, records it (DESIGN, section
-8)."""
+"""The monitor: checks the services and records the events that are due.
+
+See `service/DESIGN.md`, "Recording rules" and "Leader election".
+"""

@@ -1,5 +1,4 @@
-"""One service's check: what it says of itself, what the platform says of the resources behind it,
-and both together."""
+"""The check of one service: a probe of the service and the state of its workload."""
 
 import asyncio
 from dataclasses import dataclass
@@ -15,12 +14,12 @@ from service.monitor.services import Service, scheme
 from service.settings import Unknown
 
 RESOURCES_INFO = "Resources are not monitored."
-"""The resources info where nothing is known of the resources behind a service."""
+"""The resources info of a service without a monitored workload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found: whether the service is healthy, its self info and its resources info."""
+    """The result of a check: whether the service is healthy, its self info and resources info."""
 
     healthy: bool
     info: str
@@ -33,22 +32,27 @@ async def check_service(
     kubernetes: Kubernetes | None = None,
     unknown: Unknown = Unknown.IGNORE,
 ) -> Finding:
-    """Checks a service and its resources at the same time, within the service's time-out. Never
-    raises for what they do."""
-    result, look = await asyncio.gather(_itself(client, service), _resources(service, kubernetes))
-    healthy_resources = look.healthy if look.healthy is not None else unknown is Unknown.IGNORE
+    """Check a service and its workload at the same time, within the service's timeout.
+
+    `unknown` says what a workload whose state is not known counts as. Never raises for what the
+    service or Kubernetes does.
+    """
+    result, workload = await asyncio.gather(_probe(client, service), _workload(service, kubernetes))
+    healthy_workload = (
+        workload.healthy if workload.healthy is not None else unknown is Unknown.IGNORE
+    )
     info = result.info
-    if (
-        result.healthy and not healthy_resources
-    ):  # The self info is what the verdict shows: it must not say that all is well.
+    # The verdict shows the self info, so that must not say that everything is healthy.
+    if result.healthy and not healthy_workload:
         first, _, rest = info.partition("\n")
+        problem = workload.info.partition("\n")[0]
         info = clean_info(
-            f"{first} But its resources are not well: {look.info.partition(chr(10))[0]}\n{rest}".rstrip()
+            f"{first} But its Kubernetes resources are not healthy: {problem}\n{rest}".rstrip()
         )
-    return Finding(result.healthy and healthy_resources, info, look.info)
+    return Finding(result.healthy and healthy_workload, info, workload.info)
 
 
-async def _itself(client: aiohttp.ClientSession, service: Service) -> Result:
+async def _probe(client: aiohttp.ClientSession, service: Service) -> Result:
     match scheme(service.url):
         case "tcp":
             return await probe_tcp(service.url, service.timeout)
@@ -65,7 +69,7 @@ async def _itself(client: aiohttp.ClientSession, service: Service) -> Result:
             )
 
 
-async def _resources(service: Service, kubernetes: Kubernetes | None) -> WorkloadHealth:
+async def _workload(service: Service, kubernetes: Kubernetes | None) -> WorkloadHealth:
     if kubernetes is None or service.workload is None:
         return WorkloadHealth(True, RESOURCES_INFO)
-    return await kubernetes.look(service.workload, service.timeout)
+    return await kubernetes.check(service.workload, service.timeout)

@@ -1,7 +1,6 @@
-"""The monitor's own HTTP port: liveness, whether it leads or stands by, its metrics. Off by
-default.
+"""The monitor's HTTP port: liveness, readiness (leading or standing by) and metrics.
 
-`METRICS_PORT` is the API's and does not concern the monitor, whose port serves no API.
+It is off by default (`MONITOR_PORT`). `METRICS_PORT` is a setting of the API, not of the monitor.
 """
 
 import math
@@ -22,13 +21,14 @@ from service.sockets import BACKLOG, listen
 async def listening(
     host: str, port: int, monitor: Monitor, lease_holder: LeaseHolder, metrics: Metrics
 ) -> AsyncIterator[tuple[str, int]]:
-    """Serves `/healthz`, `/readyz` and `/metrics`; gives the address. Raises `OSError` if it cannot
-    be listened on."""
+    """Serve `/healthz`, `/readyz` and `/metrics`; yields the host and port.
+
+    Raises `OSError` if the port cannot be opened.
+    """
 
     async def healthz(_request: web.Request) -> web.Response:
-        return web.json_response(
-            {"status": "healthy"}
-        )  # The loop turns; nothing else, as for the API.
+        # As for the API, it says only that the event loop runs.
+        return web.json_response({"status": "healthy"})
 
     async def readyz(_request: web.Request) -> web.Response:
         if not lease_holder.leader_known:
@@ -38,7 +38,7 @@ async def listening(
     async def render() -> bytes:
         age = monitor.check_age()
         stands_by = lease_holder.leader_known and not lease_holder.leads
-        # A standby does not check, so an alert must not see an age.
+        # A standby does not check, so its age must not raise an alert.
         metrics.checked_age.set(math.nan if age is None or stands_by else age)
         return generate_latest(metrics.registry)
 
@@ -46,15 +46,15 @@ async def listening(
         render, lambda: (lease_holder.leader_known, lease_holder.leads, monitor.checked_at)
     )
 
-    async def answer_metrics(_request: web.Request) -> web.Response:
+    async def serve_metrics(_request: web.Request) -> web.Response:
         return web.Response(
             body=await exposition.get(), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
-    app = web.Application(middlewares=[_one_error_body])
+    app = web.Application(middlewares=[_render_errors])
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", answer_metrics)
+    app.router.add_get("/metrics", serve_metrics)
     runner = web.AppRunner(
         app, access_log=None, handle_signals=False, keepalive_timeout=30.0, shutdown_timeout=1.0
     )
@@ -67,10 +67,10 @@ async def listening(
 
 
 @web.middleware
-async def _one_error_body(
+async def _render_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answers unknown paths and methods as the API does."""
+    """Render errors for unknown paths and methods as the API does."""
     try:
         return await handler(request)
     except web.HTTPNotFound:

@@ -1,12 +1,13 @@
-"""The monitor's loop: a check at every interval, an event where one is due, whatever the store does
-meanwhile."""
+"""The monitor's loop: a check at every interval, and an event where one is due.
+
+Checks continue during an outage of the store.
+"""
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 
@@ -15,8 +16,8 @@ from service.events import Observation, Status, clean_info, observations, rfc333
 from service.metrics import Metrics
 from service.monitor.check import Finding, check_service
 from service.monitor.kubernetes.client import Kubernetes
-from service.monitor.leader import Alone, Leader
-from service.monitor.notify.webhook import Changed
+from service.monitor.leader import Leader, SoleMonitor
+from service.monitor.notify.webhook import OnEvent
 from service.monitor.probes.http import session
 from service.monitor.recording import (
     RecordState,
@@ -29,16 +30,45 @@ from service.monitor.recording import (
 from service.monitor.services import Service, services
 from service.settings import Settings
 from service.store import Cursor, Fenced, Store, count_append
+from service.tasks import OutageLog, jittered
 
 log = logging.getLogger(__name__)
 
 
 class _NotLeading(Exception):
-    """This monitor's lease has run out, or it never had one."""
+    """This monitor's lease has expired, or it never had one."""
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What the checks found, by service."""
+
+    last: dict[str, Finding] = field(default_factory=dict)
+    streaks: dict[str, Streak] = field(default_factory=dict)
+
+    def add(self, name: str, finding: Finding) -> None:
+        """Add the finding of one more check."""
+        before = self.streaks.get(name)
+        self.last[name] = finding
+        self.streaks[name] = (
+            before.with_check(finding.healthy) if before else Streak(finding.healthy)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreClock:
+    """Redis' clock (µs since 1970), and the monotonic time (seconds) at which it was read."""
+
+    us: int = 0
+    read_at: float = 0.0
+
+    def at(self, monotonic: float) -> int:
+        """Redis' clock at another monotonic time."""
+        return self.us - round((self.read_at - monotonic) * 1_000_000)
 
 
 class Monitor:
-    """Checks the services of the settings and records what is worth an event."""
+    """Checks the services of the settings and records the events that are due."""
 
     def __init__(
         self,
@@ -49,58 +79,64 @@ class Monitor:
         *,
         leader: Leader | None = None,
         kubernetes: Kubernetes | None = None,
-        checked: Callable[[], None] = lambda: None,
-        changed: Changed = lambda _event, _before: None,
+        on_check: Callable[[], None] = lambda: None,
+        on_event: OnEvent = lambda _event, _before: None,
     ) -> None:
-        """Without a `leader` it is the only monitor. `checked` is called after each completed
-        check, `changed` with each recorded event and the statuses before it.
+        """`leader` tells whether this monitor may write; without one it is the only monitor.
 
-        Raises `SettingsError` for services that cannot be checked.
+        `on_check` is called after each completed check, `on_event` with each recorded event and the
+        statuses before it. Raises `SettingsError` for services that cannot be checked.
         """
-        self._services = services(settings)
         self._settings = settings
+        self._services = services(settings)
         self._kubernetes = kubernetes
-        self._number = 0  # Of checks begun.
-        # Whether the next check is to look at everything, since what is known of the services may
-        # be old.
-        self._check_all = False
-        self._findings: dict[
-            str, Finding
-        ] = {}  # The last of each service, and how many alike there were in a row:
-        self._runs: dict[str, Streak] = {}
         self._store = store
         self._metrics = metrics
         self._monotonic = monotonic
-        self._leader = leader or Alone()
-        self._checked = checked
-        self._changed = changed
-        self.checked_at: float | None = None  # By `monotonic`.
+        self._leader = leader or SoleMonitor()
+        self._on_check = on_check
+        self._on_event = on_event
+        self._outage = OutageLog(
+            log, "the store is unavailable, checks go on", "the store is available again"
+        )
+
+        self.checked_at: float | None = None
+        """When this monitor last completed a check (monotonic seconds)."""
+        self._checks_begun = 0
+        self._check_all = False
+        """Whether the next check includes all services, because the findings may be old."""
+        self._findings = _Findings()
+
         self._recorded = RecordState({})
-        self._cursor: Cursor | None = None  # Of the store, when it was last read.
-        self._store_clock = 0, 0.0  # What it said (µs), and when it said so by `monotonic`.
-        self._first_seen: dict[
-            str, float
-        ] = {}  # Changes that could not be recorded yet: when each was seen first.
-        self._failing = False
+        self._cursor: Cursor | None = None
+        """The store's state at its last reading."""
+        self._store_clock = _StoreClock()
+        self._unrecorded_since: dict[str, float] = {}
+        """When an unrecorded change was first found (monotonic seconds), by service."""
 
     async def run(self) -> None:
-        """Checks until cancelled, whenever it is this monitor's turn. It begins at a random moment
-        within a tenth of the interval: monitors that start together do not stay together."""
-        spread = min(1.0, self._settings.check_interval / 10)
-        await asyncio.sleep(random.uniform(0, spread))  # noqa: S311  # Spreading, not secrecy.
+        """Check until cancelled, whenever no other monitor leads.
+
+        The start is delayed by up to a tenth of the interval, at most 1 s, so that monitors that
+        start together do not check at the same times.
+        """
+        delay = min(1.0, self._settings.check_interval / 10)
+        await asyncio.sleep(jittered(delay, 0.0, 1.0))
         async with session() as client:
             while True:
                 await self._leader.wait_until_leading()
                 self._check_all = True
-                self._first_seen.clear()
+                self._unrecorded_since.clear()
                 due = self._monotonic()
                 while not await self._replaced_before(due):
                     await self.check(client)
                     due = self._next_after(due)
 
     def reload(self, settings: Settings) -> None:
-        """Checks from now on as the settings say, and at the next check all services. Raises
-        `SettingsError` for services that cannot be checked."""
+        """Use these settings from the next check on, which includes all services.
+
+        Raises `SettingsError` for services that cannot be checked.
+        """
         self._services = services(settings)
         self._check_all = True
 
@@ -109,7 +145,7 @@ class Monitor:
         return None if self.checked_at is None else self._monotonic() - self.checked_at
 
     async def _replaced_before(self, due: float) -> bool:
-        """Waits until a check is due (false), or another monitor leads (true)."""
+        """Wait until a check is due (returns false) or another monitor leads (returns true)."""
         try:
             async with asyncio.timeout(max(0.0, due - self._monotonic())):
                 await self._leader.wait_until_replaced()
@@ -118,65 +154,54 @@ class Monitor:
         return True
 
     def _next_after(self, due: float) -> float:
-        """When the next check is due. No two overlap, and what was missed is not made up for."""
+        """When the next check is due. Checks do not overlap, and missed checks are not made up."""
         interval = self._settings.check_interval
         due += interval
         late = self._monotonic() - due
         if late > 0:
             missed = int(late // interval) + 1
             self._metrics.missed_checks.inc(missed)
-            log.warning("a check overran its interval", extra={"missed_checks": missed})
+            log.warning("a check took longer than its interval", extra={"missed_checks": missed})
             due += missed * interval
         return due
 
     async def check(self, client: aiohttp.ClientSession) -> None:
-        """One check of all services, with its event where one is due."""
-        await self._look(client)
-        looked = self._monotonic()
+        """Check all services once, and record an event if one is due."""
+        await self._check_services(client)
+        finished = self._monotonic()
         try:
-            await self._conclude(looked)
+            await self._record(finished)
         except StoreUnavailable as error:
             self._metrics.store_failures.labels("record").inc()
-            if not self._failing:
-                log.warning(
-                    "the store is unavailable, checks go on", extra={"reason": error.for_log()}
-                )
-            self._failing = True
-            self._keep()
+            self._outage.failed(reason=error.for_log())
+            self._remember_unrecorded()
             return
         except _NotLeading:
-            self._keep()
+            self._remember_unrecorded()
             return
         except Fenced:
             self._leader.on_fenced()
             return
-        if self._failing:
-            log.info("the store is available again")
-        self._failing = False
+        self._outage.succeeded()
         self.checked_at = self._monotonic()
-        self._checked()
-        self._metrics.checks.labels(
-            "healthy"
-            if all(finding.healthy for finding in self._findings.values())
-            else "unhealthy"
-        ).inc()
+        self._on_check()
+        all_healthy = all(finding.healthy for finding in self._findings.last.values())
+        self._metrics.checks.labels("healthy" if all_healthy else "unhealthy").inc()
 
-    async def _look(self, client: aiohttp.ClientSession) -> None:
-        """Checks the services whose turn it is, all at the same time."""
-        services, number = self._services, self._number
-        self._number += 1
+    async def _check_services(self, client: aiohttp.ClientSession) -> None:
+        """Check the services that are due, all at the same time."""
+        services, number = self._services, self._checks_begun
+        self._checks_begun += 1
         if self._check_all:
-            self._findings, self._runs, self._check_all = {}, {}, False
+            self._findings, self._check_all = _Findings(), False
         names = [
             name
             for name in services
-            if number % services[name].every == 0 or name not in self._findings
+            if number % services[name].every == 0 or name not in self._findings.last
         ]
         found = await asyncio.gather(*(self._check(client, services[name]) for name in names))
         for name, finding in zip(names, found, strict=True):
-            self._findings[name] = finding
-            before = self._runs.get(name)
-            self._runs[name] = before.then(finding.healthy) if before else Streak(finding.healthy)
+            self._findings.add(name, finding)
 
     async def _check(self, client: aiohttp.ClientSession, service: Service) -> Finding:
         with self._metrics.check_seconds.labels(service.name).time():
@@ -185,48 +210,49 @@ class Monitor:
             )
 
     def _counts_as_healthy(self, name: str) -> bool:
-        """Whether a service is healthy by its thresholds, compared with what was recorded."""
+        """Whether a service counts as healthy, by its thresholds and its recorded status."""
         service, before = self._services[name], self._recorded.statuses.get(name)
-        return self._runs[name].counts_as_healthy(
+        return self._findings.streaks[name].counts_as_healthy(
             before, service.unhealthy_after, service.healthy_after
         )
 
     def _observed(self, name: str) -> Observation:
-        """What is to be recorded of a service, if anything is."""
-        finding, healthy = self._findings[name], self._counts_as_healthy(name)
+        """The observation of a service that the event contains, if one is recorded."""
+        finding, healthy = self._findings.last[name], self._counts_as_healthy(name)
         info = finding.info
         if healthy is not finding.healthy:
-            service, checks = self._services[name], self._runs[name].checks
+            service, checks = self._services[name], self._findings.streaks[name].checks
             passed, needed, counted = (
                 ("passed", service.healthy_after, "unhealthy")
                 if finding.healthy
                 else ("failed", service.unhealthy_after, "healthy")
             )
-            info = f"Check {checks} of {needed} in a row {passed}, so it still counts as {counted}: {info}"
+            progress = f"Check {checks} of {needed} in a row {passed}"
+            info = f"{progress}, so it still counts as {counted}: {info}"
         before = self._recorded.statuses.get(name)
         status = status_of(healthy, before)
         if status is not before:
-            info = self._dated(name, info)
+            info = self._with_time_found(name, info)
         return Observation(status, clean_info(info), finding.resources)
 
-    async def _conclude(self, looked: float) -> None:
-        """Records the event if one is due, else only that a check was completed, at the monotonic
-        time `looked`.
+    async def _record(self, finished: float) -> None:
+        """Record the event if one is due, otherwise only that a check was completed.
 
-        Raises `Fenced`, `_NotLeading` or `StoreUnavailable`.
+        `finished` is when the check was completed (monotonic seconds). Raises `Fenced`,
+        `_NotLeading` or `StoreUnavailable`.
         """
-        self._may_write()
-        recorded = self._recorded = await self._as_stored()
+        self._require_leadership()
+        recorded = self._recorded = await self._read_recorded()
         seen = {name: self._observed(name) for name in self._services}
         statuses = {name: observation.status for name, observation in seen.items()}
         now = self._monotonic()
         reason = reason_to_record(recorded, statuses, now, self._settings.record_interval)
-        self._may_write()
+        # The lease may have expired while the store was read.
+        self._require_leadership()
         epoch, owner = self._leader.epoch, self._leader.owner
-        # By Redis' clock, which said so just now: a write that is held up must not make the check
-        # younger than it is.
-        said, at = self._store_clock
-        checked_at = said - round((at - looked) * 1_000_000)
+        # By Redis' clock, which was read just now: a delayed write must not make the check look
+        # more recent.
+        checked_at = self._store_clock.at(finished)
         if reason is None:
             await self._store.record_check(epoch, owner, checked_at)
             self._recorded = after_check(recorded)
@@ -236,54 +262,49 @@ class Monitor:
             )
             count_append(self._metrics, appended, reason)
             self._recorded = after_event(recorded, statuses, now, reason)
-            self._changed(appended.event, recorded.statuses)
-        self._first_seen.clear()
+            self._on_event(appended.event, recorded.statuses)
+        self._unrecorded_since.clear()
         _log_changes(recorded.statuses, seen)
 
-    def _may_write(self) -> None:
-        """Raises `_NotLeading` unless this monitor leads: without a lease in time, nobody knows who
-        may write."""
+    def _require_leadership(self) -> None:
+        """Raise `_NotLeading` unless this monitor leads: it must not write without a lease."""
         if not self._leader.leads:
             raise _NotLeading
 
-    def _keep(self) -> None:
-        """Keeps when a change was seen first that could not be recorded; one that has healed is
-        forgotten."""
+    def _remember_unrecorded(self) -> None:
+        """Remember when an unrecorded change was first found; drop changes that were reverted."""
         now = self._monotonic()
         for name in self._services:
             before = self._recorded.statuses.get(name)
             if before in {None, status_of(self._counts_as_healthy(name), before)}:
-                self._first_seen.pop(name, None)
+                self._unrecorded_since.pop(name, None)
             else:
-                self._first_seen.setdefault(name, now)
+                self._unrecorded_since.setdefault(name, now)
 
-    def _dated(self, name: str, info: str) -> str:
-        """The info, with the time at which the change was seen where it is recorded later than
-        that."""
-        if name not in self._first_seen:
+    def _with_time_found(self, name: str, info: str) -> str:
+        """The info, with the time of the change if that could not be recorded when it was found."""
+        if name not in self._unrecorded_since:
             return info
-        said, at = self._store_clock
-        found_at = rfc3339_seconds(said - round((at - self._first_seen[name]) * 1_000_000))
+        found_at = rfc3339_seconds(self._store_clock.at(self._unrecorded_since[name]))
         first, _, rest = info.partition("\n")
         return f"{first}\nFound at {found_at}; it could not be recorded then.\n{rest}".rstrip()
 
-    async def _as_stored(self) -> RecordState:
-        """What was recorded, as the store has it. Raises `StoreUnavailable`.
+    async def _read_recorded(self) -> RecordState:
+        """What is recorded, according to the store. Raises `StoreUnavailable`.
 
-        It is asked at every check, since this monitor's memory may be wrong: the reply to its last
-        append was lost, others record too, the store lost its data. What is compared with anything
-        else would leave a wrong event standing as the latest.
+        It is read at every check, since this monitor's memory may be wrong: the reply to its last
+        append was lost, others record events too, or the store lost its data. A comparison with
+        anything else could leave a wrong event as the latest.
         """
-        rows = await self._store.read(self._cursor)
-        self._store_clock = rows.now, self._monotonic()
-        if rows.entries is None:
+        state = await self._store.read(self._cursor)
+        self._store_clock = _StoreClock(state.now, self._monotonic())
+        if state.entries is None:
             return self._recorded
-        self._cursor = rows.cursor
-        if (
-            not rows.entries or rows.entries[0].id != rows.latest
-        ):  # None, or the newest cannot be read: make a new one.
+        self._cursor = state.cursor
+        # There is no event, or the newest one cannot be read: record a new one.
+        if not state.entries or state.entries[0].id != state.latest:
             return replace(self._recorded, first=True)
-        seen = observations(rows.entries[0].status)
+        seen = observations(state.entries[0].status)
         return replace(self._recorded, statuses={name: one.status for name, one in seen.items()})
 
 

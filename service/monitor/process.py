@@ -1,4 +1,4 @@
-"""One monitor process: its candidacy, its loop, and what it tells the world, put together."""
+"""Assembles one monitor process: lease, loop, notifications and HTTP port."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -24,11 +24,10 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
-    """A monitor, while it is entered; on leaving it hands over to one that stands by. Gives what
-    reads the services file again.
+    """Run a monitor, and release its lease at the end.
 
-    Raises `SettingsError` for services that cannot be checked, `OSError` if its port cannot be
-    listened on.
+    Yields a function that reloads the services file. Raises `SettingsError` for services that
+    cannot be checked, and `OSError` if its port cannot be opened.
     """
     metrics = Metrics()
     async with AsyncExitStack() as stack:
@@ -41,8 +40,8 @@ async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
             metrics,
             leader=lease_holder,
             kubernetes=await _kubernetes(settings, stack),
-            checked=await stack.enter_async_context(beating(settings.heartbeat_url, metrics)),
-            changed=await stack.enter_async_context(
+            on_check=await stack.enter_async_context(beating(settings.heartbeat_url, metrics)),
+            on_event=await stack.enter_async_context(
                 delivering(settings.webhook_url, settings.webhook_secret, metrics)
             ),
         )
@@ -65,8 +64,10 @@ async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
 
 
 async def check_once(settings: Settings) -> dict[str, Finding]:
-    """Checks every service once, and records nothing. Raises `SettingsError` for services that
-    cannot be checked."""
+    """Check every service once, and record nothing.
+
+    Raises `SettingsError` for services that cannot be checked.
+    """
     async with AsyncExitStack() as stack:
         cluster = await _kubernetes(settings, stack)
         client = await stack.enter_async_context(session())
@@ -85,11 +86,12 @@ async def _kubernetes(settings: Settings, stack: AsyncExitStack) -> Kubernetes |
 
 
 def _reload(monitor: Monitor, settings: Settings) -> None:
-    """A file that cannot be used changes nothing: checks go on as before."""
+    """Reload the services file. An invalid file is logged, and the previous services are kept."""
     try:
         monitor.reload(settings)
     except SettingsError as error:
         for problem in error.problems:
-            log.error("the services file is not used: %s", problem)  # noqa: TRY400  # The text says it all.
+            # The traceback would add nothing.
+            log.error("ignored invalid services file: %s", problem)  # noqa: TRY400
     else:
-        log.info("the services file was read again")
+        log.info("reloaded the services file")

@@ -1,15 +1,15 @@
-"""What to record when: pure functions of what was seen and what was recorded before.
+"""When to record an event: pure functions of the findings and of what was recorded before.
 
-| what the check saw                                   | event?                                                    |
-|------------------------------------------------------|-----------------------------------------------------------|
-| the first check after the start                      | yes                                                       |
-| any service's status differs from the recorded one   | yes, at once; the spacing below begins anew               |
-| all healthy, as recorded                             | every `record_interval` (10 minutes)                      |
-| unhealthy, as recorded                               | after 1, 2, 4, … checks since the last event, at most 60  |
+| what the check found                   | event?                                                |
+|----------------------------------------|-------------------------------------------------------|
+| the first check after the start        | yes                                                   |
+| a status differs from the recorded one | yes, at once; the spacing below restarts              |
+| all healthy, as recorded               | every `record_interval` (10 minutes)                  |
+| unhealthy, as recorded                 | after 1, 2, 4, … up to 60 checks since the last event |
 
-Whether a service is healthy is what its last check found, or where it has thresholds, what the last
-so many in a row found. What could not be recorded counts as not recorded: the next check sees the
-same difference and tries again, if it is still true.
+A service is healthy if its last check found so; with thresholds, if enough checks in a row did. An
+event that could not be recorded counts as not recorded: the next check tries again, if it still
+finds the difference.
 """
 
 from collections.abc import Mapping
@@ -18,17 +18,18 @@ from dataclasses import dataclass, replace
 from service.events import Status
 
 MOST_SPACING = 60
-"""Checks: with a check every 10 s, an unhealthy cluster is recorded at least every 10 minutes, as a
-healthy one is."""
+"""The most checks between two events. With a check every 10 s, an unhealthy cluster is recorded at
+least every 10 minutes, like a healthy one."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordState:
-    """What the monitor knows of the past.
+    """What the rules need to know about the past.
 
-    `statuses` are those of the last event, whoever recorded it; `first` is whether this monitor has
-    recorded nothing yet that is still there; `at` is when it last did (monotonic seconds), `checks`
-    how many checks were completed since, `spacing` how many are to pass.
+    `statuses` are those of the last event of any writer. `first` is true until this monitor has
+    recorded an event that is still in the store. `at` is when it last did so (monotonic seconds),
+    `checks` the number of checks completed since then without an event, and `spacing` the number of
+    checks until the next event while a service is unhealthy.
     """
 
     statuses: Mapping[str, Status | str]
@@ -38,10 +39,8 @@ class RecordState:
     spacing: int = 1
 
 
-def status_of(
-    healthy: bool, recorded: Status | str | None
-) -> Status:  # The one fact that a check finds.
-    """A service's status: `InitialUnhealthy` until its first good check."""
+def status_of(healthy: bool, recorded: Status | str | None) -> Status:
+    """The status of a service: `InitialUnhealthy` until its first healthy check."""
     if healthy:
         return Status.HEALTHY
     return (
@@ -53,23 +52,22 @@ def status_of(
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """The last checks of a service that found the same: what they found, and how many there were in
-    a row."""
+    """The last checks of a service with the same result: the result and their number."""
 
     healthy: bool
     checks: int = 1
 
-    def then(self, healthy: bool) -> "Streak":
-        """The run after one more check."""
+    def with_check(self, healthy: bool) -> "Streak":
+        """The streak after one more check."""
         return Streak(healthy, self.checks + 1) if healthy is self.healthy else Streak(healthy)
 
     def counts_as_healthy(
         self, recorded: Status | str | None, unhealthy_after: int, healthy_after: int
     ) -> bool:
-        """Whether the service counts as healthy after so many checks in a row.
+        """Whether the service counts as healthy, by its recorded status and its two thresholds.
 
-        One that was never recorded as healthy counts as its last check says: the thresholds are
-        against flapping.
+        The thresholds are for flapping services. A service that was never recorded as healthy
+        counts as what its last check found.
         """
         if recorded is Status.HEALTHY:
             return self.healthy or self.checks < unhealthy_after
@@ -81,8 +79,10 @@ class Streak:
 def reason_to_record(
     recorded: RecordState, statuses: Mapping[str, Status | str], now: float, record_interval: float
 ) -> str | None:
-    """Why the check is worth an event (`first`, `change`, `interval`, `unhealthy`), or `None`.
-    Times in seconds."""
+    """Why an event is due (`first`, `change`, `interval`, `unhealthy`), or `None`.
+
+    `now` (monotonic) and `record_interval` are in seconds.
+    """
     if recorded.first:
         return "first"
     if statuses != recorded.statuses:
@@ -95,11 +95,11 @@ def reason_to_record(
 def after_event(
     recorded: RecordState, statuses: Mapping[str, Status | str], now: float, reason: str
 ) -> RecordState:
-    """The past after an event of these statuses."""
+    """The state after an event with these statuses was recorded."""
     spacing = min(2 * recorded.spacing, MOST_SPACING) if reason == "unhealthy" else 1
     return RecordState(statuses, first=False, at=now, checks=0, spacing=spacing)
 
 
 def after_check(recorded: RecordState) -> RecordState:
-    """The past after a check that was worth no event."""
+    """The state after a check without an event."""
     return replace(recorded, checks=recorded.checks + 1)

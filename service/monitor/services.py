@@ -1,14 +1,18 @@
-"""What is to be checked, and how: the services of the settings, with what a services file says of
-them.
+"""The services to check: those of the settings, with the options of the services file.
 
-[api] url = "https://api-server:8443/healthz"     # or tcp://host:port, redis://…, rediss://…
-interval = "30s"                            # default: CHECK_INTERVAL, of which it is rounded up to
-a multiple timeout = "2s"                              # default: CHECK_TIMEOUT headers = {
-Authorization = "Bearer …" } ca_file = "/run/secrets/ca.crt"             # instead of the system's
-authorities client_cert = "/run/secrets/tls.crt"        # with client_key, if the file does not hold
-both expected = ["2xx", 401]                     # default: 2xx unhealthy_after = 3
-# failures in a row; default: 1 healthy_after = 2                           # successes in a row;
-default: 1 resources = "deployment/api-server"         # as in RESOURCES
+A services file, in TOML:
+
+    [api]
+    url = "https://api-server:8443/healthz"     # or tcp://host:port, redis://…, rediss://…
+    interval = "30s"                            # default: CHECK_INTERVAL; rounded up to a multiple
+    timeout = "2s"                              # default: CHECK_TIMEOUT
+    headers = { Authorization = "Bearer …" }
+    ca_file = "/run/secrets/ca.crt"             # instead of the system's certificate authorities
+    client_cert = "/run/secrets/tls.crt"        # with client_key, unless the file contains the key
+    expected = ["2xx", 401]                     # default: 2xx
+    unhealthy_after = 3                         # failures in a row; default: 1
+    healthy_after = 2                           # successes in a row; default: 1
+    resources = "deployment/api-server"         # as in RESOURCES
 """
 
 import math
@@ -37,8 +41,10 @@ _RESOURCES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The Kubernetes object behind a service: `kind` is `deployment` or `statefulset`; it has a
-    name, or is found by labels."""
+    """The Kubernetes workload of a service, found by `name` or by the labels in `selector`.
+
+    `kind` is `deployment` or `statefulset`. An empty `namespace` is that of the monitor's pod.
+    """
 
     kind: str
     name: str = ""
@@ -48,13 +54,13 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One service and how it is checked. Times in seconds; `headers` and `url` may hold secrets."""
+    """One service and its check. Times in seconds; `headers` and `url` may contain secrets."""
 
     name: str
     url: str = field(repr=False)
     timeout: float
     every: int = 1
-    """Checks of the monitor from one check of this service to the next."""
+    """The service is part of every n-th check of the monitor."""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: ssl.SSLContext | None = None
     expected: Sequence[str] = ("2xx",)
@@ -63,12 +69,12 @@ class Service:
     workload: Workload | None = None
 
     def expects(self, status: int) -> bool:
-        """Whether an HTTP status means that the service is healthy."""
+        """Whether this HTTP status means that the service is healthy."""
         return any(one in {str(status), f"{status // 100}xx"} for one in self.expected)
 
 
 def _statuses(value: object) -> object:
-    """Statuses and classes of them, as texts."""
+    """HTTP statuses and classes of them, as strings. Raises `ValueError`."""
     many = value if isinstance(value, list | tuple) else [value]
     wrong = [one for one in many if isinstance(one, bool) or not _EXPECTED.fullmatch(str(one))]
     if wrong or not many:
@@ -77,7 +83,7 @@ def _statuses(value: object) -> object:
 
 
 class _Table(BaseModel):
-    """A service's table in the file."""
+    """The table of one service in the services file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -95,7 +101,7 @@ class _Table(BaseModel):
 
 
 def services(settings: Settings) -> Mapping[str, Service]:
-    """The services in their order. Raises `SettingsError` with all that is wrong with them."""
+    """The services in configured order. Raises `SettingsError` with all problems."""
     problems: list[str] = []
     tables = _tables(settings, problems)
     found = {}
@@ -109,9 +115,9 @@ def services(settings: Settings) -> Mapping[str, Service]:
             found[name] = _service(name, url, tables[name], settings)
         except ValueError as error:
             problems += [f"{_where(name, settings)}{line}" for line in str(error).splitlines()]
-    strangers = ", ".join(sorted(set(settings.resources) - set(settings.services)))
-    if strangers:
-        problems.append(f"{PREFIX}RESOURCES: no such service: {strangers}")
+    unknown = ", ".join(sorted(set(settings.resources) - set(settings.services)))
+    if unknown:
+        problems.append(f"{PREFIX}RESOURCES: no such service: {unknown}")
     if problems:
         raise SettingsError(problems)
     return found
@@ -126,7 +132,7 @@ def _where(name: str, settings: Settings) -> str:
 
 
 def _tables(settings: Settings, problems: list[str]) -> Mapping[str, _Table]:
-    """The tables of the services file; empty ones where it has none."""
+    """The tables of the services file; a service without a table gets an empty one."""
     tables = dict.fromkeys(settings.services, _Table())
     if settings.services_file is None:
         return tables
@@ -142,11 +148,11 @@ def _tables(settings: Settings, problems: list[str]) -> Mapping[str, _Table]:
         try:
             tables[name] = _Table.model_validate(table)
         except ValidationError as error:
-            problems += [f"{PREFIX}SERVICES_FILE: [{name}]: {line}" for line in _explained(error)]
+            problems += [f"{PREFIX}SERVICES_FILE: [{name}]: {line}" for line in _messages(error)]
     return tables
 
 
-def _explained(error: ValidationError) -> list[str]:
+def _messages(error: ValidationError) -> list[str]:
     found = error.errors(include_input=False, include_url=False, include_context=False)
     return [
         f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
@@ -155,7 +161,7 @@ def _explained(error: ValidationError) -> list[str]:
 
 
 def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
-    """Raises `ValueError`, one line for each problem."""
+    """The service of a table. Raises `ValueError` with one line for each problem."""
     problems: list[str] = []
     url = table.url or url
     if url and not can_be_checked(url):
@@ -178,7 +184,8 @@ def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
         name=name,
         url=url,
         timeout=timeout,
-        every=math.ceil(round(interval / settings.check_interval, 6)),  # 3 / 0.3 is not quite 10.
+        # Rounded, since 3 / 0.3 is not exactly 10 in floating point.
+        every=math.ceil(round(interval / settings.check_interval, 6)),
         headers={field: value.get_secret_value() for field, value in table.headers.items()},
         tls=tls,
         expected=table.expected,
@@ -189,8 +196,7 @@ def _service(name: str, url: str, table: _Table, settings: Settings) -> Service:
 
 
 def _tls(table: _Table, problems: list[str]) -> ssl.SSLContext | None:
-    """The context for the service's own authorities and certificate; `None` where it has
-    neither."""
+    """The TLS context for the service's own authorities and certificate; `None` without both."""
     if not (table.ca_file or table.client_cert):
         if table.client_key:
             problems.append("client_key: there is no client_cert that it belongs to")
@@ -204,14 +210,14 @@ def _tls(table: _Table, problems: list[str]) -> ssl.SSLContext | None:
             context.load_cert_chain(table.client_cert, table.client_key, password=_no_password)
     except ssl.SSLError:
         files = [table.ca_file] if name == "ca_file" else [table.client_cert, table.client_key]
-        problems.append(f"{name}: {_why_no_pem(file for file in files if file is not None)}")
+        problems.append(f"{name}: {_pem_problem(file for file in files if file is not None)}")
     except OSError as error:
         problems.append(f"{name}: cannot be read: {error.strerror}")
     return context
 
 
-def _why_no_pem(files: Iterable[Path]) -> str:
-    """Why OpenSSL cannot read the files. It skips byte order marks itself."""
+def _pem_problem(files: Iterable[Path]) -> str:
+    """Why OpenSSL cannot read these files. It skips UTF-8 byte order marks itself."""
     for file in files:
         if (encoding := other_encoding(file.read_bytes())) is not None:
             return f"the file {file} is {encoding}: save it as UTF-8"
@@ -219,7 +225,7 @@ def _why_no_pem(files: Iterable[Path]) -> str:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask the terminal."""
+    """An empty password, since OpenSSL would ask for one on the terminal."""
     return ""
 
 
@@ -229,7 +235,8 @@ def _workload(text: str | None, problems: list[str]) -> Workload | None:
     match = _RESOURCES.fullmatch(text)
     if match is None:
         problems.append(
-            "resources: expected deployment/NAME, statefulset/NAME, NAMESPACE/… or deployment?LABEL=VALUE"
+            "resources: expected deployment/NAME, statefulset/NAME, NAMESPACE/… "
+            "or deployment?LABEL=VALUE"
         )
         return None
     parts: Mapping[str, Any] = match.groupdict(default="")
@@ -237,5 +244,5 @@ def _workload(text: str | None, problems: list[str]) -> Workload | None:
 
 
 def scheme(url: str) -> str:
-    """The kind of check."""
+    """The scheme of a URL, which decides the kind of probe."""
     return urlsplit(url).scheme

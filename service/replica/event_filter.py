@@ -1,5 +1,4 @@
-"""Which of the retained events a page or a stream selects: pure functions of their `status`
-projections."""
+"""Which retained events a page or an event stream selects, by their `status` projections."""
 
 import asyncio
 from bisect import bisect_left
@@ -16,8 +15,8 @@ MOST = 1_000
 MOST_FULL = 100
 """The maximum on a page of full events: 5 MB of the longest, 200 KB of usual ones."""
 PER_TURN = 2_000
-"""Events that are looked at in one turn of the loop, about 1 ms: there may be a hundred thousand,
-and none that is selected."""
+"""Events that are compared before other tasks run, about 1 ms. There may be 100,000 events of which
+none is selected."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
-"""The events in Redis: the only durable state, and the only place that speaks to Redis (DESIGN,
-section 5)."""
+"""The store: events and API keys in Redis.
+
+It is the only durable state. No other package imports the Redis client.
+"""
 
 from service.settings import Settings
 from service.store.connect import connect
@@ -35,7 +37,7 @@ __all__ = [
 
 
 def open_store(settings: Settings) -> Store:
-    """The store of the settings; it connects when first used."""
+    """The store that the settings name; it connects at its first use."""
     return Store(
         connect(settings.redis_url.get_secret_value(), settings.redis_timeout),
         settings.cluster_name,

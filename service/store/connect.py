@@ -1,10 +1,9 @@
-"""A URL becomes a Redis client whose settings suit a service that must answer soon or say that it
-cannot.
+"""Creates the Redis client, with settings for a service that must answer or fail fast.
 
-The reasons for the settings: redis-py retries ten times with 5 s time-outs by default, so one call
-against a silent server takes a minute, and a command whose reply was lost runs twice; its pool
-fails at once when it is used up; and its maintenance notifications switch off the check that an
-idle connection is clean.
+redis-py's defaults do not suit: it retries ten times with timeouts of 5 s, so that one call to a
+silent server takes a minute, and a command whose reply was lost runs twice; its pool raises at once
+when all connections are in use; and its maintenance notifications disable the check that an idle
+connection has no unread data.
 """
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -13,16 +12,16 @@ from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
 MAX_CONNECTIONS = 8
-"""One heartbeat, one subscription, reads of full events, and recordings from outside: more would
-only queue in Redis."""
+"""Connections of one process: for the heartbeat, the subscription, full events and appends. More of
+them would only move the queue into Redis."""
 
 
 def connect(url: str, timeout: float) -> "Redis":
-    """A client for `redis://`, `rediss://` or `unix://`, on a pool of its own; it connects when
-    first used.
+    """A client for `redis://`, `rediss://` or `unix://` with its own pool.
 
-    `timeout` (seconds) bounds the connection, each reply, and the wait for a free connection.
-    Nothing is retried here: each caller knows whether its request may be sent twice.
+    It connects at its first use. `timeout` (seconds) bounds connecting, each reply, and the wait
+    for a free connection. Nothing is retried here: only the caller knows whether a request may be
+    sent twice.
     """
     pool = BlockingConnectionPool.from_url(
         url,

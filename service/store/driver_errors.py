@@ -1,4 +1,4 @@
-"""Translating the errors of the Redis client into `StoreUnavailable`."""
+"""Translates the errors of the Redis client into `StoreUnavailable`."""
 
 import asyncio
 import re
@@ -19,12 +19,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.errors import StoreUnavailable
 
 _MALFORMED_REPLY = (AttributeError, LookupError, TypeError, ValueError)
-"""What comes of reading a reply that no script of ours gives: another server is at the address."""
+"""What decoding raises for a reply that our scripts never send: the server is not our Redis."""
 
 
 class translate_errors:  # noqa: N801  # It reads as a statement: `with translate_errors():`
-    """Inside it, driver errors become `StoreUnavailable`, and no cancellation is lost. A class,
-    since it is entered at every request."""
+    """A context in which driver errors become `StoreUnavailable` and no cancellation is lost.
+
+    It is a class because it is entered at every request, and a generator would be slower.
+    """
 
     __slots__ = ("_cancelled_before",)
 
@@ -32,13 +34,13 @@ class translate_errors:  # noqa: N801  # It reads as a statement: `with translat
         self._cancelled_before = _cancellations()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # The driver waits with asyncio.wait_for, which below Python 3.12 may swallow a cancellation
-        # (cpython#86296): a task that goes on for ever would then go on for ever.
+        # The driver uses asyncio.wait_for, which before Python 3.12 can swallow a cancellation
+        # (cpython#86296): an endless task would then never end.
         if _cancellations() > self._cancelled_before and not isinstance(
             error, asyncio.CancelledError
         ):
             raise asyncio.CancelledError from error
-        # A closed pool raises RuntimeError, and RedisClusterException is no RedisError.
+        # A closed pool raises RuntimeError. RedisClusterException is not a RedisError.
         if isinstance(
             error,
             (
@@ -54,13 +56,13 @@ class translate_errors:  # noqa: N801  # It reads as a statement: `with translat
 
 
 def _cancellations() -> int:
-    """How often the current task has been told to end."""
+    """How many times the current task has been cancelled."""
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 
 
 def _reason(error: BaseException) -> str:
-    """What a client may know: never an address, a name or a password."""
+    """The reason that clients see. It never contains an address, a name or a password."""
     reasons: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
         ((RedisTimeoutError, TimeoutError), "it did not answer in time"),
         (
@@ -71,7 +73,7 @@ def _reason(error: BaseException) -> str:
         (ReadOnlyError, _REFUSALS["READONLY"]),
         (OutOfMemoryError, _REFUSALS["OOM"]),
         (ResponseError, _refusal(str(error))),
-        (_MALFORMED_REPLY, "its answer makes no sense"),
+        (_MALFORMED_REPLY, "it sent a malformed reply"),
     ]
     return next(
         (reason for kind, reason in reasons if isinstance(error, kind)), "it cannot be reached"
@@ -84,12 +86,14 @@ _REFUSALS = {
     "MISCONF": "it cannot write to its disk",
     "NOREPLICAS": "it has too few replicas to take writes",
 }
-"""Why Redis refuses every write, by the code of its error."""
+"""Why Redis refuses every write, by error code."""
 _REFUSAL = re.compile(rf"\b({'|'.join(_REFUSALS)})\b")
 
 
 def _refusal(message: str) -> str:
-    """The reason for an error without a class of its own; before Redis 7, an error in a script has
-    its code in the middle."""
+    """The reason for an error that has no class in redis-py.
+
+    Before Redis 7, an error inside a script has its code in the middle of the message.
+    """
     code = _REFUSAL.search(message)
     return _REFUSALS[code[1]] if code else "it refuses the request"

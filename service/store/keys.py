@@ -1,5 +1,7 @@
-"""The names of one cluster's keys. All share the hash tag `{ce:NAME}`, so one script can touch them
-all."""
+"""The names of one cluster's keys in Redis.
+
+All have the hash tag `{ce:NAME}`, so that one script can use all of them in a Redis Cluster.
+"""
 
 from dataclasses import dataclass
 
@@ -20,7 +22,7 @@ class Keys:
 
     @property
     def event_prefix(self) -> str:
-        """What precedes an event's id in the key of its hash."""
+        """The key of an event's hash without the id at its end."""
         return self._key("event:")
 
     def event(self, event_id: str) -> str:
@@ -29,20 +31,21 @@ class Keys:
 
     @property
     def meta(self) -> str:
-        """Hash: `latest`, `version` and its `stamp`, `epoch`, `checked_at`; for retention by bytes
-        `bytes` (of all events) with `bytes_as_of` and `bytes_exact`, and `cut_at` (the time until
-        which events were trimmed for their bytes)."""
+        """Hash: `latest`, `version` with its `stamp`, `epoch`, `checked_at`; retention by bytes.
+
+        For the last: `bytes` (of all events) with `bytes_as_of` and `bytes_exact`, and `cut_at`
+        (events recorded until then were trimmed because of the bytes).
+        """
         return self._key("meta")
 
     @property
     def api_keys(self) -> str:
-        """Hash: an API key's name → what is known of it, as JSON."""
+        """Hash: an API key's name → its `StoredKey` as JSON."""
         return self._key("api_keys")
 
     @property
     def api_keys_used(self) -> str:
-        """Hash: an API key's name → its id and the day of its last use (days since 1970), with a
-        space between."""
+        """Hash: an API key's name → `<id> <day of last use>` (days since 1970)."""
         return self._key("api_keys_used")
 
     @property

@@ -11,7 +11,7 @@ from service.events import LAST_US, Event, rfc3339
 from service.metrics import Metrics
 
 CLOCK_TOLERANCE_US = 5_000_000
-"""Disagreement of two clocks beyond which nobody's idea of an event's age is trusted."""
+"""If Redis' clock and ours differ by more, neither is trusted to tell an event's age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class StoredKey:
-    """What the store knows of an API key. `sha256` is the hex digest of the whole key; times are in
-    µs since 1970."""
+    """An API key as stored. `sha256` is the hex digest of the whole key; times in µs since 1970."""
 
     name: str
     id: str
@@ -36,16 +35,16 @@ class StoredKey:
     expires_at: int | None = None
 
     def to_bytes(self) -> bytes:
-        """As it is stored."""
+        """The JSON that is stored."""
         return orjson.dumps(asdict(self))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The inverse of `to_bytes`; fields of newer versions are ignored.
+        """The inverse of `to_bytes`; unknown fields of newer versions are ignored.
 
-        An end after the year 9999, which an earlier version accepted, becomes the last moment of
-        that year. Raises `ValueError` for bytes that are not an API key, or one whose times cannot
-        be printed.
+        An earlier version accepted an `expires_at` after the year 9999: it becomes the last moment
+        of that year. Raises `ValueError` for bytes that are not an API key, and for times that
+        RFC 3339 cannot express.
         """
         fields = orjson.loads(data)
         key = cls(**{name: fields.get(name) for name in cls.__slots__})
@@ -60,15 +59,18 @@ class StoredKey:
         if key.expires_at is not None and key.expires_at > LAST_US:
             key = replace(key, expires_at=LAST_US)
         for moment in (key.created_at, key.expires_at or 0):
-            rfc3339(moment)  # Raises for a time that cannot be printed.
+            # Raises for a time that cannot be formatted.
+            rfc3339(moment)
         return key
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a reader knows the store: the version, its stamp, the latest id, and the recorded_at
-    (µs) of the newest event that it has. While the first three are the same it is sent no events,
-    otherwise those recorded at or after that time."""
+    """How much of the store a reader has: version, stamp, latest id, and `since`.
+
+    `since` is the recorded_at (µs) of the newest event that it has. While the other three are
+    unchanged, the store sends no events; otherwise it sends those recorded at or after `since`.
+    """
 
     version: int | None
     stamp: str
@@ -81,15 +83,16 @@ NO_CURSOR = Cursor(None, "", "", None)
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """One reading of the store; `entries`, newest first, and `api_keys` are `None` when nothing
-    changed.
+    """One reading of the store. All times are in µs since 1970.
 
-    `stamp` is the random mark of the last change. `unreadable` are the ids of events that cannot be
-    read; they are left out of `entries`, as are those whose bodies are gone, but count in
-    `retained`, the number of all events, the oldest of which was recorded at `oldest_at`. Events
-    recorded at `cut_at` and before were trimmed for their bytes. `now` is Redis' clock,
-    `checked_at` when the last check was completed, `newest_at` the time of the newest event, also
-    of one whose body is gone (all µs since 1970).
+    `now` is Redis' clock, `stamp` the random mark of the last change, and `checked_at` when the
+    last check was completed. `entries` (newest first) and `api_keys` are `None` if nothing changed
+    since the cursor.
+
+    `unreadable` are the ids of events that cannot be read. They are not in `entries`, and neither
+    are events whose bodies have expired; but both count in `retained`, the number of all events in
+    the timeline, and in `newest_at` and `oldest_at`, the times of its ends. Events recorded at or
+    before `cut_at` were trimmed because of retention by bytes.
     """
 
     now: int
@@ -108,7 +111,7 @@ class StoreState:
 
     @property
     def cursor(self) -> Cursor:
-        """Where a reader is who has all of `entries`."""
+        """The cursor of a reader that has all of `entries`."""
         return Cursor(
             self.version,
             self.stamp,
@@ -121,10 +124,10 @@ class StoreState:
 class AppendResult:
     """The outcome of an append: the event, and its projections as they are stored.
 
-    `created` is false if the same event had been recorded before. Where it is known that this
-    append made the change, `version` and `stamp` are the store's after it (else `version` is
-    `None`), and `previous` is the id of the latest event before it. `replicated` is false if fewer
-    Redis replicas than asked for confirmed it in time; it is recorded all the same.
+    `created` is false if the same event had been recorded before. If this append is known to have
+    made the change, `version` and `stamp` are those of the store after it, and `previous` is the id
+    of the latest event before it; otherwise `version` is `None`. `replicated` is false if fewer
+    Redis replicas than `WRITE_REPLICAS` confirmed the event in time; it is recorded all the same.
     """
 
     event: Event
@@ -142,8 +145,7 @@ class AppendResult:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The lease of the leading monitor: whose it is, the epoch, and for how many seconds it holds
-    if nobody renews it."""
+    """The lease of the leading monitor: its owner, its epoch, and the seconds until it expires."""
 
     owner: str
     epoch: int
@@ -151,7 +153,7 @@ class Lease:
 
 
 def count_append(metrics: Metrics, appended: AppendResult, reason: str) -> None:
-    """Counts what an append did."""
+    """Count the outcome of an append in the metrics."""
     if appended.created:
         metrics.recorded.labels(reason).inc()
     metrics.trimmed.labels("age").inc(appended.trimmed_by_age)
@@ -162,4 +164,4 @@ def count_append(metrics: Metrics, appended: AppendResult, reason: str) -> None:
 
 
 class Fenced(ClusterEventsError):
-    """Another monitor leads: this writer's epoch is over, and nothing was written."""
+    """Another monitor leads: this writer's epoch has ended, and nothing was written."""

@@ -1,5 +1,7 @@
-"""Decoding the replies of the Lua scripts. A reply that no script of ours gives raises `ValueError`
-or a like error."""
+"""Decodes the replies of the Lua scripts.
+
+A reply that our scripts never send raises one of the errors that `driver_errors` translates.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -17,21 +19,27 @@ DAY_US = 86_400_000_000
 def existing_event(
     event: Event, full: bytes, status: bytes, stored: bytes, *, replicated: bool
 ) -> AppendResult:
-    if stored == full:  # This writer's own: the reply to an earlier sending was lost.
+    """The result of an append whose id is already in the store, with the bytes `stored`.
+
+    `full` and `status` are the bytes that were to be stored. Raises `EventConflict` if the two
+    events have different content.
+    """
+    # The same bytes: this writer stored them before, and the reply was lost.
+    if stored == full:
         return AppendResult(event, status, stored, True, replicated=replicated)
     try:
         known = Event.from_bytes(stored)
-    except ValueError:  # What cannot be read cannot be the same.
+    except ValueError:
+        # An unreadable event cannot be the same.
         raise EventConflict(event.id) from None
-    # Another version may have recorded further services; of those that are named here it must say
-    # the same.
+    # Another version may have recorded more services. Those of `event` must have the same content.
     if not _content(event).items() <= _content(known).items():
         raise EventConflict(event.id)
     return AppendResult(known, status, stored, False)
 
 
 def _content(event: Event) -> Mapping[str, Observation]:
-    """What an event says, cleaned: earlier versions stored POSTed infos as they came."""
+    """The cleaned observations of an event: earlier versions stored POSTed infos uncleaned."""
     return {
         name: Observation(seen.status, clean(seen.self_info), clean(seen.resources_info))
         for name, seen in event.services.items()
@@ -48,17 +56,18 @@ _OUTCOMES = {
     b"HELD": 4,
     b"RELEASED": 2,
 }
-"""How many elements the scripts' replies have."""
+"""The number of elements of the scripts' replies, by their first element."""
 
 
 def decode_outcome(reply: list[Any]) -> list[Any]:
+    """A reply that begins with an outcome, with its length checked."""
     if len(reply) != _OUTCOMES[reply[0]]:
         raise ValueError("not a reply of our scripts")
     return reply
 
 
 def decode_full(entry: Entry, reply: list[Any]) -> bytes | None:
-    """The `all` projection of just that event: its id may have been recorded again since."""
+    """The `all` projection of this event; `None` if it is gone, or its id was recorded again."""
     status, full = reply
     if not isinstance(status, bytes | None) or not isinstance(full, bytes | None):
         raise TypeError("not an event's bytes")
@@ -71,6 +80,7 @@ def decode_full(entry: Entry, reply: list[Any]) -> bytes | None:
 
 
 def decode_state(reply: list[Any]) -> StoreState:
+    """The state from a reply of `read.lua`, whose header describes the elements."""
     now, version, stamp, latest, checked_at, *changed = reply
     checked = _time(checked_at) if checked_at else None
     head = int(now), int(version), stamp.decode(), latest.decode(), checked
@@ -83,12 +93,11 @@ def decode_state(reply: list[Any]) -> StoreState:
     for raw_id, score, status, full in zip(
         flat[::4], flat[1::4], flat[2::4], flat[3::4], strict=True
     ):
-        if (
-            not status or not full
-        ):  # The body is gone, by Redis' clock a moment before the timeline is trimmed.
+        # The body has expired in Redis a moment before the event is trimmed from the timeline.
+        if not status or not full:
             continue
         event_id, recorded_at = raw_id.decode("utf-8", "replace"), _time(score)
-        # Of all but the first, only that there is a full body is known here (1).
+        # For all but the first event, the script sends 1 if there is a full body.
         readable = is_event(status, event_id) and (full == b"1" or is_event(full, event_id))
         if readable and recorded_at is not None:
             entries.append(Entry(event_id, recorded_at, status))
@@ -99,7 +108,7 @@ def decode_state(reply: list[Any]) -> StoreState:
         *head,
         tuple(entries),
         latest_all,
-        _decode_api_keys(pairs),
+        decode_api_keys(pairs),
         newest_at=int(flat[1]) if flat else 0,
         oldest_at=int(oldest_at),
         cut_at=int(cut_at),
@@ -109,15 +118,13 @@ def decode_state(reply: list[Any]) -> StoreState:
 
 
 def _time(value: bytes) -> int | None:
-    """A time in µs since 1970, or `None` for one that cannot be printed: nothing here records
-    it."""
+    """A time in µs since 1970; `None` if RFC 3339 cannot express it, so that we never stored it."""
     us = int(value)
     return us if 0 <= us <= LAST_US else None
 
 
-def _decode_api_keys(pairs: Any) -> Mapping[str, StoredKey]:
-    """The keys that can be read. One that cannot opens nothing, and is no reason to know nothing of
-    the others."""
+def decode_api_keys(pairs: Any) -> Mapping[str, StoredKey]:
+    """The readable keys by name. An unreadable key is logged and skipped; no token matches it."""
     keys: dict[str, StoredKey] = {}
     for name, value in pairs:
         try:
@@ -129,13 +136,12 @@ def _decode_api_keys(pairs: Any) -> Mapping[str, StoredKey]:
 
 
 def decode_days_used(pairs: Any) -> Mapping[str, int]:
-    """The days that can be read. A day of last use is information: without it a key is listed all
-    the same."""
+    """The readable days of last use, by key id. An unreadable day is logged and skipped."""
     days: dict[str, int] = {}
     for name, value in pairs:
         try:
             key_id, day = value.decode().split(" ")
-            rfc3339(int(day) * DAY_US)  # Raises for a day that cannot be printed.
+            rfc3339(int(day) * DAY_US)  # Raises for a day that cannot be formatted.
             days[key_id] = int(day)
         except (AttributeError, ValueError):
             # The traceback would add nothing.

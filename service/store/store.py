@@ -1,8 +1,10 @@
-"""Appending to and reading from the store, each in one atomic script (contract, section 5)."""
+"""Appends to the store and reads from it, each in one atomic script.
+
+See `service/DESIGN.md`, "Append" and "Snapshot and freshness".
+"""
 
 import asyncio
 import logging
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -29,7 +31,7 @@ from service.store.models import (
     StoreState,
 )
 from service.store.replies import (
-    _decode_api_keys,
+    decode_api_keys,
     decode_days_used,
     decode_full,
     decode_outcome,
@@ -37,20 +39,19 @@ from service.store.replies import (
     existing_event,
 )
 from service.store.subscription import Subscription
+from service.tasks import jittered
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _FULL_BATCH = 64
-"""Full events that are asked for at once: with three services at most 6 MB of replies, well within
-the time for one."""
+"""Full events of one request: with three services at most 6 MB, well within `timeout`."""
 _SEND_ATTEMPTS = 3
-"""How often identical bytes are sent when the reply is lost: the script makes the second time
-harmless."""
+"""How often the same bytes are sent if the reply is lost: the script makes repetitions harmless."""
 _BUILD_ATTEMPTS = 64
-"""How often an event is built anew because another writer was first. Some writer always gets ahead,
-so this bounds only a crowd that no deployment has."""
+"""How often an event is built again because another writer was first. Of several writers one always
+succeeds, so the limit matters only for more writers than any deployment has."""
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -70,8 +71,10 @@ class Store:
         write_replicas: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`timeout` (seconds) bounds each request; `clock` gives seconds since 1970, for judging
-        Redis' clock."""
+        """`timeout` (seconds) bounds connecting and each reply.
+
+        `clock` returns seconds since 1970; Redis' clock is compared with it.
+        """
         self.keys = Keys(cluster)
         self.retention_events = retention_events
         self.retention_us = retention_us
@@ -80,8 +83,9 @@ class Store:
         self._client = client
         self._write_replicas = write_replicas
         self._clock = clock
-        self._appending = asyncio.Lock()
-        self._publishes = True  # Whether the last change could be published.
+        self._append_lock = asyncio.Lock()
+        self._published = True
+        """Whether the notification of the last change could be published."""
         self._append = client.register_script(_script("append"))
         self._read = client.register_script(_script("read"))
         self._checked = client.register_script(_script("checked"))
@@ -91,15 +95,17 @@ class Store:
         self._release = client.register_script(_script("release"))
 
     async def read(self, known: Cursor | None = None) -> StoreState:
-        """The state, as one step; with a cursor, what is new since. Raises `StoreUnavailable`."""
+        """The state; with a cursor, only what is new since. Raises `StoreUnavailable`."""
+        return await self._run_read(known or NO_CURSOR, self.retention_events)
+
+    async def _run_read(self, known: Cursor, max_events: int) -> StoreState:
         keys = self.keys
-        known = known or NO_CURSOR
         arguments: list[Any] = [
             "" if known.version is None else known.version,
             known.stamp,
             known.latest,
             "-inf" if known.since is None else known.since,
-            self.retention_events,
+            max_events,
             keys.event_prefix,
         ]
         return await self._call(
@@ -111,18 +117,21 @@ class Store:
         return (await self.fulls([entry]))[entry.id]
 
     async def fulls(self, entries: Sequence[Entry]) -> dict[str, bytes | None]:
-        """The `all` projections of several events, by id; `None` for those that are gone. Raises
-        `StoreUnavailable`."""
+        """The `all` projections of several events, by id; `None` for those that are gone.
+
+        Raises `StoreUnavailable`.
+        """
         found: dict[str, bytes | None] = {}
         for start in range(0, len(entries), _FULL_BATCH):
             batch = entries[start : start + _FULL_BATCH]
             async with self._client.pipeline(transaction=False) as pipe:
                 for entry in batch:
                     pipe.hmget(self.keys.event(entry.id), ["status", "all"])
+                # The lambda is called before the next iteration changes `batch`.
                 bodies = await self._call(
                     pipe.execute(),
                     lambda replies: list(map(decode_full, batch, replies)),  # noqa: B023
-                )  # Awaited here.
+                )
                 found |= {entry.id: body for entry, body in zip(batch, bodies, strict=True)}
         return found
 
@@ -134,17 +143,19 @@ class Store:
         owner: str = "",
         checked_at: int | None = None,
     ) -> AppendResult:
-        """Records an event, with a generated id unless one is given. It counts as a check that was
-        completed at `checked_at` (µs by Redis' clock), by default now.
+        """Record an event, with a generated id unless one is given.
 
-        Raises `EventConflict` if the id exists with other content, `Fenced` if the epoch is over or
-        another than `owner` leads, `StoreUnavailable` if it is not known that the event is recorded
-        (it may be; the same id and content can be sent again).
+        It counts as a check completed at `checked_at` (µs by Redis' clock), by default now.
+
+        Raises `EventConflict` if the id exists with other content, `Fenced` if the epoch has ended
+        or a monitor other than `owner` leads, and `StoreUnavailable` if it is not known whether the
+        event is recorded (then the same id and content can be sent again).
         """
-        async with self._turn():  # Writers of one process need not race each other.
+        # The writers of one process wait for each other instead of competing in Redis.
+        async with self._append_turn():
             for attempt in range(_BUILD_ATTEMPTS):
                 event, state = await self._build(services, event_id)
-                # A write may be held up on its way: it must not make the check younger than it is.
+                # The write may be delayed: a check must not look more recent than it is.
                 checked_at = state.now if checked_at is None else checked_at
                 status, full, stamp = (
                     event.to_bytes(Selector.STATUS),
@@ -163,7 +174,7 @@ class Store:
                 )
                 if outcome == b"APPENDED":
                     version, by_age, by_count, by_bytes, published, replicated = rest
-                    self._note_published(bool(published))
+                    self._check_published(bool(published))
                     trimmed = by_age, by_count, by_bytes
                     return AppendResult(
                         event,
@@ -177,20 +188,20 @@ class Store:
                         state.latest,
                     )
                 if outcome == b"EXISTS":
-                    # Who confirmed the first sending is not known: `WAIT` speaks of the connection
-                    # that wrote.
+                    # Unknown how many replicas confirmed the first attempt: `WAIT` counts only for
+                    # the connection that wrote.
                     return existing_event(
                         event, full, *rest[:2], replicated=not self._write_replicas
                     )
                 if outcome == b"FENCED":
-                    raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
-                await asyncio.sleep(random.uniform(0, 0.001 * min(attempt, 10)))  # noqa: S311  # Spreading, not secrecy.
+                    raise Fenced(f"epoch {epoch} has ended, epoch {rest[0].decode()} has begun")
+                await asyncio.sleep(jittered(0.001 * min(attempt, 10), 0.0, 1.0))
         raise StoreUnavailable("too many writers at once")
 
     async def record_check(
         self, epoch: int | None = None, owner: str = "", checked_at: int | None = None
     ) -> None:
-        """Notes that a check was completed at `checked_at` (µs by Redis' clock), by default now.
+        """Record that a check was completed at `checked_at` (µs by Redis' clock), by default now.
 
         Raises `Fenced` or `StoreUnavailable`.
         """
@@ -202,14 +213,14 @@ class Store:
         request = self._checked([self.keys.meta, self.keys.leader], arguments)
         outcome, *rest = await self._call(request, decode_outcome)
         if outcome == b"FENCED":
-            raise Fenced(f"epoch {epoch} is over, epoch {rest[0].decode()} has begun")
+            raise Fenced(f"epoch {epoch} has ended, epoch {rest[0].decode()} has begun")
 
     async def lease(self, owner: str, ttl: float, seen_epoch: int = 0) -> Lease:
-        """Takes or renews the lease for `ttl` seconds, unless another holds it: whose it is then.
-        Raises `StoreUnavailable`.
+        """Acquire or renew the lease for `ttl` seconds; returns the lease that is then valid.
 
-        `seen_epoch` is the highest that the asker knows of: a new one is higher, even in a store
-        that lost its data.
+        It is the lease of another monitor if that one has it. `seen_epoch` is the highest epoch
+        that the caller has seen: a new epoch is higher, even in a store that lost its data. Raises
+        `StoreUnavailable`.
         """
         request = self._lease(
             [self.keys.leader, self.keys.meta], [owner, round(ttl * 1_000), seen_epoch]
@@ -221,7 +232,7 @@ class Store:
         return Lease(holder.decode("utf-8", "replace"), epoch, remaining_ms / 1_000)
 
     async def release(self, owner: str) -> None:
-        """Gives the lease back, if `owner` holds it. Raises `StoreUnavailable`."""
+        """Release the lease, if `owner` has it. Raises `StoreUnavailable`."""
         await self._call(self._release([self.keys.leader], [owner]), decode_outcome)
 
     async def now(self) -> int:
@@ -232,35 +243,37 @@ class Store:
     async def api_keys(self) -> Mapping[str, StoredKey]:
         """All API keys by name. Raises `StoreUnavailable`."""
         return await self._call(
-            self._client.hgetall(self.keys.api_keys), lambda reply: _decode_api_keys(reply.items())
+            self._client.hgetall(self.keys.api_keys), lambda reply: decode_api_keys(reply.items())
         )
 
     async def api_keys_used(self) -> Mapping[str, int]:
-        """The days on which API keys were last used, in days since 1970 (UTC), by public id. Raises
-        `StoreUnavailable`."""
+        """The days of last use of the API keys, in days since 1970 (UTC), by id.
+
+        Raises `StoreUnavailable`.
+        """
         request = self._client.hgetall(self.keys.api_keys_used)
         return await self._call(request, lambda reply: decode_days_used(reply.items()))
 
     async def note_api_keys_used(self, days: Mapping[StoredKey, int]) -> None:
-        """Notes the days of last use of some keys. Raises `StoreUnavailable`."""
+        """Record the days of last use of some keys. Raises `StoreUnavailable`."""
         arguments = [argument for key, day in days.items() for argument in (key.name, key.id, day)]
         await self._call(
             self._api_keys_used([self.keys.api_keys, self.keys.api_keys_used], arguments), int
         )
 
     async def create_api_key(self, key: StoredKey) -> None:
-        """Adds a key. Raises `DuplicateName` or `StoreUnavailable`."""
+        """Add a key. Raises `DuplicateName` or `StoreUnavailable`."""
         if not await self._change_api_key(key.name, key.to_bytes()):
             raise DuplicateName(key.name)
 
     async def delete_api_key(self, name: str) -> None:
-        """Revokes a key. Raises `UnknownApiKey` or `StoreUnavailable`."""
+        """Revoke a key. Raises `UnknownApiKey` or `StoreUnavailable`."""
         if not await self._change_api_key(name, b""):
             raise UnknownApiKey(name)
 
     @asynccontextmanager
     async def subscribe(self) -> AsyncIterator[Subscription]:
-        """A subscription to the change notices, ended on leaving. Raises `StoreUnavailable`."""
+        """A subscription to the change notifications. Raises `StoreUnavailable`."""
         pubsub = self._client.pubsub()
         try:
             await self._call(pubsub.subscribe(self.keys.changes), bool)
@@ -269,32 +282,30 @@ class Store:
             await pubsub.aclose()  # type: ignore[no-untyped-call]
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.aclose(close_connection_pool=True)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """This process' turn to write. Raises `StoreUnavailable` if those before it take too long:
-        a store that is away."""
+    async def _append_turn(self) -> AsyncIterator[None]:
+        """One append of this process at a time.
+
+        Raises `StoreUnavailable` if the appends before it take too long, as in an outage.
+        """
         try:
             async with asyncio.timeout(2 * self.timeout):
-                await self._appending.acquire()
+                await self._append_lock.acquire()
         except TimeoutError:
-            raise StoreUnavailable("others wait to write as well") from None
+            raise StoreUnavailable("too many writes are waiting") from None
         try:
             yield
         finally:
-            self._appending.release()
+            self._append_lock.release()
 
     async def _build(
         self, services: Mapping[str, Observation], event_id: str | None
     ) -> tuple[Event, StoreState]:
-        """An event of now, and the state after which it was made."""
-        keys = self.keys
-        arguments: list[Any] = ["", "", "", "-inf", 1, keys.event_prefix]
-        state = await self._call(
-            self._read([keys.timeline, keys.meta, keys.api_keys], arguments), decode_state
-        )
+        """An event that is recorded now, and the state that it is based on."""
+        state = await self._run_read(NO_CURSOR, 1)
         recorded_at = max(state.now, state.newest_at + 1)
         return Event(event_id or uuid7(recorded_at), recorded_at, services), state
 
@@ -342,44 +353,46 @@ class Store:
     async def _send_once(self, keys: list[str], arguments: list[Any]) -> list[Any]:
         if not self._write_replicas:
             return [*await self._call(self._append(keys, arguments), decode_outcome), True]
-        # WAIT counts the replicas that have what *this connection* wrote: both go down one
-        # pipeline.
+        # WAIT counts the replicas that have the writes of *this connection*, so both commands go
+        # through one pipeline.
         async with self._client.pipeline(transaction=False) as pipe:
             await self._append(keys, arguments, client=pipe)
+            # In milliseconds: 80 % of the timeout, so that the reply still arrives in time.
             pipe.wait(self._write_replicas, round(self.timeout * 800))
             reply, confirmed = await self._call(pipe.execute(), tuple)
         return [*decode_outcome(reply), confirmed >= self._write_replicas]
 
-    def _note_published(self, published: bool) -> None:
-        """Logs when Redis begins to refuse notifications. Replicas then see changes at their next
-        heartbeat."""
-        if self._publishes and not published:
+    def _check_published(self, published: bool) -> None:
+        """Log when Redis begins to refuse notifications.
+
+        Replicas then see changes at their next heartbeat.
+        """
+        if self._published and not published:
             log.warning(
-                "the store refuses to publish changes: its user needs the channel",
+                "the store refuses to publish changes: its user needs permission for the channel",
                 extra={"channel": self.keys.changes},
             )
-        self._publishes = published
+        self._published = published
 
     async def _change_api_key(self, name: str, value: bytes) -> bool:
         arguments: list[Any] = [name, value, self.keys.changes, _new_stamp()]
         keys = [self.keys.api_keys, self.keys.meta, self.keys.api_keys_used]
         changed, published = await self._call(self._api_key(keys, arguments), tuple)
         if changed:
-            self._note_published(bool(published))
+            self._check_published(bool(published))
         return bool(changed)
 
-    async def _call(self, request: Awaitable[Any], meaning: Callable[[Any], T]) -> T:
-        """What the reply means; a reply without one is an error like any other of the store."""
+    async def _call(self, request: Awaitable[Any], decode: Callable[[Any], T]) -> T:
+        """The decoded reply. Raises `StoreUnavailable`, also for a malformed reply."""
         try:
             with translate_errors():
-                async with asyncio.timeout(
-                    2 * self.timeout
-                ):  # Connecting and asking may each take `timeout`.
-                    return meaning(await request)
+                # Connecting and the request may each take `timeout`.
+                async with asyncio.timeout(2 * self.timeout):
+                    return decode(await request)
         except StoreUnavailable as error:
             if isinstance(error.__cause__, (RedisConnectionError, OSError)):
-                # The driver's pool does not notice that an idle connection was reset (only that it
-                # was closed): each would fail once, after the store is back.
+                # The driver's pool detects idle connections that were closed, but not those that
+                # were reset: each would fail once after the store is available again.
                 await self._client.connection_pool.disconnect(inuse_connections=False)
             raise
 
@@ -389,6 +402,8 @@ def _script(name: str) -> str:
 
 
 def _new_stamp() -> str:
-    """A random mark of one change: a store that lost changes and got others has another one at the
-    same version."""
+    """The random mark of one change.
+
+    A store that lost changes and then got others has another stamp at the same version.
+    """
     return secrets.token_hex(8)

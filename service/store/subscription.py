@@ -1,4 +1,4 @@
-"""The subscription to change notifications."""
+"""The subscription to the store's change notifications."""
 
 from redis.asyncio.client import PubSub
 
@@ -6,21 +6,20 @@ from service.errors import StoreUnavailable
 from service.store.driver_errors import translate_errors
 
 _SUBSCRIPTION_PROBE_S = 5.0
-"""Silence on the subscription after which the connection is asked whether it lives: notices make a
-replica fast, the heartbeat keeps it true, so this may be leisurely."""
+"""Seconds without a message after which a PING tests the connection.
+
+Notifications only make updates fast; the heartbeat finds missed changes. So it may be long."""
 
 
 class Subscription:
-    """A subscription to the store's change notices. They may be lost; the store's version is the
-    truth."""
+    """A subscription to change notifications. They may be lost; the store's version is reliable."""
 
     def __init__(self, pubsub: PubSub, timeout: float) -> None:
         self._pubsub = pubsub
         self._timeout = timeout
 
     async def wait_for_change(self) -> None:
-        """Returns at the next notice. Raises `StoreUnavailable` when the subscription is found
-        dead."""
+        """Wait for the next notification. Raises `StoreUnavailable` if the connection is dead."""
         probed = False
         while True:
             wait = self._timeout if probed else _SUBSCRIPTION_PROBE_S
@@ -29,7 +28,7 @@ class Subscription:
                 if message is None and not probed:
                     await self._pubsub.ping()
             if message is None and probed:
-                raise StoreUnavailable("the subscription is silent")
+                raise StoreUnavailable("the subscription did not answer a ping")
             probed = message is None
             if message and message["type"] == "message":
                 return

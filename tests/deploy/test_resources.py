@@ -59,8 +59,8 @@ async def test_the_role_allows_what_the_code_asks_for_and_no_more(
         kubernetes(cluster.url, credentials(tmp_path / "account")) as client,
     ):
         for kind in ("deployment", "statefulset"):
-            await client.look(Workload(kind, "api-server"), 2.0)
-            await client.look(Workload(kind, selector="app=api-server"), 2.0)
+            await client.check(Workload(kind, "api-server"), 2.0)
+            await client.check(Workload(kind, selector="app=api-server"), 2.0)
     asked = set()
     for path, _ in cluster.asked:
         before, _, after = path.partition("/namespaces/platform/")

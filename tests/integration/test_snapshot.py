@@ -603,7 +603,7 @@ async def test_memory_for_full_events_is_bounded(
         )
     kept = [n for n in range(5) if replica.full_in_memory(snapshot, snapshot.by_id[events[n].id])]
     assert kept == [0, 2, 3]
-    assert replica._full._bytes == sum(map(len, replica._full._kept.values())) == 3 * size
+    assert replica._full._bytes == sum(map(len, replica._full._cached.values())) == 3 * size
 
 
 async def test_full_events_larger_than_the_memory_are_served(make_api: Callable[..., Any]) -> None:

@@ -37,7 +37,7 @@ async def test_each_completed_check_is_told(
     async with beating(
         SecretStr(f"http://127.0.0.1:{watcher.port}/ping/secret"), world.metrics
     ) as beat:
-        monitor = Monitor(world.settings, world.store, world.metrics, checked=beat)
+        monitor = Monitor(world.settings, world.store, world.metrics, on_check=beat)
         for number, healthy in enumerate((True, False, False), start=1):
             api.healthy = healthy
             await monitor.check(world.client)
@@ -73,8 +73,8 @@ async def test_trouble_with_the_watcher_is_told_once(
             beat()
             await until_called(world.metrics, "delivered", 1)
     assert [record.getMessage() for record in caplog.records] == [
-        "the watcher outside cannot be reached",
-        "the watcher outside is reached again",
+        "heartbeat URL unreachable",
+        "heartbeat URL reachable again",
     ]
     assert vars(caplog.records[0])["reason"] == "HTTP 503"
     assert "secret" not in caplog.text

@@ -192,7 +192,7 @@ WORKLOADS = {
         SHORT
         + ": pod api-server-old: it has failed (Evicted: The node was low on resource: memory).",
     ),
-    "node lost": (ONE_SHORT, [LOST], False, PREFIX + "its node is not heard of (NodeLost)."),
+    "node lost": (ONE_SHORT, [LOST], False, PREFIX + "its node does not report (NodeLost)."),
     "init container": (
         ONE_SHORT,
         [INIT],
@@ -207,25 +207,25 @@ WORKLOADS = {
         [ENDED],
         False,
         PREFIX
-        + "container api has ended: Error (exit code 2) at 2026-11-24T09:01:02Z, 3 restarts.",
+        + "container api has terminated: Error (exit code 2) at 2026-11-24T09:01:02Z, 3 restarts.",
     ),
     "rollout": (
         workload(updated=1, replicas=4),
         [],
         False,
-        UP + ": a rollout is under way: 1 of 3 replicas updated.",
+        UP + ": a rollout is in progress: 1 of 3 replicas updated.",
     ),
     "rollout not begun": (
         workload(generation=5),
         [],
         False,
-        UP + ": its last change has not been acted on yet.",
+        UP + ": its last change has not been processed yet.",
     ),
     "old replicas": (
         workload(replicas=4),
         [],
         False,
-        UP + ": a rollout is under way: 1 more than 3 replicas, still to end.",
+        UP + ": a rollout is in progress: 1 of 4 pods still have to terminate.",
     ),
     "no pods": (
         workload(updated=3, available=None, replicas=None),
@@ -250,7 +250,7 @@ async def test_first_line_says_what_is_wrong_and_where(  # noqa: PLR0917  # A ta
 ) -> None:
     """Each state of a Deployment gives its verdict and a first line to act on."""
     cluster.workloads, cluster.pods = [deployment], [*WELL, *pods]
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert (look.healthy, first(look)) == (healthy, line)
 
 
@@ -259,10 +259,10 @@ async def test_stuck_rollout_shows_the_pod_first(cluster: Cluster, client: Kuber
     Deployment says."""
     cluster.workloads = [workload(updated=1, replicas=4, conditions=[DEADLINE])]
     cluster.pods = [*WELL, PULLING]
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert look.info.splitlines()[:3] == [
         "deployment/api-server: 3 of 3 replicas available: pod api-server-a: " + IMAGE_LINE,
-        "A rollout is under way: 1 of 3 replicas updated.",
+        "A rollout is in progress: 1 of 3 replicas updated.",
         'Progressing is false: ProgressDeadlineExceeded: ReplicaSet "api-server-5d" has timed out progressing.',
     ]
 
@@ -276,7 +276,7 @@ async def test_quota_shows_as_the_replica_failure(cluster: Cluster, client: Kube
         workload(available=None, replicas=None, updated=None, conditions=[forbidden])
     ]
     cluster.pods = []
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert (
         "ReplicaFailure is true: FailedCreate: exceeded quota: compute, requested: memory=1Gi"
         in look.info.splitlines()
@@ -298,7 +298,7 @@ async def test_failing_pod_is_described(cluster: Cluster, client: Kubernetes) ->
         )
         for minute in range(5)
     ]
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert look.info.splitlines()[1:] == [
         "Pod api-server-a: Running on node-1.",
         "  container api: back-off 5m0s restarting failed container=api pod=api-server-a_platform",
@@ -312,7 +312,7 @@ async def test_failing_pod_is_described(cluster: Cluster, client: Kubernetes) ->
 async def test_restarts_of_healthy_pods_are_told(cluster: Cluster, client: Kubernetes) -> None:
     """A pod that is well again after an end that it did not wish for keeps that in the info."""
     cluster.pods = [*WELL, pod("api-server-a", "Running", container(last=OOM, restarts=2))]
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert look == WorkloadHealth(
         True,
         "deployment/api-server: 3 of 3 replicas available.\n"
@@ -337,7 +337,7 @@ async def test_many_failing_pods_are_cut_with_the_important_first(
         [workload(desired=200, available=None, updated=200, replicas=200)],
         talkative,
     )
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert INFO_LIMIT - 3 <= len(look.info.encode()) <= INFO_LIMIT
     assert first(look).startswith(
         "deployment/api-server: 0 of 200 replicas available: pod api-server-000: container api is in"
@@ -367,7 +367,7 @@ async def test_stateful_sets(
     """StatefulSets are judged likewise, but for those that are updated by hand or in part, as
     somebody wished."""
     cluster.workloads = [found]
-    look = await client.look(STATEFUL, 2.0)
+    look = await client.check(STATEFUL, 2.0)
     assert look.healthy is healthy
     assert first(look).startswith("statefulset/api-server: ")
 
@@ -375,7 +375,7 @@ async def test_stateful_sets(
 async def test_by_label(cluster: Cluster, client: Kubernetes) -> None:
     """A label finds the workloads; all of them must be well, and what is wrong comes first."""
     cluster.workloads = [workload(), workload(available=2, name="api-blue")]
-    look = await client.look(Workload("deployment", selector="app=api-server"), 2.0)
+    look = await client.check(Workload("deployment", selector="app=api-server"), 2.0)
     assert not look.healthy
     assert [line.partition(":")[0] for line in look.info.splitlines()] == [
         "deployment/api-blue",
@@ -466,14 +466,14 @@ UNKNOWNS: dict[str, tuple[str, Answer, str]] = {
     "no json": (
         "deployments",
         says(b"<html>hello</html>"),
-        "Kubernetes' answer makes no sense: JSONDecodeError.",
+        "Kubernetes sent a malformed response: JSONDecodeError.",
     ),
     "another shape": (
         "deployments",
         says(b"[1, 2]"),
-        "Kubernetes' answer makes no sense: TypeError.",
+        "Kubernetes sent a malformed response: TypeError.",
     ),
-    "null": ("pods", says(b"null"), "Kubernetes' answer makes no sense: TypeError."),
+    "null": ("pods", says(b"null"), "Kubernetes sent a malformed response: TypeError."),
     "hangs": ("pods", hangs, "Kubernetes did not answer within 0.5 s."),
     "breaks off": ("pods", breaks_off, "Kubernetes cannot be reached: ClientPayloadError."),
 }
@@ -486,9 +486,9 @@ async def test_what_cannot_be_known_is_said(
     """Whatever Kubernetes does instead of answering, nothing is made up, and the info says what it
     did."""
     cluster.answers[kind] = answer
-    look = await client.look(API, 0.5)
+    look = await client.check(API, 0.5)
     assert look == WorkloadHealth(
-        None, f"The resources (deployment/api-server) cannot be known: {why}"
+        None, f"The state of the resources (deployment/api-server) is not known: {why}"
     )
 
 
@@ -497,18 +497,18 @@ async def test_huge_answer_is_not_read(
 ) -> None:
     """An answer beyond the limit is given up on."""
     monkeypatch.setattr("service.monitor.kubernetes.client.BODY_LIMIT", 100)
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert look.healthy is None
-    assert "Kubernetes' answer is longer than 100 bytes" in look.info
+    assert "Kubernetes' response is longer than 100 bytes" in look.info
 
 
 async def test_missing_workload_is_unhealthy(cluster: Cluster, client: Kubernetes) -> None:
     """A workload that does not exist is no lack of knowledge: the service has nothing behind it."""
     cluster.workloads = []
-    assert await client.look(API, 2.0) == WorkloadHealth(
+    assert await client.check(API, 2.0) == WorkloadHealth(
         False, "deployment/api-server does not exist in namespace platform."
     )
-    by_label = await client.look(Workload("deployment", selector="app=x"), 2.0)
+    by_label = await client.check(Workload("deployment", selector="app=x"), 2.0)
     assert by_label == WorkloadHealth(
         False, "deployment with app=x does not exist in namespace platform."
     )
@@ -520,7 +520,7 @@ async def test_warnings_that_cannot_be_read_are_left_out(
     """Without the right to read events, all else is told."""
     cluster.workloads, cluster.pods = [ONE_SHORT], [*WELL, CRASHING]
     cluster.answers["events"] = refuses(403, "Forbidden", "events is forbidden")
-    look = await client.look(API, 2.0)
+    look = await client.check(API, 2.0)
     assert (look.healthy, first(look)) == (False, CRASH_LINE)
     assert "forbidden" not in look.info
 
@@ -528,7 +528,7 @@ async def test_warnings_that_cannot_be_read_are_left_out(
 async def test_no_service_account(cluster: Cluster, tmp_path: Path) -> None:
     """Outside a pod there is no account, which is said."""
     async with kubernetes(cluster.url, tmp_path / "nowhere") as outside:
-        look = await outside.look(API, 2.0)
+        look = await outside.check(API, 2.0)
     assert look.healthy is None
     assert "there is no service account" in look.info
 
@@ -536,7 +536,7 @@ async def test_no_service_account(cluster: Cluster, tmp_path: Path) -> None:
 async def test_unreachable_api(tmp_path: Path) -> None:
     """An API server that nobody reaches is said to be so."""
     async with kubernetes("http://127.0.0.1:1", credentials(tmp_path / "account")) as outside:
-        look = await outside.look(API, 2.0)
+        look = await outside.check(API, 2.0)
     assert look.healthy is None
     assert "Kubernetes cannot be reached" in look.info
 
@@ -545,11 +545,11 @@ async def test_rotated_token_is_read_again(cluster: Cluster, tmp_path: Path) -> 
     """When Kubernetes replaces the token, the next check uses the new one."""
     account = credentials(tmp_path / "account")
     async with kubernetes(cluster.url, account) as made:
-        assert (await made.look(API, 2.0)).healthy
+        assert (await made.check(API, 2.0)).healthy
         cluster.tokens = {"token-2"}
-        assert (await made.look(API, 2.0)).healthy is None
+        assert (await made.check(API, 2.0)).healthy is None
         credentials(account, "token-2")
-        assert (await made.look(API, 2.0)).healthy
+        assert (await made.check(API, 2.0)).healthy
 
 
 @pytest.mark.parametrize("name", ["token", "namespace"])
@@ -561,9 +561,9 @@ async def test_byte_order_mark_of_a_credential(cluster: Cluster, tmp_path: Path,
     text = file.read_text()
     async with kubernetes(cluster.url, account) as made:
         file.write_text(f" {text}\r\n", encoding="utf-8-sig")
-        assert (await made.look(API, 2.0)).healthy
+        assert (await made.check(API, 2.0)).healthy
         file.write_text(text, encoding="utf-16")
-        assert f"{file} is UTF-16: save it as UTF-8" in (await made.look(API, 2.0)).info
+        assert f"{file} is UTF-16: save it as UTF-8" in (await made.check(API, 2.0)).info
 
 
 async def test_the_clusters_own_authority(tmp_path: Path) -> None:
@@ -583,10 +583,10 @@ async def test_the_clusters_own_authority(tmp_path: Path) -> None:
         marked = b"\xef\xbb\xbf" + cert.read_bytes()
         for content in (cert.read_bytes(), other.read_bytes(), b"nothing", marked):
             replace(account / "ca.crt", content)
-            looks.append(await made.look(API, 2.0))
+            looks.append(await made.check(API, 2.0))
     assert [look.healthy for look in looks] == [True, None, None, True]
     assert "Kubernetes cannot be reached" in looks[1].info
-    assert looks[2].info.endswith("ca.crt holds no certificate.")
+    assert looks[2].info.endswith("ca.crt contains no certificate.")
 
 
 def replace(file: Path, content: bytes) -> None:
@@ -630,11 +630,13 @@ async def test_service_is_healthy_when_both_say_so(
     assert said[0].startswith(
         "Reachable: HTTP 200 OK."
         if healthy
-        else "Reachable: HTTP 200 OK. But its resources are not well: "
+        else "Reachable: HTTP 200 OK. But its Kubernetes resources are not healthy: "
     )
     assert said[1] == "fine"
     assert finding.resources.startswith(
-        "deployment/api-server" if available else "The resources (deployment/api-server)"
+        "deployment/api-server"
+        if available
+        else "The state of the resources (deployment/api-server)"
     )
 
 

@@ -190,7 +190,7 @@ async def test_full_store_that_gives_no_lease_is_logged_once(
         full(False)
         await lease_holder.try_acquire()
     assert [record.getMessage() for record in caplog.records] == [
-        "the store gives no lease",
+        "cannot acquire the lease",
         "leading",
     ]
     assert vars(caplog.records[0])["reason"].startswith("it is out of memory (")

@@ -179,7 +179,7 @@ async def test_encoded_body_is_not_inflated(encoding: str) -> None:
     result, _ = await check_of(says(http("200 OK", bomb, f"Content-Encoding: {encoding}")))
     assert result.healthy
     assert result.info.splitlines()[1:] == [
-        f"(the body is encoded as {encoding}, which was not asked for, and is not shown)"
+        f"(the body is not shown: it is encoded as {encoding}, which was not requested)"
     ]
     assert time.monotonic() - started < 1.0
 
@@ -324,8 +324,8 @@ async def test_host_that_takes_no_connection() -> None:
 @pytest.mark.parametrize(
     ("said", "doing"),
     [
-        (b"", "waiting for an answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Le", "waiting for an answer"),
+        (b"", "waiting for a response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "waiting for a response"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", "reading the body of HTTP 200 OK"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc", "reading the body of HTTP 200 OK"),
         (
@@ -360,15 +360,18 @@ async def test_trickling_service(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("said", "wrong"),
     [
-        (b"", "The connection was closed while waiting for an answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Le", "The connection was closed while waiting for an answer"),
+        (b"", "The connection was closed while waiting for a response"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Le",
+            "The connection was closed while waiting for a response",
+        ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
-            "The answer is incomplete or malformed, seen while reading the body of HTTP 200 OK",
+            "The response is incomplete or malformed, found while reading the body of HTTP 200 OK",
         ),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
-            "The answer is incomplete or malformed, seen while reading the body of HTTP 200 OK",
+            "The response is incomplete or malformed, found while reading the body of HTTP 200 OK",
         ),
     ],
 )
@@ -389,7 +392,9 @@ async def test_connection_reset() -> None:
         writer.transport.abort()
 
     result, url = await check_of(reset)
-    assert result == Result(False, f"The connection was reset while waiting for an answer ({url}).")
+    assert result == Result(
+        False, f"The connection was reset while waiting for a response ({url})."
+    )
 
 
 @pytest.mark.parametrize(
@@ -415,7 +420,7 @@ async def test_garbage_instead_of_http(said: bytes, hint: str) -> None:
     """What is not HTTP is unhealthy, and one short line says what came instead."""
     result, url = await check_of(says(said))
     assert not result.healthy
-    assert result.info.startswith("The answer is not well-formed HTTP: ")
+    assert result.info.startswith("The response is not well-formed HTTP: ")
     assert result.info.endswith(f" ({url}).")
     assert hint in result.info
     assert "\n" not in result.info
@@ -442,8 +447,8 @@ async def test_endless_headers(chunk: bytes) -> None:
     assert not result.healthy
     assert result.info.startswith(
         (
-            "The answer is not well-formed HTTP: ",
-            "The connection was reset while waiting for an answer",
+            "The response is not well-formed HTTP: ",
+            "The connection was reset while waiting for a response",
         )
     )
     assert result.info.endswith(f"({url}).")
@@ -534,7 +539,8 @@ async def test_tls_expected_where_there_is_none() -> None:
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url)
     assert result == Result(
-        False, f"TLS failed: what answers does not speak TLS; is it http:// there? ({url})."
+        False,
+        f"TLS failed: the server does not speak TLS; should the URL begin with http://? ({url}).",
     )
 
 
@@ -556,7 +562,7 @@ async def test_connection_closed_in_the_tls_handshake() -> None:
     async with service(says(b"")) as port:
         url = f"https://127.0.0.1:{port}/healthz"
         result = await check(url)
-    assert result == Result(False, f"Cannot connect: the other side hung up ({url}).")
+    assert result == Result(False, f"Cannot connect: the connection was closed ({url}).")
 
 
 async def test_hanging_tls_handshake() -> None:

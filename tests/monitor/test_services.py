@@ -18,7 +18,7 @@ from redis import Redis
 from service.errors import SettingsError
 from service.events import Event, Status
 from service.monitor.check import check_service
-from service.monitor.leader import Alone
+from service.monitor.leader import SoleMonitor
 from service.monitor.loop import Monitor
 from service.monitor.probes.http import Result, session
 from service.monitor.probes.tcp import probe_redis, probe_tcp
@@ -221,7 +221,7 @@ def test_thresholds(checks: list[bool], recorded: Status | None, healthy: bool) 
     healthy needs one."""
     run = Streak(checks[0])
     for check in checks[1:]:
-        run = run.then(check)
+        run = run.with_check(check)
     assert run.counts_as_healthy(recorded, unhealthy_after=3, healthy_after=2) is healthy
 
 
@@ -319,7 +319,7 @@ async def test_what_was_found_long_ago_is_not_recorded(
 ) -> None:
     """A monitor whose turn it is again looks at every service, also at one that is asked rarely."""
     world = await world_of(make_world, tmp_path, "interval = '10m'")
-    turns, leader = asyncio.Queue[None](), Alone()
+    turns, leader = asyncio.Queue[None](), SoleMonitor()
     relieved = asyncio.Event()
     leader.wait_until_leading, leader.wait_until_replaced = turns.get, relieved.wait  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(
@@ -401,7 +401,7 @@ async def test_authorities_and_certificate_of_its_own(tmp_path: Path) -> None:
             )
             infos.append((await check_service(client, services(settings)["api"])).info)
     assert infos[0] == "Reachable: HTTP 200 OK."
-    assert infos[1].startswith(("TLS failed: ", "Cannot connect: the other side hung up"))
+    assert infos[1].startswith(("TLS failed: ", "Cannot connect: the connection was closed"))
     assert infos[2].startswith(
         "TLS failed: the certificate is not accepted: self-signed certificate"
     )
@@ -457,7 +457,7 @@ async def test_tcp_connect_is_enough() -> None:
     """What takes a connection is reachable, though it never says a word."""
     async with service(says(stays=True)) as port:
         assert await probe_tcp(f"tcp://127.0.0.1:{port}", 1.0) == Result(
-            True, "Reachable: it takes connections."
+            True, "Reachable: it accepts connections."
         )
 
 
@@ -515,9 +515,9 @@ def relayed(url: str) -> Any:
             b"-NOAUTH Authentication required.\r\n",
             "Reachable, but unhealthy: NOAUTH Authentication required",
         ),
-        (b"HTTP/1.1 400 Bad Request\r\n", "What answers is no Redis: 'HTTP/1.1 400 Bad Request'"),
-        (b"+PO", "The connection was reset while waiting for an answer"),
-        (b"", "The connection was reset while waiting for an answer"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "The server is not Redis: 'HTTP/1.1 400 Bad Request'"),
+        (b"+PO", "The connection was reset while waiting for a reply"),
+        (b"", "The connection was reset while waiting for a reply"),
     ],
 )
 async def test_redis_that_does_not_answer_ping(reply: bytes, info: str) -> None:
@@ -644,7 +644,7 @@ async def test_hangup_reads_the_file_again(
         await until(lambda: world.services["old"].asked > 0, 5.0)
         file(tmp_path, "[api")
         process.send_signal(signal.SIGHUP)
-        await until(lambda: "the services file is not used" in log.read_text())
+        await until(lambda: "ignored invalid services file" in log.read_text())
         file(tmp_path, f"[api]\nurl = 'http://127.0.0.1:{world.services['new'].port}/'")
         process.send_signal(signal.SIGHUP)
         await until(lambda: world.services["new"].asked > 0)

@@ -216,7 +216,7 @@ async def test_monitor_tells_changes_only(make_world: MakeWorld, receiver: Recei
     receiver.hangs = True
     async with delivering(receiver.url, SECRET, receiver.metrics) as tell:
         monitor = Monitor(
-            world.settings, world.store, world.metrics, lambda: world.now, changed=tell
+            world.settings, world.store, world.metrics, lambda: world.now, on_event=tell
         )
         for healthy in (True, True, False, False, False, True):
             world.services["api"].healthy = healthy

@@ -374,7 +374,7 @@ class Run:
         store.readable = node.readable = False
         node.fresh = None if node.fresh else False
         if (
-            flight := node.replica._pending_read
+            flight := node.replica._reads.in_progress()
         ) is not None:  # A reading that began before must not see what comes.
             await asyncio.wait([flight])
         if self.plan.random() < 0.5:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from service import events
-from service.api import middleware as endpoint
+from service.api import authorise
 from service.errors import AuthenticationFailed
-from service.replica import replica as snapshot
+from service.replica import full_events, replica
+from service.replica.advance import Reading, advance
 from service.replica.replica import CurrentOrStale, Replica
 from service.replica.snapshot import Snapshot
-from service.store import Store, store
+from service.store import Store, replies, store
 from tests.soak.histories import State as Truth
 from tests.soak.histories import lost, run
 
@@ -48,18 +49,18 @@ async def test_no_answer_is_wrong(seed: int, valkey: str) -> None:
 
 def denies_what_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     """A stale snapshot says 404."""
-    patch.setattr(CurrentOrStale, "_known", lambda _, entry: entry)
+    patch.setattr(CurrentOrStale, "_unless_unknown", lambda _, entry: entry)
 
 
 def refuses_keys_it_does_not_know(patch: pytest.MonkeyPatch) -> None:
     """A stale snapshot says 401."""
     never = type("Never", (AuthenticationFailed,), {})
-    patch.setattr(endpoint, "ApiKeyMissing", never)
+    patch.setattr(authorise, "ApiKeyMissing", never)
 
 
 def keeps_full_events_by_id(patch: pytest.MonkeyPatch) -> None:
     """What was kept of an id outlives it."""
-    patch.setattr(snapshot, "_key", lambda entry: (entry.id, 0))
+    patch.setattr(full_events, "_key", lambda entry: (entry.id, 0))
 
 
 def compares_versions_only(patch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,7 @@ def fails_for_other_statuses(patch: pytest.MonkeyPatch) -> None:
 
 def takes_anything_for_an_event(patch: pytest.MonkeyPatch) -> None:
     """What cannot be read is served."""
-    patch.setattr(store, "is_event", lambda _data, _id: True)
+    patch.setattr(replies, "is_event", lambda _data, _id: True)
 
 
 def lists_events_without_bodies(patch: pytest.MonkeyPatch) -> None:
@@ -106,21 +107,21 @@ def lists_events_without_bodies(patch: pytest.MonkeyPatch) -> None:
 
 def resets_who_is_up_to_date(patch: pytest.MonkeyPatch) -> None:
     """A watcher whose last event retention took is reset, though it has missed nothing."""
-    advance = Replica._advance
 
     def only_after_the_latest(
-        self: Replica, known: Snapshot | None, rows: Any, sent: float
+        known: Snapshot | None, reading: Reading, *arguments: Any
     ) -> Snapshot | None:
+        entries = reading.state.entries
         if (
             known is not None
-            and rows.entries
+            and entries
             and known.latest is not None
-            and rows.entries[-1] != known.latest
+            and entries[-1] != known.latest
         ):
             return None
-        return advance(self, known, rows, sent)
+        return advance(known, reading, *arguments)
 
-    patch.setattr(Replica, "_advance", only_after_the_latest)
+    patch.setattr(replica, "advance", only_after_the_latest)
 
 
 def makes_checks_younger(patch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,7 @@
-"""Kubernetes' API, asked for the objects behind a service: a Deployment or StatefulSet, its pods,
-their warning events.
+"""Reads a workload from the Kubernetes API: the Deployment or StatefulSet, pods and events.
 
-Four kinds of GET on a plain HTTP client, so no client library. When Kubernetes cannot be asked,
-that is said, and nothing is made up.
+It needs four kinds of GET, so it uses a plain HTTP client instead of a client library. If
+Kubernetes does not give a usable response, the state is reported as unknown; nothing is guessed.
 """
 
 import asyncio
@@ -34,33 +33,37 @@ from service.settings import read_text
 from service.text import stripped
 
 BODY_LIMIT = 8 * 1024 * 1024
-"""Bytes of one answer: a pod is 5 to 20 kB, and `PODS` of them are asked for."""
+"""The most bytes of a response: a pod has 5 to 20 kB, and `PODS` of them are requested."""
 PODS = 250
-"""Pods of one workload that are looked at."""
+"""The most pods of one workload that are read."""
 SHOWN_EVENTS = 3
+"""The most warning events of a pod that are shown."""
 
 
-class _CannotKnow(Exception):
-    """Kubernetes did not give a usable answer; the message says why."""
+class _Unknown(Exception):
+    """Kubernetes did not give a usable response; the message says why."""
 
 
-class _Gone(Exception):
-    """There is no such object."""
+class _NotFound(Exception):
+    """There is no such object; the message is the namespace."""
 
 
 class Kubernetes:
-    """A cluster's API, as a pod's service account sees it."""
+    """The API of a Kubernetes cluster, accessed with a pod's service account."""
 
     def __init__(self, client: aiohttp.ClientSession, url: str, credentials: Path) -> None:
         self._client = client
         self._url = url.rstrip("/")
         self._credentials = credentials
         self._tls: ssl.SSLContext | None = None
-        self._tls_of: tuple[int, int] | None = None
+        self._tls_file: tuple[int, int] | None = None
+        """The inode and modification time (ns) of the file that `_tls` was made from."""
 
-    async def look(self, workload: Workload, deadline: float) -> WorkloadHealth:
-        """Looks at one service's workload within `deadline` seconds. Never raises for what
-        Kubernetes does."""
+    async def check(self, workload: Workload, deadline: float) -> WorkloadHealth:
+        """Check the workload of one service within `deadline` seconds.
+
+        Never raises for what Kubernetes does.
+        """
         named = (
             f"{workload.kind}/{workload.name}"
             if workload.name
@@ -68,24 +71,25 @@ class Kubernetes:
         )
         try:
             async with asyncio.timeout(deadline):
-                return await self._look(workload)
+                return await self._check(workload)
         except TimeoutError:
-            wrong = f"Kubernetes did not answer within {deadline:g} s"
-        except _Gone as error:
+            problem = f"Kubernetes did not answer within {deadline:g} s"
+        except _NotFound as error:
             return WorkloadHealth(
                 False, clean_info(f"{named} does not exist in namespace {error}.")
             )
-        except _CannotKnow as error:
-            wrong = str(error)
+        except _Unknown as error:
+            problem = str(error)
         except aiohttp.ClientError as error:
-            wrong = f"Kubernetes cannot be reached: {getattr(error, 'strerror', None) or type(error).__name__}"
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            problem = f"Kubernetes cannot be reached: {reason}"
         except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-            wrong = f"Kubernetes' answer makes no sense: {type(error).__name__}"
+            problem = f"Kubernetes sent a malformed response: {type(error).__name__}"
         return WorkloadHealth(
-            None, clean_info(f"The resources ({named}) cannot be known: {wrong}.")
+            None, clean_info(f"The state of the resources ({named}) is not known: {problem}.")
         )
 
-    async def _look(self, workload: Workload) -> WorkloadHealth:
+    async def _check(self, workload: Workload) -> WorkloadHealth:
         namespace = workload.namespace or self._read("namespace")
         path = f"/apis/apps/v1/namespaces/{quote(namespace)}/{workload.kind}s"
         if workload.name:
@@ -95,34 +99,35 @@ class Kubernetes:
                 "items"
             ]
         if not found:
-            raise _Gone(namespace)
-        looks = [await self._look_at(one, workload.kind, namespace) for one in found]
-        looks.sort(key=lambda look: bool(look.healthy))  # What is wrong comes first.
+            raise _NotFound(namespace)
+        results = [await self._assess(one, workload.kind, namespace) for one in found]
+        # Unhealthy workloads come first in the info.
+        results.sort(key=lambda result: bool(result.healthy))
         return WorkloadHealth(
-            all(look.healthy for look in looks), clean_info("\n".join(look.info for look in looks))
+            all(result.healthy for result in results),
+            clean_info("\n".join(result.info for result in results)),
         )
 
-    async def _look_at(self, workload: Object, kind: str, namespace: str) -> WorkloadHealth:
+    async def _assess(self, workload: Object, kind: str, namespace: str) -> WorkloadHealth:
         selector = selector_of(workload["spec"]["selector"])
         pods = await self._get(
             f"/api/v1/namespaces/{quote(namespace)}/pods",
             {"labelSelector": selector, "limit": str(PODS)},
             namespace,
         )
-        troubled = [pod for pod in pods["items"] if pod_problem(pod)]
+        failing = [pod for pod in pods["items"] if pod_problem(pod)]
         warnings = await asyncio.gather(
-            *(self._warnings(pod, namespace) for pod in troubled[:SHOWN_PODS])
+            *(self._warnings(pod, namespace) for pod in failing[:SHOWN_PODS])
         )
         return assess(
             workload,
             kind,
             pods["items"],
-            dict(zip((name_of(pod) for pod in troubled), warnings, strict=False)),
+            dict(zip((name_of(pod) for pod in failing), warnings, strict=False)),
         )
 
     async def _warnings(self, pod: Object, namespace: str) -> Sequence[Object]:
-        """The newest warnings about a pod; none where they cannot be read, since all else is worth
-        telling without them."""
+        """The newest warning events of a pod; they are optional, so none if they cannot be read."""
         selector = f"involvedObject.name={name_of(pod)},type=Warning"
         try:
             found = await self._get(
@@ -130,7 +135,7 @@ class Kubernetes:
                 {"fieldSelector": selector},
                 namespace,
             )
-        except (_CannotKnow, _Gone):
+        except (_Unknown, _NotFound):
             return ()
         return sorted(found["items"], key=seen_at, reverse=True)[:SHOWN_EVENTS]
 
@@ -142,44 +147,43 @@ class Kubernetes:
             headers=headers,
             ssl=self._trust(),
             allow_redirects=False,
-        ) as answer:
-            body = await _read(answer)
-        if answer.status == 404:  # noqa: PLR2004
-            raise _Gone(namespace)
-        if answer.status != 200:  # noqa: PLR2004
-            raise _CannotKnow(_refusal(answer.status, answer.reason or "", body))
+        ) as response:
+            body = await _read(response)
+        if response.status == 404:  # noqa: PLR2004
+            raise _NotFound(namespace)
+        if response.status != 200:  # noqa: PLR2004
+            raise _Unknown(_refusal(response.status, response.reason or "", body))
         return orjson.loads(body)
 
     def _read(self, name: str) -> str:
-        """A file of the service account: read at each use, since Kubernetes replaces them while the
-        pod runs."""
+        """A file of the service account, read at each use: Kubernetes replaces it at run time."""
         file = self._credentials / name
         try:
             return stripped(read_text(file))
         except OSError as error:
-            raise _CannotKnow(f"there is no service account: {file}: {error.strerror}") from error
+            raise _Unknown(f"there is no service account: {file}: {error.strerror}") from error
         except ValueError as error:
-            raise _CannotKnow(f"{file} is {error}") from error
+            raise _Unknown(f"{file} is {error}") from error
 
     def _trust(self) -> ssl.SSLContext | bool:
-        """The cluster's own authority; read again when the file is replaced."""
+        """The TLS context for the cluster's own authority; renewed when its file is replaced."""
         file = self._credentials / "ca.crt"
         try:
             state = file.stat()
         except OSError:
             return True
-        if self._tls is None or self._tls_of != (state.st_ino, state.st_mtime_ns):
+        if self._tls is None or self._tls_file != (state.st_ino, state.st_mtime_ns):
             try:
                 self._tls = ssl.create_default_context(cafile=file)
             except ssl.SSLError as error:
-                raise _CannotKnow(f"{file} holds no certificate") from error
-            self._tls_of = state.st_ino, state.st_mtime_ns
+                raise _Unknown(f"{file} contains no certificate") from error
+            self._tls_file = state.st_ino, state.st_mtime_ns
         return self._tls
 
 
 @asynccontextmanager
 async def kubernetes(url: str | None, credentials: Path) -> AsyncIterator[Kubernetes]:
-    """The API of the cluster in which this process runs, or of the one at `url`."""
+    """The API at `url`, or by default of the cluster in which this process runs."""
     host, port = (
         os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc"),
         os.environ.get("KUBERNETES_SERVICE_PORT", "443"),
@@ -191,21 +195,21 @@ async def kubernetes(url: str | None, credentials: Path) -> AsyncIterator[Kubern
         yield Kubernetes(client, url or f"https://{bracketed}:{port}", credentials)
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
-    async for chunk in answer.content.iter_any():
+    async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > BODY_LIMIT:
-            raise _CannotKnow(f"Kubernetes' answer is longer than {BODY_LIMIT} bytes")
+            raise _Unknown(f"Kubernetes' response is longer than {BODY_LIMIT} bytes")
     return bytes(body)
 
 
 def _refusal(status: int, reason: str, body: bytes) -> str:
-    """An answer other than 200, with Kubernetes' own words where it has any."""
+    """A description of an error response, with the message of Kubernetes if it has one."""
     try:
         message = str(orjson.loads(body)["message"])
     except (ValueError, KeyError, TypeError):
         message = ""
-    said = f"HTTP {status} {reason}".strip() + (f": {message}" if message else "")
+    description = f"HTTP {status} {reason}".strip() + (f": {message}" if message else "")
     hints = {401: "the service account's token is not accepted", 403: "the Role does not allow it"}
-    return f"{hints[status]} ({said})" if status in hints else said
+    return f"{hints[status]} ({description})" if status in hints else description

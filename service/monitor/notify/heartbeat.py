@@ -1,8 +1,8 @@
-"""The dead man's switch: calls a watcher outside after each completed check, which raises an alarm
-when the calls stop.
+"""The dead man's switch: calls `HEARTBEAT_URL` after each completed check.
 
-It says that somebody is checking, not that all is well: what is unhealthy is in the events. A call
-that fails is not repeated; the next check makes the next one.
+The service at that URL raises an alarm when the calls stop. A call means that the monitor works,
+not that the services are healthy. A failed call is not repeated; the next check makes the next
+call.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from pydantic import SecretStr
 
 from service.metrics import Metrics
 from service.monitor.probes.http import session
-from service.tasks import cancel_and_wait, spawn_guarded
+from service.tasks import OutageLog, cancel_and_wait, spawn_guarded
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
-"""The most that a call may take; calls do not overlap, and checks do not wait for them."""
+"""Seconds that a call may take. Calls do not overlap, and checks do not wait for them."""
 
 
 @asynccontextmanager
 async def beating(url: SecretStr | None, metrics: Metrics) -> AsyncIterator[Callable[[], None]]:
-    """Gives what is to be called after each completed check. Without a URL nothing comes of it."""
+    """Yield a function to call after each completed check. Without a URL it does nothing."""
     if url is None:
         yield lambda: None
         return
@@ -38,25 +38,26 @@ async def beating(url: SecretStr | None, metrics: Metrics) -> AsyncIterator[Call
 
 
 async def _beat(url: str, due: asyncio.Event, metrics: Metrics) -> None:
-    failing = False
+    # The URL is a secret, so no log line contains it.
+    outage = OutageLog(log, "heartbeat URL unreachable", "heartbeat URL reachable again")
     async with session() as client:
         while True:
             await due.wait()
             due.clear()
-            failed = await _call(client, url)
-            metrics.heartbeats.labels("failed" if failed else "delivered").inc()
-            if failed and not failing:  # The URL is a secret, so it is not named.
-                log.warning("the watcher outside cannot be reached", extra={"reason": failed})
-            elif failing and not failed:
-                log.info("the watcher outside is reached again")
-            failing = bool(failed)
+            failure = await _call(client, url)
+            metrics.heartbeats.labels("failed" if failure else "delivered").inc()
+            if failure:
+                outage.failed(reason=failure)
+            else:
+                outage.succeeded()
 
 
 async def _call(client: aiohttp.ClientSession, url: str) -> str:
-    """Why the call failed, or nothing."""
+    """Make one call; returns why it failed, or `""`."""
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with client.get(url, allow_redirects=False, timeout=timeout) as answer:
-            return "" if answer.ok and answer.status < 300 else f"HTTP {answer.status}"  # noqa: PLR2004  # Success.
-    except Exception as error:  # The edge of a call: whatever the watcher does, checks go on.
+        async with client.get(url, allow_redirects=False, timeout=timeout) as response:
+            return "" if response.ok and response.status < 300 else f"HTTP {response.status}"  # noqa: PLR2004  # Success.
+    # Whatever the server or the network does, checks go on.
+    except Exception as error:
         return type(error).__name__

@@ -1,9 +1,9 @@
-"""One webhook: a signed POST for each recorded change, as Standard Webhooks describes it
-(www.standardwebhooks.com).
+"""One webhook: a signed POST for each recorded change.
 
-The monitor that recorded the change sends it, and goes on trying for some minutes; checks never
-wait for it. What cannot be delivered is counted and logged as dead: the event itself is in the
-store. Receivers know repetitions by `webhook-id`, the event's id.
+Messages follow Standard Webhooks (standardwebhooks.com). The monitor that recorded the change sends
+it, and retries for eight minutes; checks do not wait for it. A message that cannot be delivered is
+counted and logged as dead: the event itself is in the store. Receivers recognise repetitions by
+`webhook-id`, which is the event's id.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from service.events import Event, Selector, Status, rfc3339
 from service.metrics import Metrics
-from service.monitor.probes.http import session
+from service.monitor.probes.http import session, successful
 from service.settings import webhook_key
 from service.tasks import cancel_and_wait, spawn_guarded
 
@@ -30,14 +30,15 @@ log = logging.getLogger(__name__)
 
 TYPE = "cluster_monitor_event.changed"
 TIMEOUT_S = 10.0
+"""Seconds for one attempt."""
 PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0)
-"""Between two attempts: eight in eight minutes, which outlasts a receiver's restart."""
+"""Seconds between two attempts: eight in eight minutes, more than a receiver's restart takes."""
 WAITING = 100
-"""Changes that wait to be sent, one after the other so that they arrive in order. Beyond, the
-oldest is given up."""
+"""The most messages in the queue. They are sent one by one to keep their order; when the queue is
+full, the oldest one is dropped."""
 
-Changed = Callable[[Event, Mapping[str, Status | str]], None]
-"""To be told of an event, with the statuses before it."""
+OnEvent = Callable[[Event, Mapping[str, Status | str]], None]
+"""Called with each recorded event and the statuses before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ async def delivering(
     secret: SecretStr | None,
     metrics: Metrics,
     pauses: Sequence[float] = PAUSES_S,
-) -> AsyncIterator[Changed]:
-    """Gives what is to be called with each recorded event. Without a URL nothing comes of it."""
+) -> AsyncIterator[OnEvent]:
+    """Yield a function to call with each recorded event. Without a URL it does nothing."""
     key = webhook_key(secret) if secret else None
     if url is None or key is None:
         yield lambda _event, _before: None
@@ -61,10 +62,10 @@ async def delivering(
     webhook = _Webhook(url.get_secret_value(), key, metrics, pauses)
     task = spawn_guarded(webhook.run(), "webhook")
     try:
-        yield webhook.changed
+        yield webhook.on_event
     finally:
         await cancel_and_wait(task)
-        webhook.give_up("the monitor has ended")
+        webhook.drop_all("the monitor has stopped")
 
 
 def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
@@ -74,8 +75,7 @@ def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
 
 
 def body_of(event: Event, before: Mapping[str, Status | str]) -> bytes:
-    """The message of a change: the event as the API has it, and which services changed from what to
-    what."""
+    """The message of a change: the event in the API's form, and the changed services."""
     changes = [
         {"service": name, "from": before.get(name), "to": seen.status}
         for name, seen in event.services.items()
@@ -86,53 +86,58 @@ def body_of(event: Event, before: Mapping[str, Status | str]) -> bytes:
 
 
 class _Webhook:
+    """Sends the messages of one webhook in order."""
+
     def __init__(self, url: str, key: bytes, metrics: Metrics, pauses: Sequence[float]) -> None:
         self._url = url
         self._key = key
         self._metrics = metrics
         self._pauses = pauses
-        self._waiting: list[_Message] = []
+        self._queue: list[_Message] = []
         self._arrived = asyncio.Event()
 
-    def changed(self, event: Event, before: Mapping[str, Status | str]) -> None:
-        """Sends the change, later; an event that changes nothing is none."""
+    def on_event(self, event: Event, before: Mapping[str, Status | str]) -> None:
+        """Queue the message of an event, if it changed a status."""
         if all(before.get(name) is seen.status for name, seen in event.services.items()):
             return
-        if len(self._waiting) >= WAITING:
-            self._dead(self._waiting.pop(1), "too many wait")  # The first is being sent.
-        self._waiting.append(_Message(event.id, body_of(event, before)))
+        if len(self._queue) >= WAITING:
+            # The first one is being sent.
+            self._dead(self._queue.pop(1), "the queue is full")
+        self._queue.append(_Message(event.id, body_of(event, before)))
         self._arrived.set()
 
     async def run(self) -> None:
-        """Sends what waits, in order, until cancelled."""
+        """Send the queued messages, in order, until cancelled."""
         async with session() as client:
             while True:
                 await self._arrived.wait()
                 self._arrived.clear()
-                while self._waiting:
-                    await self._deliver(client, self._waiting[0])
-                    del self._waiting[0]
+                while self._queue:
+                    await self._deliver(client, self._queue[0])
+                    del self._queue[0]
 
-    def give_up(self, why: str) -> None:
-        """Counts what still waits as dead."""
-        for message in self._waiting:
+    def drop_all(self, why: str) -> None:
+        """Empty the queue and count its messages as dead."""
+        for message in self._queue:
             self._dead(message, why)
-        self._waiting.clear()
+        self._queue.clear()
 
     async def _deliver(self, client: aiohttp.ClientSession, message: _Message) -> None:
-        failed = ""
+        failure = ""
         for pause in (*self._pauses, None):
-            failed = await self._attempt(client, message)
-            self._metrics.webhooks.labels("failed" if failed else "delivered").inc()
-            if not failed:
+            failure = await self._attempt(client, message)
+            self._metrics.webhooks.labels("failed" if failure else "delivered").inc()
+            if not failure:
                 return
             if pause is not None:
                 await asyncio.sleep(pause)
-        self._dead(message, failed)
+        self._dead(message, failure)
 
     async def _attempt(self, client: aiohttp.ClientSession, message: _Message) -> str:
-        """Why it failed, or nothing. Each attempt has a time of its own, and so a signature of its
-        own."""
+        """Make one attempt; returns why it failed, or `""`.
+
+        Each attempt has its own timestamp, and therefore its own signature.
+        """
         now = int(time.time())
         headers = {
             "Content-Type": "application/json",
@@ -147,14 +152,15 @@ class _Webhook:
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-            ) as answer:
-                return "" if 200 <= answer.status < 300 else f"HTTP {answer.status}"  # noqa: PLR2004  # Success.
-        except Exception as error:  # The edge of a call: whatever the receiver does, checks go on.
+            ) as response:
+                return "" if successful(response.status) else f"HTTP {response.status}"
+        # Whatever the receiver or the network does, checks go on.
+        except Exception as error:
             return type(error).__name__
 
     def _dead(self, message: _Message, why: str) -> None:
         self._metrics.webhooks.labels("dead").inc()
         log.error(
-            "a change could not be delivered to the webhook",
+            "webhook delivery failed",
             extra={"event": message.id, "reason": why},
         )

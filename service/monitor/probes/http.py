@@ -1,9 +1,8 @@
-"""One service's check: GET its health URL, and say what happened in words that an operator can act
-on.
+"""The HTTP probe: a GET of the service's health URL, and a self info that tells what to do.
 
-What a service answers is hostile input: it is read up to a limit and a deadline, redirects are not
-followed, control characters are stripped. The first line says what is wrong and where; the body
-follows.
+A service's response is untrusted input: its size and its time are limited, redirects are not
+followed, and control characters are removed. The first line of the info says what is wrong and
+where; the body follows.
 """
 
 import asyncio
@@ -22,15 +21,15 @@ from service.events import INFO_LIMIT, clean_info
 from service.outgoing import BoundedConnector
 
 BODY_LIMIT = 4 * INFO_LIMIT
-"""Bytes read of an answer's body: enough for the longest info in any script."""
+"""The most bytes of a body that are read: enough for the longest info in any writing system."""
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
-"""OpenSSL's words, by version, for bytes that are no TLS."""
+"""OpenSSL's reasons, which differ by version, for bytes that are not TLS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a check found: whether the service is healthy, and the self info."""
+    """The result of a probe: whether the service is healthy, and the self info."""
 
     healthy: bool
     info: str
@@ -38,19 +37,18 @@ class Result:
 
 @dataclass(slots=True)
 class Progress:
-    """What a check is doing: when it fails, that tells a dead host from a hanging service."""
+    """What a probe is doing. After a timeout it tells a dead host from a hanging service."""
 
     doing: str = "connecting"
 
 
 def session() -> aiohttp.ClientSession:
-    """A client for checks: a new connection each time, since what is to be known is whether the
-    service takes one."""
+    """An HTTP client for probes. Each one opens a new connection: that is part of the test."""
     connector = BoundedConnector(force_close=True, limit=0, use_dns_cache=False)
     trace = aiohttp.TraceConfig()
-    trace.on_dns_resolvehost_start.append(_notes("resolving the host name"))
-    trace.on_dns_resolvehost_end.append(_notes("connecting"))
-    trace.on_connection_create_end.append(_notes("waiting for an answer"))
+    trace.on_dns_resolvehost_start.append(_set_progress("resolving the host name"))
+    trace.on_dns_resolvehost_end.append(_set_progress("connecting"))
+    trace.on_connection_create_end.append(_set_progress("waiting for a response"))
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -61,16 +59,19 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-def _notes(doing: str) -> Callable[[aiohttp.ClientSession, SimpleNamespace, Any], Awaitable[None]]:
-    async def note(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
-        if context.trace_request_ctx is not None:  # A call that is no check.
+def _set_progress(
+    doing: str,
+) -> Callable[[aiohttp.ClientSession, SimpleNamespace, Any], Awaitable[None]]:
+    async def update(_: aiohttp.ClientSession, context: SimpleNamespace, __: Any) -> None:
+        # The heartbeat and the webhook use the client without a progress.
+        if context.trace_request_ctx is not None:
             context.trace_request_ctx.doing = doing
 
-    return note
+    return update
 
 
-def two_hundreds(status: int) -> bool:
-    """The class of success (RFC 9110, section 15.3)."""
+def successful(status: int) -> bool:
+    """Whether a status is of the class 2xx, Successful (RFC 9110, section 15.3)."""
     return 200 <= status < 300  # noqa: PLR2004
 
 
@@ -81,15 +82,14 @@ async def probe(
     *,
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
-    expects: Callable[[int], bool] = two_hundreds,
+    expects: Callable[[int], bool] = successful,
 ) -> Result:
-    """Checks one service within `deadline` seconds. Never raises for what a service or the network
-    does.
+    """Probe one service within `deadline` seconds.
 
-    `tls` is for a service with authorities or a client certificate of its own; `expects` tells
-    which statuses are healthy.
+    `tls` is for a service with its own authorities or client certificate. `expects` tells which
+    statuses are healthy. Never raises for what the service or the network does.
     """
-    where, progress = shown(url), Progress()
+    where, progress = without_secrets(url), Progress()
     try:
         async with (
             asyncio.timeout(deadline),
@@ -100,26 +100,26 @@ async def probe(
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(),
                 trace_request_ctx=progress,
-            ) as answer,
+            ) as response,
         ):
-            progress.doing = f"reading the body of {_status(answer)}"
-            return _judge(answer, expects(answer.status), where, await _read(answer.content))
+            progress.doing = f"reading the body of {_status(response)}"
+            return _assess(response, expects(response.status), where, await _read(response.content))
     except TimeoutError:
-        wrong = f"Timed out after {deadline:g} s while {progress.doing}"
-    # The edge of a check: whatever a service provokes is a finding, not the monitor's end.
+        problem = f"Timed out after {deadline:g} s while {progress.doing}"
+    # Whatever a service provokes is a finding; it must not stop the monitor.
     except Exception as error:
-        wrong = explain(error, progress.doing)
-    return Result(False, clean_info(f"{wrong} ({where})."))
+        problem = explain(error, progress.doing)
+    return Result(False, clean_info(f"{problem} ({where})."))
 
 
-def shown(url: str) -> str:
-    """The URL without what may be a secret: every reader of the events sees it."""
+def without_secrets(url: str) -> str:
+    """The URL without credentials, query and fragment: every reader of the events sees it."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
-def _status(answer: aiohttp.ClientResponse) -> str:
-    return f"HTTP {answer.status} {answer.reason or ''}".strip()
+def _status(response: aiohttp.ClientResponse) -> str:
+    return f"HTTP {response.status} {response.reason or ''}".strip()
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
@@ -130,31 +130,28 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
     return bytes(body)
 
 
-def _judge(answer: aiohttp.ClientResponse, healthy: bool, where: str, body: bytes) -> Result:
-    status = _status(answer)
+def _assess(response: aiohttp.ClientResponse, healthy: bool, where: str, body: bytes) -> Result:
+    status = _status(response)
     if healthy:
         found = f"Reachable: {status}."
-    elif 300 <= answer.status < 400:  # noqa: PLR2004  # Redirection (RFC 9110, section 15.4).
-        target = answer.headers.get("Location", "nowhere")
+    elif 300 <= response.status < 400:  # noqa: PLR2004  # Redirection (RFC 9110, section 15.4).
+        target = response.headers.get("Location", "nowhere")
         found = f"Redirected, which is not followed: {status} to {target[:200]} ({where})."
     else:
         found = f"Reachable, but unhealthy: {status} ({where})."
-    return Result(healthy, clean_info(f"{found}\n{_text(answer, body)}".rstrip()))
+    return Result(healthy, clean_info(f"{found}\n{_text(response, body)}".rstrip()))
 
 
-def _text(answer: aiohttp.ClientResponse, body: bytes) -> str:
-    encoding = answer.headers.get("Content-Encoding", "identity").lower()
-    if (
-        body and encoding != "identity"
-    ):  # Inflating what a stranger sends is how a few bytes become gigabytes.
-        return (
-            f"(the body is encoded as {encoding[:20]}, which was not asked for, and is not shown)"
-        )
+def _text(response: aiohttp.ClientResponse, body: bytes) -> str:
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    # Not decompressed: a few hostile bytes could become gigabytes.
+    if body and encoding != "identity":
+        return f"(the body is not shown: it is encoded as {encoding[:20]}, which was not requested)"
     return body.decode("utf-8", "replace").strip()
 
 
 def explain(error: Exception, doing: str) -> str:
-    """What went wrong. The order matters: the more particular first."""
+    """What went wrong while `doing`. The order matters: the more specific cases come first."""
     cause: Any = (
         getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     )
@@ -164,30 +161,33 @@ def explain(error: Exception, doing: str) -> str:
             | aiohttp.ClientConnectorSSLError()
             | ssl.SSLError()
         ):
-            wrong = f"TLS failed: {_tls(cause)}"
+            problem = f"TLS failed: {_tls(cause)}"
         case aiohttp.ClientConnectorDNSError() | socket.gaierror():
-            wrong = f"The host name cannot be resolved: {cause.strerror or cause}"
+            problem = f"The host name cannot be resolved: {cause.strerror or cause}"
         case UnicodeError():
-            wrong = "The host name is not well-formed"
+            problem = "The host name is not well-formed"
         case _ if isinstance(cause, ConnectionRefusedError):
-            wrong = "Connection refused: nothing listens there"
+            problem = "Connection refused: nothing listens there"
         case aiohttp.ClientConnectorError():
-            wrong = f"Cannot connect: {cause.strerror or str(cause) or 'the other side hung up'}"
+            problem = (
+                f"Cannot connect: {cause.strerror or str(cause) or 'the connection was closed'}"
+            )
         case aiohttp.ServerDisconnectedError():
-            wrong = f"The connection was closed while {doing}"
+            problem = f"The connection was closed while {doing}"
         case ConnectionResetError() | OSError(errno=errno.ECONNRESET | errno.EPIPE):
-            wrong = f"The connection was reset while {doing}"
+            problem = f"The connection was reset while {doing}"
         case aiohttp.ClientPayloadError():
-            wrong = f"The answer is incomplete or malformed, seen while {doing}"
+            problem = f"The response is incomplete or malformed, found while {doing}"
         case aiohttp.ClientResponseError():
-            wrong = f"The answer is not well-formed HTTP: {_one_line(error.message)}"
+            problem = f"The response is not well-formed HTTP: {_one_line(error.message)}"
         case _:
-            wrong = f"The check failed: {getattr(error, 'strerror', None) or f'{type(error).__name__}: {error}'}"
-    return wrong
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            problem = f"The check failed: {reason}"
+    return problem
 
 
 def _one_line(message: str) -> str:
-    """A parser's drawing of what it stumbled over (several lines, a caret), as one line."""
+    """The parser's message as one line. It has several lines, and a caret under the bad byte."""
     return " ".join(message.split()).removesuffix(" ^")[:200].rstrip(".")
 
 
@@ -196,6 +196,6 @@ def _tls(error: BaseException) -> str:
         return f"the certificate is not accepted: {error.verify_message.rstrip('.')}"
     if isinstance(error, ssl.SSLError) and error.reason:
         if error.reason in _NOT_TLS:
-            return "what answers does not speak TLS; is it http:// there?"
+            return "the server does not speak TLS; should the URL begin with http://?"
         return error.reason.replace("_", " ").lower()
     return str(error)

@@ -1,5 +1,4 @@
-"""The checks beside HTTP: whether something takes connections, and whether a Redis answers
-`PING`."""
+"""The TCP and Redis probes: a server accepts connections, or answers `PING`."""
 
 import asyncio
 import ssl
@@ -8,36 +7,47 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from service.events import clean_info
-from service.monitor.probes.http import Progress, Result, explain, shown
+from service.monitor.probes.http import Progress, Result, explain, without_secrets
 
 REPLY_LIMIT = 1_024
-"""Bytes of one line of a reply: Redis' errors are shorter."""
+"""The most bytes of one line of a reply: Redis' errors are shorter."""
 
 
 async def probe_tcp(url: str, deadline: float) -> Result:
-    """Checks that `tcp://host:port` takes a connection within `deadline` seconds."""
+    """Probe whether `tcp://host:port` accepts a connection within `deadline` seconds."""
     return await _probe(url, deadline, None)
 
 
-async def probe_redis(url: str, deadline: float, tls: ssl.SSLContext | None = None) -> Result:
-    """Checks that `redis://` or `rediss://` answers `PING`, after `AUTH` where the URL has a
-    password."""
+async def probe_redis(
+    url: str,
+    deadline: float,
+    tls: ssl.SSLContext | None = None,
+) -> Result:
+    """Probe whether `redis://` or `rediss://` answers `PING` within `deadline` seconds.
+
+    If the URL has a password, `AUTH` is sent first.
+    """
     return await _probe(url, deadline, tls)
 
 
-async def _probe(url: str, deadline: float, tls: ssl.SSLContext | None) -> Result:
-    parts, progress, where = urlsplit(url), Progress(), shown(url)
+async def _probe(
+    url: str,
+    deadline: float,
+    tls: ssl.SSLContext | None,
+) -> Result:
+    parts, progress, where = urlsplit(url), Progress(), without_secrets(url)
     try:
         async with asyncio.timeout(deadline), _connected(parts, tls) as (reader, writer):
             if parts.scheme == "tcp":
-                return Result(True, "Reachable: it takes connections.")
-            progress.doing = "waiting for an answer"
+                return Result(True, "Reachable: it accepts connections.")
+            progress.doing = "waiting for a reply"
             return await _ping(parts, reader, writer, where)
     except TimeoutError:
-        wrong = f"Timed out after {deadline:g} s while {progress.doing}"
-    except Exception as error:  # The edge of a check, as for HTTP.
-        wrong = explain(error, progress.doing)
-    return Result(False, clean_info(f"{wrong} ({where})."))
+        problem = f"Timed out after {deadline:g} s while {progress.doing}"
+    # Whatever a service provokes is a finding; it must not stop the monitor.
+    except Exception as error:
+        problem = explain(error, progress.doing)
+    return Result(False, clean_info(f"{problem} ({where})."))
 
 
 @asynccontextmanager
@@ -61,27 +71,27 @@ async def _ping(
 ) -> Result:
     if parts.password:
         user = [unquote(parts.username)] if parts.username else []
-        refused = await _ask(reader, writer, "AUTH", *user, unquote(parts.password))
-        if refused != "+OK":
+        reply = await _send(reader, writer, "AUTH", *user, unquote(parts.password))
+        if reply != "+OK":
             return Result(
                 False, clean_info(f"Reachable, but it refuses the credentials ({where}).")
             )
-    answer = await _ask(reader, writer, "PING")
-    if answer == "+PONG":
+    reply = await _send(reader, writer, "PING")
+    if reply == "+PONG":
         return Result(True, "Reachable: it answers PING.")
-    if answer.startswith("-"):
+    if reply.startswith("-"):
         return Result(
-            False, clean_info(f"Reachable, but unhealthy: {answer[1:].rstrip('.')} ({where}).")
+            False, clean_info(f"Reachable, but unhealthy: {reply[1:].rstrip('.')} ({where}).")
         )
-    return Result(False, clean_info(f"What answers is no Redis: {answer[:100]!r} ({where})."))
+    return Result(False, clean_info(f"The server is not Redis: {reply[:100]!r} ({where})."))
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
-    """The first line of the reply to a command."""
+async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
+    """Send a command; returns the first line of the reply."""
     parts = [f"*{len(words)}\r\n", *(f"${len(word.encode())}\r\n{word}\r\n" for word in words)]
     writer.write("".join(parts).encode())
     await writer.drain()
     line = await reader.readline()
     if not line.endswith(b"\n"):
-        raise ConnectionResetError("the connection was closed in the middle of an answer")
+        raise ConnectionResetError("the connection was closed in the middle of a reply")
     return line.decode("utf-8", "replace").rstrip("\r\n")

@@ -1,14 +1,14 @@
 -- Creates or deletes one API key, and notifies the replicas.
 --
 -- KEYS  api_keys, meta, api_keys_used
--- ARGV  name, what is to be known of the key ('' deletes it), the channel, the stamp of this change
+-- ARGV  name, the stored form of the key ('' deletes it), the channel, the stamp of this change
 -- Reply {1 if the key was created or deleted, 0 if one of that name exists (create) or none does (delete),
---       1 if the notice was published, else 0}
+--       1 if the notification was published, else 0}
 
 local api_keys, meta, used = KEYS[1], KEYS[2], KEYS[3]
 local name, value, channel, stamp = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
--- All that can fail comes before the first write: these fail for a key of another type.
+-- Everything that can fail comes before the first write. These calls fail for a Redis key of another type.
 local exists = redis.call('HEXISTS', api_keys, name) == 1
 local version = redis.call('HGET', meta, 'version') or '0'
 redis.call('HLEN', used)
@@ -19,7 +19,7 @@ if exists == (value ~= '') then
   return {0, 0}
 end
 
--- A version without its change would do no harm, a change without its version would go unseen.
+-- The version comes first: a version without its change does no harm, but no replica would see a change without its version.
 version = redis.call('HINCRBY', meta, 'version', 1)
 redis.call('HSET', meta, 'stamp', stamp)
 if value == '' then

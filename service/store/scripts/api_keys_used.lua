@@ -1,8 +1,8 @@
--- Notes the days on which API keys were last used. No replica needs to know, so the version stays as it is.
+-- Records the days on which API keys were last used. Replicas do not need them, so the version does not change.
 --
 -- KEYS  api_keys, api_keys_used
 -- ARGV  name, id, day (since 1970), name, id, day, …
--- Reply how many were noted: a key that was deleted meanwhile is not, nor a day before the one that is known
+-- Reply the number of days recorded: a key that was deleted meanwhile is skipped, and so is a day before the recorded one
 
 local noted = 0
 for i = 1, #ARGV, 3 do

@@ -1,11 +1,11 @@
--- Compare-and-append: adds one event if the latest is still the one that the writer saw, and applies retention.
--- One step of Redis: readers see the state before it or after it. Whatever can fail fails before the first write.
+-- Compare-and-append: adds one event if the latest event is still the one that the writer saw, and applies retention.
+-- It is atomic: readers see the state before it or after it. Everything that can fail comes before the first write.
 --
 -- KEYS  timeline, meta, the event's hash, leader
 -- ARGV  id, recorded_at (µs), the latest id that the writer saw ('' for none), the bytes of `status` and of `all`,
---       most events, most age (µs), the writer's clock (µs), tolerated disagreement of clocks (µs),
---       the writer's epoch ('' for a writer that does not lead), the prefix of the events' keys, the channel,
---       who writes ('' for a writer that does not lead), most bytes of all events, the stamp of this change,
+--       most events, most age (µs), the writer's clock (µs), tolerated difference of the clocks (µs),
+--       the writer's epoch ('' for a writer without a lease), the prefix of the events' keys, the channel,
+--       the writer's lease owner ('' for a writer without a lease), most bytes of all events, the stamp of this change,
 --       when the check was completed (µs)
 -- Reply {'APPENDED', version, trimmed by age, by count, by bytes, 1 if the change was published}
 --       | {'EXISTS', status bytes, all bytes} | {'MOVED', the latest id} | {'FENCED', the current epoch}
@@ -22,7 +22,7 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- First of all: a writer whose reply was lost sends the same bytes again, and must learn that they are in.
+-- This comes first: a writer whose reply was lost sends the same bytes again, and must learn that they are stored.
 local known = redis.call('HMGET', body, 'status', 'all')
 if known[2] then
   return {'EXISTS', known[1], known[2]}
@@ -48,21 +48,21 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local clocks_agree = math.abs(now - writer_now) <= tolerance
 
--- As in checked.lua: an append that was held up does not make its check younger, nor take back a later one.
+-- As in checked.lua: a delayed append must not make its check look more recent, nor replace a later check.
 checked_at = math.min(now, checked_at)
 local noted = tonumber(redis.call('HGET', meta, 'checked_at') or 0)
 if noted <= now then
   checked_at = math.max(checked_at, noted)
 end
 
--- Retention takes the oldest events. How many is known before the first write, and they are removed before the new event
--- is added: memory never holds more than the limit.
+-- Retention trims the oldest events. Their number is computed before the first write, and they are removed before the new
+-- event is added, so that memory never exceeds the limit.
 local function size(event)
   return redis.call('HSTRLEN', prefix .. event, 'status') + redis.call('HSTRLEN', prefix .. event, 'all')
 end
 
 local others = redis.call('ZCARD', timeline)
-local anew = redis.call('ZSCORE', timeline, id) -- Its body has expired, so it is recorded anew.
+local anew = redis.call('ZSCORE', timeline, id) -- Its body has expired, so it is recorded again.
 if anew then
   others = others - 1
 end
@@ -76,9 +76,9 @@ if by_age + by_count > 0 then
   trimmed = redis.call('ZRANGE', timeline, 0, by_age + by_count - 1)
 end
 
--- `bytes` is how many bytes the events have, as of the event `bytes_as_of`: writers of earlier versions do not keep it. It is
--- `bytes_exact` until an event leaves or is recorded anew whose body Redis has expired; then it may be too high. The events are
--- measured before one is trimmed for such a number.
+-- `bytes` is the size of all events when `bytes_as_of` was the latest event; writers of earlier versions do not maintain it.
+-- It is exact (`bytes_exact`) until an event whose body has expired in Redis is trimmed or recorded again; then it may be too
+-- high. Before a number that is not exact makes an event be trimmed, all events are measured.
 local new_bytes = #status_bytes + #all_bytes
 local bytes, exact, measured = math.huge, false, false
 if state[4] == latest and tonumber(state[3]) then
@@ -108,7 +108,7 @@ while bytes + new_bytes > most_bytes or bytes == math.huge do
   end
 end
 
--- From here on it writes. Redis refuses for want of memory only the first write of a script.
+-- The writes begin here. When memory is full, Redis refuses only the first write of a script.
 for _, event in ipairs(trimmed) do
   redis.call('DEL', prefix .. event)
   redis.call('ZREM', timeline, event)
@@ -117,7 +117,7 @@ redis.call('ZADD', timeline, recorded_at, id)
 redis.call('HSET', body, 'status', status_bytes, 'all', all_bytes)
 redis.call('PERSIST', body)
 if latest_score then
-  -- No longer the latest: from now on it ages. Where the clocks disagree nobody knows how old it is, so its age starts now.
+  -- It is no longer the latest, so it expires. If the clocks disagree its age is not known, and counts from now.
   if clocks_agree then
     redis.call('PEXPIREAT', prefix .. latest, text(math.floor((tonumber(latest_score) + most_age) / 1000)))
   else
@@ -129,6 +129,6 @@ redis.call('HSET', meta, 'latest', id, 'version', text(version), 'stamp', stamp,
 if cut_at then
   redis.call('HSET', meta, 'cut_at', cut_at) -- Replicas drop what was recorded until then.
 end
--- A user without permission for the channel: the change stands, and replicas see it at their next heartbeat.
+-- A Redis user without permission for the channel: the change is stored, and replicas see it at their next heartbeat.
 local published = redis.pcall('PUBLISH', channel, text(version))
 return {'APPENDED', version, by_age, by_count, by_bytes, type(published) == 'number' and 1 or 0}

@@ -1,7 +1,7 @@
--- Notes when a check was completed. Not a change: no version, no publication.
+-- Records when a check was completed. This is not a change: the version stays, and nothing is published.
 --
 -- KEYS  meta, leader
--- ARGV  the monitor's epoch, and who it is ('' for one that does not lead), when the check was completed (µs, '' for now)
+-- ARGV  the monitor's epoch, its lease owner (both '' for one without a lease), when the check was completed (µs, '' for now)
 -- Reply {'CHECKED'} | {'FENCED', the current epoch}
 
 if ARGV[1] ~= '' then
@@ -13,7 +13,7 @@ if ARGV[1] ~= '' then
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
--- A command that was held up must not make a check younger than it is, nor take back what a later one has noted.
+-- A delayed command must not make a check look more recent than it is, nor replace a later check.
 local checked_at = math.min(now, tonumber(ARGV[3]) or now)
 local noted = tonumber(redis.call('HGET', KEYS[1], 'checked_at') or 0)
 if noted <= now then

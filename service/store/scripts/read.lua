@@ -1,13 +1,13 @@
--- Reads the store in one step. Read-only. What the reader knows already is not sent again.
+-- Reads the store atomically. Read-only. It does not send what the reader already has.
 --
 -- KEYS  timeline, meta, api_keys
--- ARGV  the version, its stamp and the latest id that the reader knows ('' for none), the recorded_at (µs) of that latest, from
---       which it needs events ('-inf' for all), most events, the prefix of the events' keys
--- Reply {now (µs), version, stamp, latest id, checked_at (µs or '')}, and, unless version, stamp and latest are the known ones,
---       five more: {name, key, …} of the API keys, the number of events in the timeline, the recorded_at of the oldest one, the
---       recorded_at until which events were trimmed for their bytes ('0' if none was), and {id, recorded_at, status bytes, all
---       bytes, …} newest first, in which only the first event has its `all` bytes; the others have '1' where there are such
---       bytes. What is gone is ''.
+-- ARGV  the version, its stamp and the latest id that the reader has ('' for none), the recorded_at (µs) of that latest event:
+--       events from then on are sent ('-inf' for all), most events, the prefix of the events' keys
+-- Reply {now (µs), version, stamp, latest id, checked_at (µs or '')}, and five more elements unless version, stamp and latest
+--       are those of the reader: {name, key, …} of the API keys, the number of events in the timeline, the recorded_at of the
+--       oldest event, the recorded_at until which events were trimmed because of their bytes ('0' for none), and {id, recorded_at,
+--       status bytes, all bytes, …} newest first. Only the first event has its `all` bytes; the others have '1' if there are such
+--       bytes. Bytes that have expired are ''.
 
 local timeline, meta, api_keys = KEYS[1], KEYS[2], KEYS[3]
 local known_version, known_stamp, known_latest, from = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -18,7 +18,7 @@ local now = string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2]
 local known = redis.call('HMGET', meta, 'version', 'stamp', 'latest', 'checked_at', 'cut_at')
 local version, stamp, latest, checked_at = known[1] or '0', known[2] or '', known[3] or '', known[4] or ''
 if version == known_version and stamp == known_stamp and latest == known_latest then
-  -- Where no stamp was written yet, a store that lost its data may have come to the same version and id with another event.
+  -- If no stamp was written yet, a store that lost its data may have reached the same version and id with another event.
   if stamp ~= '' or from == '-inf' or tonumber(redis.call('ZSCORE', timeline, latest) or 0) == tonumber(from) then
     return {now, version, stamp, latest, checked_at}
   end

@@ -1,8 +1,8 @@
--- Gives the lease back, so that another monitor need not wait for its end. Another's lease is left alone.
+-- Releases the lease, so that another monitor need not wait until it expires. The lease of another owner is not touched.
 --
 -- KEYS  leader
--- ARGV  who gives it back
--- Reply {'RELEASED', 1 if it was held, else 0}
+-- ARGV  the owner
+-- Reply {'RELEASED', 1 if the owner had the lease, else 0}
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {'RELEASED', 0}
