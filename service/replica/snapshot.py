@@ -42,6 +42,8 @@ class Snapshot:
     omitted: int = 0
     """Upper bound of the events in the store's timeline that are not in `entries`: beyond this
     replica's retention, without a body, or unreadable."""
+    flaw: str = field(init=False, default="")
+    """Why it is not the whole state of the store, or `""`. Such a snapshot is never current."""
 
     def now_us(self, monotonic: float) -> int:
         """Redis' clock at a monotonic time, in µs since 1970."""
@@ -68,14 +70,14 @@ class Snapshot:
         """
         return self.latest_id == PROVISIONAL
 
-    @property
-    def flaw(self) -> str:
-        """Why it is not the whole state of the store, or `""`. Such a snapshot is never current."""
+    def __post_init__(self) -> None:
+        # Computed once: every request on the ordinary path reads it.
+        flaw = ""
         if self.provisional:
-            return "an event was recorded and could not be read back"
-        if self.latest_id and (not self.entries or self.entries[0].id != self.latest_id):
-            return "its newest event cannot be read"
-        return ""
+            flaw = "an event was recorded and could not be read back"
+        elif self.latest_id and (not self.entries or self.entries[0].id != self.latest_id):
+            flaw = "its newest event cannot be read"
+        object.__setattr__(self, "flaw", flaw)
 
 
 @dataclass(frozen=True, slots=True)

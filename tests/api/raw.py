@@ -78,14 +78,14 @@ class Line:
         async with asyncio.timeout(PATIENCE_S):
             try:
                 return await self.reader.read()
-            except ConnectionResetError:  # It ended with bytes of ours unread.
+            except ConnectionError:  # It was closed with bytes of ours unread.
                 return b""
 
     async def finish(self) -> None:
         """Sends a last request, and returns after its reply or at the end of the connection:
         whatever was sent before has run."""
         self.send(head("GET", "/healthz", "Connection: close"))
-        with suppress(asyncio.IncompleteReadError, ConnectionResetError):
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
             while (await self.reply()).headers.get("Connection") != "close":
                 pass
 

@@ -87,7 +87,7 @@ def check_sizes(request: web.BaseRequest) -> None:
     if len(fields) > FIELDS:
         raise HeadersTooLarge.too_many(FIELDS)
     if (
-        sum(map(len, chain.from_iterable(fields))) <= FIELD_LIMIT
+        len(b"".join(chain.from_iterable(fields))) <= FIELD_LIMIT
     ):  # Nearly always: then none is too long, nor are all.
         return
     sizes = [len(name) + len(value) for name, value in fields]

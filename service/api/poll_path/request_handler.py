@@ -90,12 +90,14 @@ class RequestHandler(ConnectionHandler):
         if not self._matches_aiohttp:
             super().data_received(data)
             return
-        before, in_body = self.request_count, not self._body.is_eof()
+        before, body = self.request_count, self._body
+        # Most requests have no body: this saves a call.
+        in_body = body is not EMPTY_PAYLOAD and not body.is_eof()
         super().data_received(data)
         count = self.request_count - before
-        for index in range(-count, 0):
-            self._check_framing(index, data, count)
         if count:
+            for index in range(-count, 0):
+                self._check_framing(index, data, count)
             self._incomplete = 0
         elif self._upgrade is not None:
             self._check_behind_body(data)
@@ -123,11 +125,10 @@ class RequestHandler(ConnectionHandler):
             error = rejection(message.exc, data, in_fields=self.parsing_fields)
             self._rejection = self._rejection or error
             self._abort_body()
-        elif message.method == hdrs.METH_CONNECT or (
-            message.chunked and message.version == HttpVersion10
-        ):
-            # CONNECT would become a tunnel. The end of a chunked body in HTTP/1.0 is not certain
-            # (RFC 9112, section 6.1).
+        elif message.chunked and message.version == HttpVersion10:
+            # The end of such a body is not certain (RFC 9112, section 6.1).
+            self.close_after(index)
+        elif message.method == hdrs.METH_CONNECT:  # It would become a tunnel.
             self.close_after(index)
         elif message.upgrade:
             # The C parser stops behind a request that offers another protocol, and aiohttp drops
@@ -208,7 +209,7 @@ class RequestHandler(ConnectionHandler):
         if isinstance(resp, web.HTTPException):
             resp = error_response(_without_route(request))
             self.connection.note_unrouted(request.method, resp.status)
-        if self._matches_aiohttp:
+        if self._matches_aiohttp and self._body is not EMPTY_PAYLOAD:
             self._responded = self.current_request
         return super().finish_response(request, resp, start_time)
 

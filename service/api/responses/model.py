@@ -1,6 +1,6 @@
 """The values of the response cache: keys, contents, prepared responses, entries."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from http import HTTPStatus
 
@@ -34,6 +34,16 @@ class ResourceKey:
     selector: Selector = Selector.STATUS
     event_id: str | None = None
     accepted: Accepted | None = None
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Computed once: a key is looked up for every request that takes the ordinary path.
+        parts = self.resource, self.selector, self.event_id, self.accepted
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        """The hash of the compared fields."""
+        return self._hash
 
     @property
     def route(self) -> str:
