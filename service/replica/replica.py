@@ -307,6 +307,7 @@ class Replica:
         cursor = known.cursor if known is not None else None
         try:
             reading = await self._read_store(cursor)
+            known = self._without_forgotten(known)
             changed = known is None or reading.state.entries is not None
             self.metrics.refreshes.labels("changed" if changed else "unchanged").inc()
             snapshot = advance(known, reading, self._api_keys(reading), self._retention)
@@ -327,6 +328,14 @@ class Replica:
         snapshot = without_expired(snapshot, self._oldest_allowed(snapshot))
         self._install(snapshot, continuous=continuous)
         return snapshot
+
+    def _without_forgotten(self, known: Snapshot | None) -> Snapshot | None:
+        """The known snapshot, or the current one if only events were dropped since (`_forget`)."""
+        current = self.snapshot
+        if known is None or current is None or current.provisional:
+            return known
+        same = (current.version, current.stamp) == (known.version, known.stamp)
+        return current if same else known
 
     async def _read_store(self, cursor: Cursor | None) -> Reading:
         sent = self.monotonic()

@@ -631,6 +631,26 @@ async def test_a_full_event_that_expired_in_redis_is_unknown(
         assert len((await api.get(f"/v0/cluster/events?selector={selector}")).json) == 1
 
 
+async def test_event_that_is_gone_stays_gone(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
+    """A reading that was in progress when an event was found to be gone does not bring it back."""
+    replica = await make_replica(running=False)
+    events = [(await store.append(ALL_GOOD)).event for _ in range(3)]
+    snapshot = await replica.refresh()
+    await client.delete(store.keys.event(events[0].id))
+    read = replica._store.read
+
+    async def and_meanwhile(cursor: Cursor | None = None) -> StoreState:
+        state: StoreState = await read(cursor)
+        assert await replica.full(snapshot, snapshot.by_id[events[0].id]) is None
+        return state
+
+    replica._store.read = and_meanwhile
+    await replica.refresh()
+    assert ids(replica) == [events[2].id, events[1].id]
+
+
 async def test_unknown_ids_do_not_reach_redis(make_api: Callable[..., Any], client: Redis) -> None:
     """An id that the snapshot does not know is 404 without a command to Redis, and so are known
     events without infos."""
