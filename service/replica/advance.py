@@ -53,6 +53,17 @@ def advance(
     return None
 
 
+def with_later_drops(known: Snapshot | None, current: Snapshot | None) -> Snapshot | None:
+    """The snapshot that a reading was made for, without the events that were dropped meanwhile.
+
+    An event is dropped when its body is found to be gone, which changes no version of the store.
+    """
+    if known is None or current is None or current.provisional:
+        return known
+    same = (current.version, current.stamp) == (known.version, known.stamp)
+    return current if same else known
+
+
 def build(
     reading: Reading,
     older: tuple[Entry, ...],

@@ -15,7 +15,14 @@ from dataclasses import replace
 from service.errors import StoreUnavailable
 from service.events import Observation
 from service.metrics import Metrics
-from service.replica.advance import Reading, add_own_event, advance, build, lost_data
+from service.replica.advance import (
+    Reading,
+    add_own_event,
+    advance,
+    build,
+    lost_data,
+    with_later_drops,
+)
 from service.replica.current_or_stale import CurrentOrStale
 from service.replica.full_events import FullEventCache
 from service.replica.snapshot import (
@@ -307,7 +314,7 @@ class Replica:
         cursor = known.cursor if known is not None else None
         try:
             reading = await self._read_store(cursor)
-            known = self._without_forgotten(known)
+            known = with_later_drops(known, self.snapshot)
             changed = known is None or reading.state.entries is not None
             self.metrics.refreshes.labels("changed" if changed else "unchanged").inc()
             snapshot = advance(known, reading, self._api_keys(reading), self._retention)
@@ -328,14 +335,6 @@ class Replica:
         snapshot = without_expired(snapshot, self._oldest_allowed(snapshot))
         self._install(snapshot, continuous=continuous)
         return snapshot
-
-    def _without_forgotten(self, known: Snapshot | None) -> Snapshot | None:
-        """The known snapshot, or the current one if only events were dropped since (`_forget`)."""
-        current = self.snapshot
-        if known is None or current is None or current.provisional:
-            return known
-        same = (current.version, current.stamp) == (known.version, known.stamp)
-        return current if same else known
 
     async def _read_store(self, cursor: Cursor | None) -> Reading:
         sent = self.monotonic()
