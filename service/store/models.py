@@ -1,5 +1,6 @@
 """The values that the store takes and returns."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Self
@@ -165,3 +166,11 @@ def count_append(metrics: Metrics, appended: AppendResult, reason: str) -> None:
 
 class Fenced(ClusterEventsError):
     """Another monitor leads: this writer's epoch has ended, and nothing was written."""
+
+
+def new_stamp() -> str:
+    """The random mark of one change.
+
+    A store that lost changes and then got others has another stamp at the same version.
+    """
+    return secrets.token_hex(8)

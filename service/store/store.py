@@ -5,7 +5,6 @@ See `service/DESIGN.md`, "Append" and "Snapshot and freshness".
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +28,7 @@ from service.store.models import (
     Lease,
     StoredKey,
     StoreState,
+    new_stamp,
 )
 from service.store.replies import (
     decode_api_keys,
@@ -160,7 +160,7 @@ class Store:
                 status, full, stamp = (
                     event.to_bytes(Selector.STATUS),
                     event.to_bytes(Selector.ALL),
-                    _new_stamp(),
+                    new_stamp(),
                 )
                 outcome, *rest = await self._send(
                     event,
@@ -375,7 +375,7 @@ class Store:
         self._published = published
 
     async def _change_api_key(self, name: str, value: bytes) -> bool:
-        arguments: list[Any] = [name, value, self.keys.changes, _new_stamp()]
+        arguments: list[Any] = [name, value, self.keys.changes, new_stamp()]
         keys = [self.keys.api_keys, self.keys.meta, self.keys.api_keys_used]
         changed, published = await self._call(self._api_key(keys, arguments), tuple)
         if changed:
@@ -399,11 +399,3 @@ class Store:
 
 def _script(name: str) -> str:
     return (_SCRIPTS / f"{name}.lua").read_text(encoding="utf-8")
-
-
-def _new_stamp() -> str:
-    """The random mark of one change.
-
-    A store that lost changes and then got others has another stamp at the same version.
-    """
-    return secrets.token_hex(8)
