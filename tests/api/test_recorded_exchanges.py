@@ -48,7 +48,7 @@ async def test_the_poll_path_gives_the_recorded_bytes(make_planted: Callable[[st
         recorded = (RECORDED / f"{name}.http").read_bytes()
         for _ in range(3):
             assert masked(await exchange(api.port, request, token)) == recorded, name
-        cached = request.replace(b"TOKEN", token.encode()) in api.poll_server.memo
+        cached = request.replace(b"TOKEN", token.encode()) in api.poll_server.memo.entries
         assert cached == (name in REPEATED), name
 
 
