@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from service.auth import Role
-from tests.conftest import Api, make_token
+from tests.support.api import Api
 from tests.support.exchanges import RECORDED, REPEATED, REQUESTS, SETTINGS, exchange, masked, plant
+from tests.support.settings import make_token
 
 
 @pytest.fixture
