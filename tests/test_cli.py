@@ -8,60 +8,33 @@ import pty
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from openapi_spec_validator import validate
 
-from service.auth import Role
 from service.cli.main import main
 from service.events import Observation, Status
-from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, Api, bearer, make_token
-
-ROOT = Path(__file__).parent.parent
-TOKEN = make_token(Role.READ, 3_600)
-HEALTHY, FAILED, UNHEALTHY, WRONG_SETTINGS, WRONG_COMMAND_LINE = 0, 1, 2, 2, 64
+from tests.support.api import Api
+from tests.support.commands import (
+    FAILED,
+    HEALTHY,
+    TOKEN,
+    UNHEALTHY,
+    WRONG_COMMAND_LINE,
+    WRONG_SETTINGS,
+    Ran,
+    record,
+    run,
+    said,
+    tells_one_line,
+)
+from tests.support.environment import environment
+from tests.support.folders import ROOT
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import JWT_SECRET, bearer
 
 MakeApi = Callable[..., Awaitable[Api]]
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[list[str]]:
-        """The words of each line of a table."""
-        return [line.split() for line in self.out.splitlines()]
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """This process' environment with these settings of ours and no others."""
-    others = {
-        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
-    }
-    return others | {f"CLUSTER_EVENTS_{name.upper()}": value for name, value in settings.items()}
-
-
-async def run(*arguments: str, **settings: str) -> Ran:
-    """Runs a command to its end."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", *arguments),
-        cwd=ROOT,
-        env=environment(**settings),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return Ran(process.returncode, out.decode(), err.decode())
 
 
 @pytest.fixture
@@ -85,21 +58,6 @@ def invoke(
 async def ask(api: Api, *arguments: str) -> Ran:
     """Runs a command that asks this API."""
     return await run(*arguments, url=api.url, token=TOKEN)
-
-
-async def record(api: Api, *observed: Any) -> list[str]:
-    """Records events; gives their ids, newest first."""
-    ids = [(await api.store.append(services)).event.id for services in observed]
-    await api.settle()
-    return ids[::-1]
-
-
-def tells_one_line(ran: Ran) -> str:
-    """What a failed command said: one line on stderr, nothing on stdout."""
-    assert ran.out == ""
-    assert ran.err.count("\n") == 1, ran.err
-    assert "Traceback" not in ran.err
-    return ran.err.strip()
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -294,11 +252,6 @@ async def stranger(answer: bytes) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-
-
-def said(status: str, body: str) -> bytes:
-    """An answer with its length."""
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ALL_GOOD, JWT_SECRET, Api
-from tests.test_cli import HEALTHY, TOKEN, UNHEALTHY, WRONG_SETTINGS, record, run
+from tests.support.api import Api
+from tests.support.commands import HEALTHY, TOKEN, UNHEALTHY, WRONG_SETTINGS, record, run
+from tests.support.observations import ALL_GOOD
+from tests.support.settings import JWT_SECRET
 
 MISSPELT = "CLUSTER_EVENTS_RETENTON_HOURS is not used: there is no such setting; the nearest is CLUSTER_EVENTS_RETENTION_HOURS"
 LINKS = {

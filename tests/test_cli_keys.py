@@ -9,8 +9,9 @@ import pytest
 
 from service.auth import Role, mint
 from service.events import LAST_US
-from tests.conftest import JWT_SECRET, Api, bearer
-from tests.test_cli import FAILED, HEALTHY, WRONG_SETTINGS, run, tells_one_line
+from tests.support.api import Api
+from tests.support.commands import FAILED, HEALTHY, WRONG_SETTINGS, run, tells_one_line
+from tests.support.settings import JWT_SECRET, bearer
 
 DAY_S = 86_400
 

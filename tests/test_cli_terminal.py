@@ -19,20 +19,14 @@ import pytest
 
 from service.cli.http_client import BODY_LIMIT, Frame
 from service.cli.main import cli, main
-from tests.conftest import ALL_GOOD, READ, Api
 from tests.support import needs
+from tests.support.api import Api
+from tests.support.commands import FAILED, HEALTHY, UNHEALTHY, WRONG_COMMAND_LINE, Ran, run, said
+from tests.support.environment import environment
+from tests.support.folders import ROOT
+from tests.support.observations import ALL_GOOD
 from tests.support.processes import started
-from tests.test_cli import (
-    FAILED,
-    HEALTHY,
-    ROOT,
-    UNHEALTHY,
-    WRONG_COMMAND_LINE,
-    Ran,
-    environment,
-    run,
-    said,
-)
+from tests.support.settings import READ
 
 TOKEN = READ["Authorization"].removeprefix("Bearer ")
 ACTS = re.compile(

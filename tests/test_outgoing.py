@@ -18,8 +18,8 @@ from service.monitor.notify import heartbeat, webhook
 from service.monitor.probes.http import probe, session
 from service.monitor.services import Workload
 from service.outgoing import HEAD_LIMIT, INTERIM_LIMIT, BoundedConnector
-from tests.monitor.cluster import credentials
-from tests.monitor.test_probe import Behaviour, check_of, http, says, service
+from tests.support.cluster import credentials
+from tests.support.services import Behaviour, check_of, http, says, service
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

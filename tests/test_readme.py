@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import needs
-from tests.test_end_to_end import ROOT, Dev, ask, dev, environment
+from tests.support.dev import Dev, ask, dev
+from tests.support.environment import environment
+from tests.support.folders import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -11,16 +11,16 @@ import pytest
 
 from service.sockets import for_workers, listen
 from tests.support import needs
+from tests.support.environment import environment
+from tests.support.folders import ROOT
+from tests.support.ports import reserve_port
 from tests.support.processes import kill_session
-from tests.test_end_to_end import ROOT, environment
 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
     """A port on which nothing listens, kept from others by a socket that is bound only."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", 0))
+    with reserve_port() as sock:
         yield sock.getsockname()[1]
 
 

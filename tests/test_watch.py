@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import READ
 
 TOKEN = READ["Authorization"].removeprefix("Bearer ")
 

@@ -8,11 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +19,12 @@ from pathlib import Path
 import pytest
 
 from service.workers import MOST_FAILED_STARTS
-from tests.conftest import JWT_SECRET
 from tests.support import needs
+from tests.support.environment import environment
+from tests.support.ports import reserve_port
 from tests.support.processes import alive, children, end
+from tests.support.settings import JWT_SECRET
+from tests.support.waiting import until_blocking
 
 pytestmark = pytest.mark.slow
 
@@ -30,13 +32,9 @@ WORKERS = 3
 TAKEN = "Error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-def environment(valkey: str, **settings: str) -> dict[str, str]:
+def serving(valkey: str, **settings: str) -> dict[str, str]:
     """The environment of `serve` on that store."""
-    values = {"redis_url": valkey, "jwt_secret": JWT_SECRET, "drain": "0"} | settings
-    others = {
-        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
-    }
-    return others | {f"CLUSTER_EVENTS_{name.upper()}": value for name, value in values.items()}
+    return environment(**({"redis_url": valkey, "jwt_secret": JWT_SECRET, "drain": "0"} | settings))
 
 
 def start(environ: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
@@ -95,31 +93,16 @@ def requests_of(page: str, code: int) -> dict[str, float]:
     return dict(counts)
 
 
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Waits until something holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 # -- one service -----------------------------------------------------------------------------------
 
 
 def test_workers_share_a_port_and_its_metrics(valkey: str) -> None:
     """Every request is counted once, whichever worker answered it and whichever is asked for the
     metrics."""
-    with served(environment(valkey)) as (_, port):
+    with served(serving(valkey)) as (_, port):
         for _ in range(30):
             assert status_of(port, "/v0/config") == 401
-        eventually(
+        until_blocking(
             lambda: sum(requests_of(metrics(port), 401).values()) == 30
         )  # At the latest a second later.
         page = metrics(port)
@@ -134,10 +117,10 @@ def test_connections_are_spread_evenly(valkey: str) -> None:
     """No worker of two gets less than a quarter of 200 connections: by chance that happens once in
     10¹³ runs."""
     needs.linux("a kernel that spreads connections over the sockets of a port")
-    with served(environment(valkey), workers=2) as (_, port):
+    with served(serving(valkey), workers=2) as (_, port):
         for _ in range(200):
             assert status_of(port, "/v0/config") == 401
-        eventually(lambda: sum(requests_of(metrics(port), 401).values()) == 200)
+        until_blocking(lambda: sum(requests_of(metrics(port), 401).values()) == 200)
         counts = requests_of(metrics(port), 401)
     assert len(counts) == 2
     assert min(counts.values()) >= 50
@@ -146,25 +129,25 @@ def test_connections_are_spread_evenly(valkey: str) -> None:
 def test_a_dead_worker_is_replaced(valkey: str) -> None:
     """A worker that is killed is started again. No connection is refused meanwhile, and the others
     go on."""
-    with served(environment(valkey)) as (process, port):
+    with served(serving(valkey)) as (process, port):
         before = children(process.pid)
         os.kill(before[0], signal.SIGKILL)
         assert {status_of(port, "/healthz") for _ in range(100)} == {200}
-        eventually(lambda: len(set(children(process.pid)) - set(before)) == 1)
+        until_blocking(lambda: len(set(children(process.pid)) - set(before)) == 1)
         assert set(before[1:]) <= set(children(process.pid))
-        eventually(lambda: metrics(port).count("build_info{") == WORKERS)
+        until_blocking(lambda: metrics(port).count("build_info{") == WORKERS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_together(valkey: str, number: signal.Signals) -> None:
     """All end when the parent gets the signal to stop, and also when it is killed; then the port is
     free."""
-    with served(environment(valkey)) as (process, port):
+    with served(serving(valkey)) as (process, port):
         workers = children(process.pid)
         assert len(workers) == WORKERS
         process.send_signal(number)
         assert process.wait(10) == (0 if number is signal.SIGTERM else -number)
-        eventually(lambda: not any(map(alive, workers)))
+        until_blocking(lambda: not any(map(alive, workers)))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
 
@@ -173,7 +156,7 @@ def test_metrics_on_a_port_of_their_own(valkey: str) -> None:
     """`METRICS_PORT` serves the metrics of all workers, also while one is being replaced; the API's
     port has none."""
     with ExitStack() as stack:
-        environ = environment(valkey, metrics_port="0", log_format="json")
+        environ = serving(valkey, metrics_port="0", log_format="json")
         process = start(environ, "--port", "0", "--workers", "2")
         stack.callback(end, process)
         ports: dict[str, set[int]] = {"serving": set(), "serving metrics": set()}
@@ -183,20 +166,20 @@ def test_metrics_on_a_port_of_their_own(valkey: str) -> None:
             ports[line["message"]].add(line["port"])
         (port,), (metrics_port,) = ports.values()
         assert status_of(port, "/metrics") == 404
-        eventually(lambda: metrics(metrics_port).count("build_info{") == 2)
+        until_blocking(lambda: metrics(metrics_port).count("build_info{") == 2)
         before = set(children(process.pid))
         os.kill(min(before), signal.SIGKILL)
         assert 'worker="' in metrics(metrics_port)
         assert json.loads(logged(process, "(.*a worker ended.*)"))["worker"] in {0, 1}
         assert json.loads(logged(process, '(.*"serving metrics".*)'))["port"] == metrics_port
         assert len(set(children(process.pid)) - before) == 1
-        eventually(lambda: metrics(metrics_port).count("build_info{") == 2)
+        until_blocking(lambda: metrics(metrics_port).count("build_info{") == 2)
 
 
 @pytest.mark.parametrize("folder", ["long", "read-only"])
 def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> None:
     """The temporary folder may have a long path, and there may be no file system to write to."""
-    environ = environment(valkey)
+    environ = serving(valkey)
 
     def write_nothing() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -218,7 +201,7 @@ def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> Non
     )
     try:
         (port,) = {int(logged(process, r"serving .*port=(\d+)")) for _ in range(2)}
-        eventually(lambda: metrics(port).count("build_info{") == 2)
+        until_blocking(lambda: metrics(port).count("build_info{") == 2)
     finally:
         end(process)
 
@@ -230,7 +213,7 @@ def test_workers_need_no_folder(valkey: str, tmp_path: Path, folder: str) -> Non
 def test_port_of_another_service(valkey: str, first: int, second: int) -> None:
     """A service does not start on a port that another one serves, with workers or without: one
     line, exit code 1."""
-    environ = environment(valkey)
+    environ = serving(valkey)
     with served(environ, workers=first) as (_, port):
         process = start(environ, "--port", str(port), "--workers", str(second))
         try:
@@ -243,10 +226,11 @@ def test_port_of_another_service(valkey: str, first: int, second: int) -> None:
 def test_services_started_together(valkey: str) -> None:
     """Of several services that are started on one port at the same time, one serves; the others end
     with one line."""
-    environ, port = environment(valkey), free_port()
+    environ, reserved = serving(valkey), reserve_port()
+    port = reserved.getsockname()[1]
     processes = [start(environ, "--port", str(port), "--workers", workers) for workers in "1212"]
     try:
-        eventually(lambda: sum(process.poll() is None for process in processes) == 1, 30)
+        until_blocking(lambda: sum(process.poll() is None for process in processes) == 1)
         assert status_of(port, "/healthz") == 200
         ended = [process for process in processes if process.poll() is not None]
         assert [process.returncode for process in ended] == [1, 1, 1]
@@ -255,13 +239,14 @@ def test_services_started_together(valkey: str) -> None:
         with ExitStack() as stack:  # Each is ended, also where another one does not end in time.
             for process in processes:
                 stack.callback(end, process)
+            stack.callback(reserved.close)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_restart_on_the_same_port(valkey: str, workers: int) -> None:
     """A service starts on the port that it has just left, although connections that it closed
     linger (TIME_WAIT)."""
-    environ, port = environment(valkey), 0
+    environ, port = serving(valkey), 0
     for _ in range(2):
         with (
             served(environ, workers=workers, port=port) as (_, port),

@@ -15,9 +15,11 @@ import pytest
 from service.api.app import ROUTES
 from service.auth import Role, mint
 from service.store import Store
-from tests.api.raw import EVENT, Line, Reply, connected
-from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, bearer, make_token
-from tests.issuer import AUDIENCE, Issuer, issuing, private_key
+from tests.support.api import Api
+from tests.support.issuer import AUDIENCE, Issuer, issuing, private_key
+from tests.support.observations import ALL_GOOD
+from tests.support.raw import EVENT, Line, Reply, connected
+from tests.support.settings import JWT_SECRET, READ, WRITE, bearer, make_token
 
 NUMBERS = count()
 UNKNOWN_ID = "01997e2b-0000-7000-8000-000000000000"

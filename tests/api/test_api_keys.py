@@ -22,8 +22,10 @@ from service.auth import key_usage as usage
 from service.errors import StoreUnavailable
 from service.events import LAST_US
 from service.replica.replica import Replica
-from tests.api.raw import Line, connected
-from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, Got, bearer
+from tests.support.api import Api, Got
+from tests.support.observations import ALL_GOOD
+from tests.support.raw import Line, connected
+from tests.support.settings import JWT_SECRET, READ, WRITE, bearer
 
 KEYS = "/v0/api_keys"
 LATEST = "/v0/cluster/events/latest"

@@ -12,8 +12,10 @@ import pytest
 from service.api.handlers import events
 from service.api.handlers.events import body_limit
 from service.events import INFO_LIMIT, Observation, Status, clean_info
-from tests.api.raw import Reply
-from tests.conftest import ALL_GOOD, BAD, READ, WRITE, Api, Got
+from tests.support.api import Api, Got
+from tests.support.observations import ALL_GOOD, BAD
+from tests.support.raw import Reply
+from tests.support.settings import READ, WRITE
 
 ID = "01997e2b-4c5d-7abc-8def-0123456789ab"
 DIGITS = ID.replace("-", "")

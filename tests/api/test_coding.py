@@ -6,7 +6,8 @@ import gzip
 import pytest
 
 from service.api.http import content_coding as coding
-from tests.conftest import ALL_GOOD, ONE_BAD, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
 
 LIST = "/v0/cluster/events"
 PLAIN = {"Accept-Encoding": "identity"}

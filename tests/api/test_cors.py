@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from service.api.http import tracing
-from tests.api.raw import connected, head
-from tests.conftest import ALL_GOOD, READ, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.raw import connected, head
+from tests.support.settings import READ
 
 LATEST = "/v0/cluster/events/latest"
 PAGE = "https://status.example"

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from tests.conftest import ALL_GOOD, ONE_BAD, WRITE, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import WRITE
 
 
 async def test_latest_is_the_newest_event(api: Api) -> None:

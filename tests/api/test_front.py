@@ -22,7 +22,9 @@ from service.api.poll_path.timeouts import Timeouts
 from service.api.responses.cache import EVENTS
 from service.api.responses.model import CacheEntry
 from service.auth import Role, mint
-from tests.conftest import ALL_GOOD, JWT_SECRET, ONE_BAD, Api, make_token
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import JWT_SECRET, make_token
 
 EVENT_ROUTE = "/v0/cluster/events/{event_id}"
 TOKEN = make_token(Role.READ, 3_600)

@@ -13,8 +13,10 @@ from aiohttp.test_utils import make_mocked_request
 from service.api.app import ROUTES
 from service.api.http.hosts import Hosts
 from service.errors import MisdirectedRequest
-from tests.api.raw import Line, Reply, connected
-from tests.conftest import ALL_GOOD, WRITE, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.raw import Line, Reply, connected
+from tests.support.settings import WRITE
 
 MakeApi = Callable[..., Any]
 LATEST = "/v0/cluster/events/latest"

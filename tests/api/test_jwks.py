@@ -18,8 +18,10 @@ from service.auth import JwtVerifier, Role, mint
 from service.auth import jwks as key_sets
 from service.auth.verification_keys import MOST_KEYS
 from service.errors import AuthenticationFailed, SettingsError
-from tests.conftest import ALL_GOOD, Api, bearer, make_settings
-from tests.issuer import Issuer, issuing, jwk, private_key
+from tests.support.api import Api
+from tests.support.issuer import Issuer, issuing, jwk, private_key
+from tests.support.observations import ALL_GOOD
+from tests.support.settings import bearer, make_settings
 
 MakeApi = Callable[..., Any]
 PATH = "/v0/cluster/events/latest"

@@ -17,8 +17,10 @@ from service.auth import failure_limiter as refusals
 from service.auth.failure_limiter import RateLimiter, client_network
 from service.auth.principal import Role
 from service.errors import AuthenticationFailed, SettingsError, TooManyRequests
-from tests.api.raw import TOKEN, connected, head
-from tests.conftest import ALL_GOOD, JWT_SECRET, READ, WRITE, Api, bearer, make_settings, make_token
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.raw import TOKEN, connected, head
+from tests.support.settings import JWT_SECRET, READ, WRITE, bearer, make_settings, make_token
 
 MakeApi = Callable[..., Any]
 BAD = bearer("not.a.token")

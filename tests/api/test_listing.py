@@ -13,10 +13,11 @@ from multidict import MultiDict
 
 from service.api.handlers import event_query as listing
 from service.api.responses import pages as page_bodies
-from service.events import Observation, Status, rfc3339, uuid7
+from service.events import Status, rfc3339, uuid7
 from service.replica.event_filter import EventFilter, Selection
 from service.store import AppendResult, Entry
-from tests.conftest import ALL_GOOD, BAD, GOOD, ONE_BAD, Api, Got
+from tests.support.api import Api, Got
+from tests.support.observations import ALL_GOOD, BAD, GOOD, LONG, ONE_BAD
 
 LIST = "/v0/cluster/events"
 
@@ -311,9 +312,6 @@ async def test_services_that_are_configured_no_more_can_be_asked_for(make_api: A
 
 
 # -- how much a page has ---------------------------------------------------------------------------
-
-LONG = {name: Observation(Status.HEALTHY, "x" * 8_000, "y" * 8_000) for name in ALL_GOOD}
-"""An event of 48 KB."""
 
 
 async def followed(api: Api, path: str) -> list[Got]:

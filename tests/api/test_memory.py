@@ -13,13 +13,14 @@ import pytest
 
 from service.api.responses.memory import MemoryBudget
 from service.errors import ServerBusy
-from service.events import Observation, Status
-from tests.api.raw import Line, head
-from tests.conftest import ALL_GOOD, READ, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, LONG
+from tests.support.raw import Line, head
+from tests.support.settings import READ
+from tests.support.waiting import until
 
 LIST = "/v0/cluster/events"
 PAGE = f"{LIST}?selector=all&limit=10"
-LONG = {name: Observation(Status.HEALTHY, "x" * 8_000, "y" * 8_000) for name in ALL_GOOD}
 EVERY_LOOP = True
 """These tests run on each event loop that serves: their transports keep what waits in ways of their
 own."""
@@ -82,13 +83,6 @@ async def slow(api: Api, *requests: bytes) -> AsyncIterator[Line]:
 def get(target: str, *fields: str, version: str = "HTTP/1.1") -> bytes:
     """A request with a credential."""
     return head("GET", target, f"Authorization: {READ['Authorization']}", *fields, version=version)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns when a condition holds."""
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])

@@ -18,8 +18,10 @@ from service.api.server import serving_metrics
 from service.api.worker_metrics import WorkerMetrics, merge
 from service.metrics import Exposition, Metrics
 from service.sockets import listen
-from tests.api.raw import connected, head
-from tests.conftest import ALL_GOOD, ONE_BAD, WRITE, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.raw import connected, head
+from tests.support.settings import WRITE
 
 DEADLINES = Timeouts(head=0.3, idle=0.3, sweep=0.05)
 

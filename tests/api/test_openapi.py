@@ -13,7 +13,9 @@ from service.api.docs.openapi import document
 from service.api.http.limits import FIELD_LIMIT, FIELDS, HEADERS_LIMIT, TARGET_LIMIT
 from service.auth import Role, mint
 from service.events import Selector
-from tests.conftest import ALL_GOOD, READ, WRITE, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.settings import READ, WRITE
 
 SERVICES = ("api", "compiler", "runner")
 ID = "01940000-0000-7000-8000-000000000000"

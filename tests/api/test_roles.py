@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from service.api.app import ROUTES, make_app
-from tests.conftest import Api
+from tests.support.api import Api
 
 PATHS = {"event_id": "latest", "name": "agents", "tail": "anything"}
 

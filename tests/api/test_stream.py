@@ -1,13 +1,9 @@
 """Server-sent events: nothing missed, nothing twice, nobody slowed down."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-import aiohttp
-import orjson
 import pytest
 
 from service.api.live import event_frames
@@ -18,82 +14,12 @@ from service.auth import Role
 from service.events import Selector
 from service.replica.event_filter import Selection, position
 from service.store import Entry
-from tests.api.raw import connected, head
-from tests.conftest import ALL_GOOD, ONE_BAD, READ, Api, bearer, make_settings, make_token
+from tests.support.api import Api
 from tests.support.clocks import put_credentials_forward
-
-LIST = "/v0/cluster/events"
-ACCEPT = READ | {"Accept": "text/event-stream"}
-
-
-@dataclass
-class Listener:
-    """A client that is not ours: it reads a stream as the HTML standard says."""
-
-    answer: aiohttp.ClientResponse
-    retries: list[int] = field(default_factory=list)
-    comments: int = 0
-
-    async def next(self, seconds: float = 2) -> tuple[str, str, Any]:
-        """The next event: its type, id and data."""
-        kind, event_id, data = "message", "", ""
-        async with asyncio.timeout(seconds):
-            async for raw in self.answer.content:
-                line = raw.decode().rstrip("\n")
-                name, _, value = line.partition(": ")
-                if not line and data:
-                    return kind, event_id, orjson.loads(data)
-                if line.startswith(":"):
-                    self.comments += 1
-                elif name == "event":
-                    kind = value
-                elif name == "id":
-                    event_id = value
-                elif name == "data":
-                    data += value
-                elif name == "retry":
-                    self.retries.append(int(value))
-        raise EOFError
-
-    async def ids(self, count: int) -> list[str]:
-        """The ids of the next events."""
-        return [(await self.next())[1] for _ in range(count)]
-
-
-@asynccontextmanager
-async def listening(api: Api, query: str = "", last: str | None = None) -> AsyncIterator[Listener]:
-    """A stream."""
-    headers = ACCEPT | ({"Last-Event-ID": last} if last is not None else {})
-    async with api.client.get(api.url + LIST + query, headers=headers) as answer:
-        assert answer.status == 200, await answer.read()
-        assert answer.content_type == "text/event-stream"
-        yield Listener(answer)
-
-
-@dataclass
-class Client:
-    """A client that takes what it is given, or nothing for now (`paused`)."""
-
-    paused: bool = False
-    closed: bool = False
-    frames: list[bytes] = field(default_factory=list)
-
-    def write(self, data: bytes) -> None:
-        """Keeps the frames of events."""
-        if data.startswith(b"id:"):
-            self.frames.append(data)
-
-    def close(self) -> None:
-        """Remembers it."""
-        self.closed = True
-
-
-async def record(api: Api, count: int) -> list[str]:
-    """Events from another writer; their ids, oldest first."""
-    return [
-        (await api.store.append(ONE_BAD if number % 2 else ALL_GOOD)).event.id
-        for number in range(count)
-    ]
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.raw import connected, head
+from tests.support.settings import READ, bearer, make_settings, make_token
+from tests.support.streams import ACCEPT, LIST, Client, listening, record
 
 
 @pytest.mark.parametrize("selector", ["status", "all"])

@@ -10,19 +10,10 @@ import pytest
 from service.api.live.long_poll import wait_preference
 from service.auth import Role, mint
 from service.errors import StoreUnavailable
-from tests.conftest import (
-    ALL_GOOD,
-    JWT_SECRET,
-    ONE_BAD,
-    READ,
-    WRITE,
-    Api,
-    Got,
-    bearer,
-    make_settings,
-    make_token,
-)
+from tests.support.api import Api, Got
 from tests.support.clocks import put_credentials_forward
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import JWT_SECRET, READ, WRITE, bearer, make_settings, make_token
 
 LATEST = "/v0/cluster/events/latest"
 VERDICT = "/v0/cluster_healthz"

@@ -18,10 +18,11 @@ from service.api.poll_path.request_head import (
     without_tracing,
 )
 from service.api.poll_path.timeouts import Timeouts
-from tests.api.raw import EVENT, TOKEN, Line, connected, head, recording, send_head, send_pieces
-from tests.api.test_framing import POST, Server, pure_python_log, pure_python_port, server  # noqa: F401  # Fixtures.
-from tests.conftest import ALL_GOOD, Api
 from tests.support import needs
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.raw import EVENT, TOKEN, Line, connected, head, recording, send_head, send_pieces
+from tests.support.servers import POST, Server
 
 MakeApi = Callable[..., Any]
 AUTHORIZED = f"Authorization: Bearer {TOKEN.decode()}"
@@ -64,7 +65,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", LIMITS)
-async def test_limits_are_exact(server: Server, name: str) -> None:  # noqa: F811
+async def test_limits_are_exact(server: Server, name: str) -> None:
     """What keeps a limit is answered, what exceeds it by one is refused, by both parsers and on the
     poll path."""
     within, beyond = LIMITS[name]
@@ -175,7 +176,7 @@ async def test_target_without_a_path_passes_no_limit_on(
 
 
 @pytest.mark.parametrize("size", [4_000, 6_000, 8_000])
-async def test_long_field_may_come_in_pieces(server: Server, size: int) -> None:  # noqa: F811
+async def test_long_field_may_come_in_pieces(server: Server, size: int) -> None:
     """A token of several kilobytes, which comes in more than one segment, is within the limits,
     whichever parser reads it."""
     request = head("HEAD", "/healthz", "X: " + "x" * size)
@@ -199,7 +200,7 @@ TOO_LONG = {
 
 @pytest.mark.parametrize(("beginning", "status", "details"), TOO_LONG.values(), ids=TOO_LONG)
 async def test_limits_hold_before_the_end_of_a_head(
-    server: Server,  # noqa: F811
+    server: Server,
     beginning: bytes,
     status: int,
     details: dict[str, int],
@@ -252,7 +253,7 @@ async def test_body_behind_a_waiting_request_is_not_taken_in(make_api: MakeApi) 
         "h\u00e9re",
     ],
 )
-async def test_invalid_host_is_refused(server: Server, host: str) -> None:  # noqa: F811
+async def test_invalid_host_is_refused(server: Server, host: str) -> None:
     """A Host that is no host and port gets 400 (RFC 9112, section 3.2)."""
     async with await connected(server.port) as line:
         line.send(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() + recording())
@@ -277,7 +278,7 @@ async def test_invalid_host_is_refused(server: Server, host: str) -> None:  # no
         "%41",
     ],
 )
-async def test_valid_host_is_fine(server: Server, host: str) -> None:  # noqa: F811
+async def test_valid_host_is_fine(server: Server, host: str) -> None:
     """Names, addresses, ports, and none at all are hosts."""
     async with await connected(server.port) as line:
         line.send(f"GET /healthz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -285,7 +286,7 @@ async def test_valid_host_is_fine(server: Server, host: str) -> None:  # noqa: F
 
 
 @pytest.mark.parametrize("codings", ["gzip, chunked", "gzip", "identity", "deflate,chunked"])
-async def test_other_transfer_codings_are_not_implemented(server: Server, codings: str) -> None:  # noqa: F811
+async def test_other_transfer_codings_are_not_implemented(server: Server, codings: str) -> None:
     """A body in a coding besides `chunked` is refused with 501 and the end of the connection (RFC
     9112, section 6.1)."""
     async with await connected(server.port) as line:
@@ -307,7 +308,7 @@ PROTOCOLS = ["h2c", "websocket", "TLS/1.0", "h2c, websocket", "nonsense"]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-async def test_offered_protocol_changes_nothing(server: Server, protocol: str) -> None:  # noqa: F811
+async def test_offered_protocol_changes_nothing(server: Server, protocol: str) -> None:
     """A request that offers another protocol is answered, and the connection goes on, with bodies
     and without."""
     upgrade = ("Connection: Upgrade", f"Upgrade: {protocol}")
@@ -328,7 +329,7 @@ async def test_offered_protocol_changes_nothing(server: Server, protocol: str) -
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("target", ["/healthz", LATEST])
-async def test_nothing_is_read_from_the_middle(server: Server, protocol: str, target: str) -> None:  # noqa: F811
+async def test_nothing_is_read_from_the_middle(server: Server, protocol: str, target: str) -> None:
     """What follows such a request in the same bytes is answered as the request that it is, or the
     connection ends; its body never runs as a request."""
     hidden = recording()
@@ -345,7 +346,7 @@ async def test_nothing_is_read_from_the_middle(server: Server, protocol: str, ta
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 @pytest.mark.parametrize("together", [True, False])
 async def test_nothing_is_read_from_the_middle_after_a_body(
-    server: Server,  # noqa: F811
+    server: Server,
     framing: str,
     together: bool,
 ) -> None:
@@ -431,7 +432,7 @@ async def test_nothing_is_read_from_the_middle_before_the_reply(make_api: MakeAp
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_connection_goes_on_after_an_offer_with_a_body(server: Server, framing: str) -> None:  # noqa: F811
+async def test_connection_goes_on_after_an_offer_with_a_body(server: Server, framing: str) -> None:
     """After such a request, whose body comes in pieces, the next ones are answered however they are
     cut."""
     body = EVENT if framing == "length" else b"%x\r\n%s\r\n0\r\n\r\n" % (len(EVENT), EVENT)
@@ -472,7 +473,7 @@ async def test_connection_ends_where_a_message_has_no_certain_end(
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_half_closed_reads_are_answered(server: Server, times: int) -> None:  # noqa: F811
+async def test_half_closed_reads_are_answered(server: Server, times: int) -> None:
     """A client that sends its requests and closes its side gets all replies, then the end,
     remembered or not."""
     for _ in range(3):
@@ -484,7 +485,7 @@ async def test_half_closed_reads_are_answered(server: Server, times: int) -> Non
             assert await line.rest() == b""
 
 
-async def test_half_closed_posts_are_answered(server: Server) -> None:  # noqa: F811
+async def test_half_closed_posts_are_answered(server: Server) -> None:
     """An event that is recorded is acknowledged: of ten clients that close their side, ten get
     201."""
     for _ in range(10):
@@ -496,7 +497,7 @@ async def test_half_closed_posts_are_answered(server: Server) -> None:  # noqa: 
     assert await server.recorded() == 10
 
 
-async def test_half_of_a_body_is_refused_at_once(server: Server) -> None:  # noqa: F811
+async def test_half_of_a_body_is_refused_at_once(server: Server) -> None:
     """A body that ends before its announced length gets 400, without waiting for what cannot
     come."""
     async with await connected(server.port) as line:
@@ -510,7 +511,7 @@ async def test_half_of_a_body_is_refused_at_once(server: Server) -> None:  # noq
 
 @pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
 async def test_half_of_a_body_that_is_not_read(
-    server: Server,  # noqa: F811
+    server: Server,
     framing: str,
 ) -> None:
     """A request whose body does not matter is answered though that ends too soon, before the reply
@@ -527,7 +528,7 @@ async def test_half_of_a_body_that_is_not_read(
     assert not server.complaints()
 
 
-async def test_half_closed_pipeline_is_answered_to_its_end(server: Server) -> None:  # noqa: F811
+async def test_half_closed_pipeline_is_answered_to_its_end(server: Server) -> None:
     """More requests than the framework queues are all answered, then the connection ends."""
     async with await connected(server.port) as line:
         line.send(head("HEAD", POST, AUTHORIZED) * 200)
@@ -551,7 +552,7 @@ async def test_half_closed_connection_ends_with_another_framework(
         assert await line.rest() == b""
 
 
-async def test_half_of_a_head_is_no_request(server: Server) -> None:  # noqa: F811
+async def test_half_of_a_head_is_no_request(server: Server) -> None:
     """A head without its end is not answered; the connection ends."""
     async with await connected(server.port) as line:
         line.send(head("GET", "/healthz")[:-4])
@@ -559,7 +560,7 @@ async def test_half_of_a_head_is_no_request(server: Server) -> None:  # noqa: F8
         assert await line.rest() == b""
 
 
-async def test_half_closed_waiting_read_is_answered_at_once(server: Server) -> None:  # noqa: F811
+async def test_half_closed_waiting_read_is_answered_at_once(server: Server) -> None:
     """A client that asks to wait and closes its side gets what there is."""
     async with await connected(server.port) as line:
         line.send(recording())
@@ -571,7 +572,7 @@ async def test_half_closed_waiting_read_is_answered_at_once(server: Server) -> N
         assert await line.rest() == b""
 
 
-async def test_half_closed_stream_goes_on(server: Server) -> None:  # noqa: F811
+async def test_half_closed_stream_goes_on(server: Server) -> None:
     """A client that watches and closes its side still gets what is recorded."""
     async with await connected(server.port) as line:
         line.send(head("GET", POST, AUTHORIZED, "Accept: text/event-stream"))
@@ -620,7 +621,7 @@ def test_what_the_parser_did_not_take_is_not_whole() -> None:
     assert not is_whole(head()[:-1], 1)
 
 
-async def test_preface_of_http2_in_two_pieces(server: Server) -> None:  # noqa: F811
+async def test_preface_of_http2_in_two_pieces(server: Server) -> None:
     """What follows the first half of the preface is no request, though the same bytes are
     remembered as one."""
     async with await connected(server.port) as line:
@@ -684,7 +685,7 @@ def test_only_what_may_become_a_request_is_held_back(data: bytes, held: bool) ->
         b"GET /" + b"x" * 9_000,
     ],
 )
-async def test_malformed_beginning_is_refused_at_once(server: Server, beginning: bytes) -> None:  # noqa: F811
+async def test_malformed_beginning_is_refused_at_once(server: Server, beginning: bytes) -> None:
     """What can no longer become a request is refused when that is seen, not when its time is
     over."""
     if server.pure_python and b"\r\n\r\n" not in beginning and len(beginning) < TARGET_LIMIT:

@@ -3,7 +3,9 @@
 import pytest
 from playwright.async_api import Page, expect
 
-from tests.conftest import ALL_GOOD, READ, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.settings import READ
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,9 @@ import pytest
 from playwright.async_api import Page
 
 from service.api.live import event_frames
-from tests.api.test_stream import LIST, record
-from tests.conftest import ALL_GOOD, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD
+from tests.support.streams import LIST, record
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from service.api.aiohttp_internals import SUPPORTED  # The version that the poll path knows.
-from tests.deploy.conftest import ROOT
+from tests.support.folders import ROOT
 
 TO_CHECK = """\
 aiohttp in pyproject.toml and SUPPORTED in service/api/aiohttp_internals.py must be the same minor

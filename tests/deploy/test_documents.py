@@ -8,7 +8,7 @@ import pytest
 
 from deploy import references
 from service.settings import CLIENT_VARIABLES, PREFIX, Settings, is_secret
-from tests.deploy.conftest import ROOT
+from tests.support.folders import ROOT
 from tests.support.needs import NEED_ALL
 
 DOCUMENTS = sorted(

@@ -13,7 +13,8 @@ import pytest
 
 from service.cli.main import cli
 from service.settings import PREFIX, Settings, load
-from tests.deploy.conftest import ROOT, Manifests
+from tests.support.folders import ROOT
+from tests.support.manifests import Manifests
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from service.api.app import ROUTES
 from service.api.server import SHUTDOWN_S
 from service.cli.main import cli
 from service.settings import PREFIX, Settings, is_secret, load
-from tests.deploy.conftest import Manifests, Secrets, make_secrets
+from tests.support.manifests import Manifests, Secrets, make_secrets
 
 API, MONITOR, REDIS = WORKLOADS = (
     "cluster-events-api",

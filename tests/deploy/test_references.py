@@ -14,7 +14,7 @@ from deploy import references
 from service.metrics import Metrics  # Where the registry of all metrics is made.
 from service.settings import PREFIX, Settings, is_secret, load
 from service.settings.types import Duration, DurationOrZero
-from tests.deploy.conftest import ROOT
+from tests.support.folders import ROOT
 
 SETTINGS = {one.name: one for one in references.settings()}
 

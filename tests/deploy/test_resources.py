@@ -8,8 +8,8 @@ import pytest
 
 from service.monitor.kubernetes.client import kubernetes
 from service.monitor.services import Workload
-from tests.deploy.conftest import KUBERNETES, Manifests, rendered
-from tests.monitor.cluster import Cluster, container, credentials, pod, workload
+from tests.support.cluster import Cluster, container, credentials, pod, workload
+from tests.support.manifests import KUBERNETES, Manifests, rendered
 
 MONITOR = "cluster-events-monitor"
 

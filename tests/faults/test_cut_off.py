@@ -1,7 +1,6 @@
 """What a replica says that is cut off from the store, or whose store lost or mixed up what it
 had."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,9 +14,12 @@ from service.auth import Role, mint
 from service.events import Selector, uuid7
 from service.replica.replica import Replica
 from service.store import Store, StoredKey, connect
-from tests.conftest import ALL_GOOD, ONE_BAD, READ, WRITE, Api, Got, bearer
-from tests.faults.proxy import Mode, Proxy
+from tests.support.api import Api, Got
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.proxy import Mode, Proxy
+from tests.support.settings import READ, WRITE, bearer
 from tests.support.stores import UnreadableStore
+from tests.support.waiting import until
 
 LIST = "/v0/cluster/events"
 VERDICT = "/v0/cluster_healthz"
@@ -47,12 +49,6 @@ class Pair:
         """Lets `b` reach the store, and returns when it is current again."""
         await self.proxy.set(Mode.PASS)
         await until(lambda: self.b.context.replica.current() is not None)
-
-
-async def until(true: Callable[[], object]) -> None:
-    """Returns when something is true; a test that waits in vain ends by its time-out."""
-    while not true():
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture

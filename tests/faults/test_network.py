@@ -14,9 +14,10 @@ from service.events import Selector, uuid7
 from service.metrics import Metrics
 from service.replica.replica import Replica
 from service.store import Entry, Store, connect
-from tests.conftest import ALL_GOOD, ONE_BAD, entry_of
-from tests.faults.proxy import Mode, Proxy
 from tests.faults.resp import answering
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.proxy import Mode, Proxy
+from tests.support.stores import entry_of
 
 OpenAt = Callable[..., Store]
 

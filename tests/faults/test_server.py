@@ -15,9 +15,9 @@ from service.events import Event, Observation, Status
 from service.metrics import Metrics
 from service.replica.replica import Replica
 from service.store import Entry, Fenced, Store, StoredKey, StoreState, connect
-from tests.conftest import ALL_GOOD, ONE_BAD
-from tests.faults.conftest import Server
 from tests.faults.resp import GREETING, answering
+from tests.support.durable import Server
+from tests.support.observations import ALL_GOOD, ONE_BAD
 
 OpenAt = Callable[..., Store]
 

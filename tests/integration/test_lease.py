@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.store import Fenced, Store
-from tests.conftest import ALL_GOOD, ONE_BAD
+from tests.support.observations import ALL_GOOD, ONE_BAD
 
 MakeStore = Callable[..., Store]
 

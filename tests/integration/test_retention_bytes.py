@@ -1,10 +1,8 @@
 """Retention by bytes: one writer of large events cannot fill the store, whatever version the other
 writers have."""
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,21 +11,19 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from service.errors import StoreUnavailable
-from service.events import INFO_LIMIT, Event, Observation, Selector, Status, uuid7
+from service.events import INFO_LIMIT, Observation, Selector, Status
 from service.metrics import Metrics
 from service.replica.replica import Replica
-from service.store import CLOCK_TOLERANCE_US, Store, connect, count_append
+from service.store import Store, connect, count_append
 from service.store.driver_errors import _reason
-from tests.conftest import ALL_GOOD, RETENTION_US
-from tests.integration.planting import planted
 from tests.support.folders import short_folder
+from tests.support.former import Former
+from tests.support.observations import ALL_GOOD
+from tests.support.stores import RETENTION_US, planted
 
 MakeStore = Callable[..., Store]
 
 LIMIT = 64 * 1024
-EARLIER = (Path(__file__).parent / "recorded" / "0.1.0" / "append.lua").read_text(encoding="utf-8")
-"""The script of the version before retention by bytes, whose replicas may run beside this
-version's."""
 
 
 def saying(size: int) -> dict[str, Observation]:
@@ -48,35 +44,9 @@ async def accounted(client: Any, store: Store) -> int:
     return int(await client.hget(store.keys.meta, "bytes"))
 
 
-async def appended_by_an_earlier_version(
-    client: Any, store: Store, services: dict[str, Observation]
-) -> Event:
-    """An event that a writer of the version before has appended with its own script."""
-    rows, keys = await store.read(), store.keys
-    recorded_at = max(await store.now(), rows.newest_at + 1)
-    event = Event(uuid7(recorded_at), recorded_at, services)
-    bodies = [event.to_bytes(Selector.STATUS), event.to_bytes(Selector.ALL)]
-    limits = [
-        store.retention_events,
-        store.retention_us,
-        time.time_ns() // 1_000,
-        CLOCK_TOLERANCE_US,
-    ]
-    arguments = [
-        event.id,
-        recorded_at,
-        rows.latest,
-        *bodies,
-        *limits,
-        "",
-        keys.event_prefix,
-        keys.changes,
-        "",
-    ]
-    names = [keys.timeline, keys.meta, keys.event(event.id), keys.leader]
-    reply = await client.register_script(EARLIER)(names, arguments)
-    assert reply[0] == b"APPENDED"
-    return event
+def former(client: Any, store: Store) -> Former:
+    """A writer of version 0.1.0, which has no retention by bytes, on the same store."""
+    return Former(client, retention_events=store.retention_events, retention_us=store.retention_us)
 
 
 # -- what stays ------------------------------------------------------------------------------------
@@ -148,7 +118,7 @@ async def test_a_store_of_an_earlier_version_is_measured(
     limit."""
     store = make_store(retention_bytes=LIMIT)
     for _ in range(20):
-        await appended_by_an_earlier_version(any_client, store, saying(10_000))
+        await former(any_client, store).append(saying(10_000))
     assert await any_client.hget(store.keys.meta, "bytes") is None
     done = await store.append(saying(10_000))
     assert done.trimmed_by_bytes == 15
@@ -171,7 +141,7 @@ async def test_writers_of_both_versions_side_by_side(
             <= LIMIT
         )
         for _ in range(number % 3):
-            await appended_by_an_earlier_version(any_client, store, saying(5_000))
+            await former(any_client, store).append(saying(5_000))
 
 
 @pytest.mark.parametrize("expired", [1, 3])

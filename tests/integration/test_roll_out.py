@@ -6,19 +6,20 @@ and writes.
 
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
-from service.events import Event, Observation, Selector, Status, uuid7
+from service.events import Observation, Status
 from service.store import connect
 from service.store.keys import Keys
-from tests.conftest import ALL_GOOD, READ, WRITE, Api, bearer
+from tests.support.api import Api
+from tests.support.former import RECORDED, Former
+from tests.support.observations import ALL_GOOD
+from tests.support.settings import READ, WRITE, bearer
 
-RECORDED = Path(__file__).parent / "recorded" / "0.1.0"
 KEYS = Keys("default")
 LIST = "/v0/cluster/events"
 FOREVER = {"retention_hours": "36500d"}
@@ -45,55 +46,6 @@ async def client(valkey: str) -> AsyncIterator[Redis]:
             await client.hset(name, mapping=one["value"])
     yield client
     await client.aclose()
-
-
-class Former:
-    """A process of version 0.1.0."""
-
-    def __init__(self, client: "Redis") -> None:
-        self._client = client
-        self._scripts = {
-            name: client.register_script((RECORDED / f"{name}.lua").read_text(encoding="utf-8"))
-            for name in ("append", "read", "api_key", "checked")
-        }
-
-    async def read(self) -> tuple[int, list[bytes]]:
-        """The version, and the `status` bytes of all events, newest first."""
-        reply = await self._scripts["read"](
-            [KEYS.timeline, KEYS.meta, KEYS.api_keys], ["", "", "-inf", 1_000, KEYS.event_prefix]
-        )
-        return int(reply[1]), reply[5][2::4]
-
-    async def append(self, services: dict[str, Observation]) -> Event:
-        """Records an event."""
-        seconds, us = await self._client.time()
-        now = int(seconds) * 1_000_000 + int(us)
-        latest = await self._client.hget(KEYS.meta, "latest") or b""
-        event = Event(uuid7(now), now, services)
-        arguments: list[Any] = [
-            event.id,
-            now,
-            latest,
-            event.to_bytes(Selector.STATUS),
-            event.to_bytes(Selector.ALL),
-            1_000,
-            36_500 * 86_400 * 1_000_000,
-            now,
-            5_000_000,
-            "",
-            KEYS.event_prefix,
-            KEYS.changes,
-            "",
-        ]
-        keys = [KEYS.timeline, KEYS.meta, KEYS.event(event.id), KEYS.leader]
-        reply = await self._scripts["append"](keys, arguments)
-        assert reply[0] == b"APPENDED", reply
-        return event
-
-    async def delete_key(self, name: str) -> None:
-        """Revokes an API key."""
-        keys = [KEYS.api_keys, KEYS.meta, KEYS.api_keys_used]
-        assert await self._scripts["api_key"](keys, [name, "", KEYS.changes]) == 1
 
 
 async def test_what_was_recorded_is_read(make_api: Callable[..., Any], client: Redis) -> None:

@@ -17,10 +17,12 @@ from service.replica.replica import Replica
 from service.replica.snapshot import Change
 from service.settings import Settings
 from service.store import Cursor, Store, StoreState, connect, open_store
-from tests.conftest import ALL_GOOD, HOUR_US, ONE_BAD, RETENTION_US, Api, make_settings
-from tests.faults.proxy import Mode, Proxy
-from tests.integration.planting import planted
-from tests.support.stores import UnreadableStore
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.proxy import Mode, Proxy
+from tests.support.settings import make_settings
+from tests.support.stores import HOUR_US, RETENTION_US, UnreadableStore, planted
+from tests.support.waiting import until
 
 MakeReplica = Callable[..., Any]
 
@@ -112,16 +114,6 @@ def ids(replica: Replica) -> list[str]:
     return [entry.id for entry in replica.retained(replica.snapshot)]
 
 
-async def eventually(true: Callable[[], bool], within: float) -> float:
-    """Waits until something is true, and gives the seconds that it took. Fails if they exceed
-    `within`."""
-    started = time.monotonic()
-    while not true():
-        await asyncio.sleep(0.002)
-        assert time.monotonic() - started < within, "it did not become true in time"
-    return time.monotonic() - started
-
-
 async def commands(client: Redis, *names: str) -> int:
     """How often Valkey has executed these commands."""
     stats = await client.info("commandstats")
@@ -189,7 +181,7 @@ async def test_notices_make_replicas_current(make_replica: MakeReplica, store: S
     for n in range(1, 6):
         await store.append(ALL_GOOD)
         for replica in replicas:
-            await eventually(lambda r=replica, n=n: r.snapshot.version == n, 0.1)  # type: ignore[misc]
+            await until(lambda r=replica, n=n: r.snapshot.version == n)  # type: ignore[misc]
     assert metric(replicas[0], "lost_notices_total") == 0
 
 
@@ -202,8 +194,8 @@ async def test_the_heartbeat_makes_replicas_current(
     await asyncio.sleep(0.02)
     before = metric(replica, "lost_notices_total")
     event = (await store.append(ALL_GOOD)).event
-    await eventually(lambda: event.id in replica.snapshot.by_id, 0.3)
-    await eventually(lambda: metric(replica, "lost_notices_total") == before + 1, 0.2)
+    await until(lambda: event.id in replica.snapshot.by_id)
+    await until(lambda: metric(replica, "lost_notices_total") == before + 1)
 
 
 async def test_notices_that_are_forbidden_do_not_matter(
@@ -216,7 +208,7 @@ async def test_notices_that_are_forbidden_do_not_matter(
         url = valkey.replace("unix://", "unix://deaf:secret@")
         replica = await make_replica(heartbeat=0.05, url=url)
         await store.append(ALL_GOOD)
-        await eventually(lambda: len(ids(replica)) == 1, 0.5)
+        await until(lambda: len(ids(replica)) == 1)
     finally:
         await client.acl_deluser("deaf")
 
@@ -245,7 +237,7 @@ async def test_what_was_published_before_the_subscription_is_not_missed(
     await asyncio.sleep(0.05)
     assert event.id not in replica.snapshot.by_id
     LateStore.begin.set()
-    await eventually(lambda: event.id in replica.snapshot.by_id, 0.2)
+    await until(lambda: event.id in replica.snapshot.by_id)
 
 
 class SlowStore(Store):
@@ -420,7 +412,7 @@ async def test_lost_data_is_found(
     await replica.refresh()
     assert ids(replica) == events[::-1]
     remaining = await lose(client, store)
-    await eventually(lambda: ids(replica) == remaining, 0.5)
+    await until(lambda: ids(replica) == remaining)
     await asyncio.sleep(0.12)
     assert ids(replica) == remaining
     assert metric(replica, "history_divergence_total") == 1
@@ -730,7 +722,7 @@ async def test_an_unreachable_store_is_told(
 
     await proxy.set(Mode.PASS)
     newest = (await store.append(ONE_BAD)).event.id
-    await eventually(api.context.replica.ready, 1.0)
+    await until(api.context.replica.ready)
     healed = await api.get("/v0/cluster/events/latest")
     assert (healed.status, healed.json["id"]) == (200, newest)
     assert "Cluster-Stale" not in healed.headers
@@ -763,7 +755,7 @@ async def test_a_store_that_was_never_reached(
     } == {503}
     assert (await api.get("/healthz")).status == 200
     await proxy.set(Mode.PASS)
-    await eventually(api.context.replica.ready, 1.0)
+    await until(api.context.replica.ready)
     assert {
         (await api.get(path)).status for path in (*READS, "/v0/cluster_healthz", "/readyz")
     } == {200}

@@ -22,9 +22,10 @@ from service.store import (
     open_store,
 )
 from service.store.keys import Keys
-from tests.conftest import ALL_GOOD, BAD, HOUR_US, ONE_BAD, RETENTION_US, entry_of, make_settings
-from tests.integration.planting import planted
 from tests.support import needs
+from tests.support.observations import ALL_GOOD, BAD, ONE_BAD
+from tests.support.settings import make_settings
+from tests.support.stores import HOUR_US, RETENTION_US, entry_of, planted
 
 MakeStore = Callable[..., Store]
 

@@ -16,8 +16,9 @@ from cryptography.x509.oid import NameOID
 
 from service.errors import StoreUnavailable
 from service.store import open_store
-from tests.conftest import ALL_GOOD, make_settings
 from tests.support import needs
+from tests.support.observations import ALL_GOOD
+from tests.support.settings import make_settings
 
 
 def certify(folder: Path) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.load.measure import BenchError, family, pinned
+from tests.support.environment import inherited
 
 _PATIENCE_S = 20.0
 """Seconds for a process to be ready."""
@@ -27,17 +28,13 @@ def process(
     It is in a session of its own, so that Ctrl-C reaches the benchmark alone, which then stops
     everything in order.
     """
-    # Settings of whoever runs the benchmark are none of a contender's.
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("CLUSTER_EVENTS_")
-    }
     with log.open("ab") as output, pinned(core):
         started = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=inherited | dict(environ or {}),
+            env=inherited() | dict(environ or {}),
             start_new_session=True,
         )
     try:

@@ -11,8 +11,9 @@ from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.monitor.loop import Monitor
 from service.monitor.notify.heartbeat import beating
-from tests.conftest import make_settings
-from tests.monitor.test_loop import MakeWorld, make_world, until  # noqa: F401  # The fixture is used by name.
+from tests.support.settings import make_settings
+from tests.support.waiting import until
+from tests.support.world import MakeWorld
 
 
 async def until_called(metrics: Metrics, result: str, number: int) -> None:
@@ -80,7 +81,7 @@ async def test_trouble_with_the_watcher_is_told_once(
     assert "secret" not in caplog.text
 
 
-async def test_hanging_watcher_is_asked_once_at_a_time(make_world: MakeWorld) -> None:  # noqa: F811
+async def test_hanging_watcher_is_asked_once_at_a_time(make_world: MakeWorld) -> None:
     """While a call hangs, further checks start no second one, and the end of the process does not
     wait for it."""
     world = await make_world("watcher")

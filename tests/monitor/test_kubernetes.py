@@ -16,7 +16,8 @@ from service.monitor.kubernetes.workloads import WorkloadHealth, selector_of
 from service.monitor.probes.http import session
 from service.monitor.services import Service, Workload
 from service.settings import Unknown
-from tests.monitor.cluster import (
+from tests.support import needs
+from tests.support.cluster import (
     Cluster,
     Object,
     condition,
@@ -28,8 +29,7 @@ from tests.monitor.cluster import (
     warning,
     workload,
 )
-from tests.monitor.test_probe import certificate
-from tests.support import needs
+from tests.support.services import certificate
 
 API = Workload("deployment", "api-server")
 STATEFUL = Workload("statefulset", "api-server")

@@ -22,12 +22,13 @@ from service.monitor.leader import LeaseHolder, boottime
 from service.monitor.listener import listening
 from service.monitor.loop import Monitor
 from service.store import open_store
-from tests.conftest import entry_of, make_settings
-from tests.monitor.test_loop import MakeWorld, World, make_world, until  # noqa: F401  # The fixture is used by name.
 from tests.support import needs
-from tests.test_end_to_end import environment
-
-ROOT = Path(__file__).parents[2]
+from tests.support.environment import environment
+from tests.support.folders import ROOT
+from tests.support.settings import make_settings
+from tests.support.stores import entry_of
+from tests.support.waiting import until
+from tests.support.world import MakeWorld, World
 
 
 class Clock:
@@ -216,7 +217,7 @@ async def test_leader_of_a_full_store_says_why_it_stops(
 
 
 async def test_full_store_that_takes_no_event_is_logged_once(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     full: Callable[[bool], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -316,7 +317,7 @@ def led(world: World, lease_holder: LeaseHolder) -> Monitor:
     )
 
 
-async def test_who_does_not_lead_records_nothing(make_world: MakeWorld, stand: Stand) -> None:  # noqa: F811
+async def test_who_does_not_lead_records_nothing(make_world: MakeWorld, stand: Stand) -> None:
     """A check by a monitor without the lease changes nothing in the store."""
     world = await make_world("api")
     other, lease_holder = stand(), stand()
@@ -354,7 +355,7 @@ async def test_leader_that_lost_the_lease_unknowingly_is_fenced(
 
 
 async def test_append_checks_the_deadline_once_more(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -377,7 +378,7 @@ async def test_append_checks_the_deadline_once_more(
 
 
 async def test_lapsed_leader_keeps_what_it_finds(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     stand: Stand,
 ) -> None:
     """A change seen without the lease is recorded when this monitor leads again, with the time at
@@ -427,7 +428,7 @@ async def two_loops(world: World, stand: Stand, **values: str) -> AsyncIterator[
 
 
 async def test_only_the_leader_checks(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -442,7 +443,7 @@ async def test_only_the_leader_checks(
         with monkeypatch.context() as patched:
             unavailable(leader, patched)
             await until(lambda: other.leads)
-            await until(lambda: world.services["api"].asked == 2, 1.0)
+            await until(lambda: world.services["api"].asked == 2)
         async with asyncio.timeout(0.5):
             await leader.wait_until_replaced()
 
@@ -460,7 +461,7 @@ async def get(
 
 
 async def test_listener_tells_who_leads(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -528,7 +529,7 @@ def process(
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, 1.5), (signal.SIGKILL, 2.5)])
 async def test_standby_process_takes_over(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     valkey: str,
     tmp_path: Path,
     number: int,
@@ -542,16 +543,16 @@ async def test_standby_process_takes_over(
         {"lease_ttl": "1s", "lease_renew": "200ms", "lease_deadline": "800ms"},
     )
     with process(valkey, api.port, tmp_path, **short) as leader, Redis.from_url(valkey) as client:
-        await until(lambda: api.asked >= 1, 5.0)
+        await until(lambda: api.asked >= 1)
         holder = client.get(world.store.keys.leader)
         with process(valkey, api.port, tmp_path, **short):
             await until(
-                lambda: "standing by" in "".join(log.read_text() for log in tmp_path.iterdir()), 5.0
+                lambda: "standing by" in "".join(log.read_text() for log in tmp_path.iterdir())
             )
             before, ended = api.asked, time.monotonic()
             leader.send_signal(number)
             await until(lambda: leader.poll() is not None)
-            await until(lambda: client.get(world.store.keys.leader) not in {holder, None}, 5.0)
-            await until(lambda: api.asked > before + 1, 5.0)
+            await until(lambda: client.get(world.store.keys.leader) not in {holder, None})
+            await until(lambda: api.asked > before + 1)
             assert time.monotonic() - ended < limit_s + 0.5  # Two checks, half a second apart.
     assert leader.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)

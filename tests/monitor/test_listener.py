@@ -6,10 +6,10 @@ from service.errors import ApiError, MethodNotAllowed, UnknownEndpoint
 from service.monitor.leader import LeaseHolder
 from service.monitor.listener import listening
 from service.sockets import listen
-from tests.monitor.test_loop import MakeWorld, make_world  # noqa: F401  # The fixture is used by name.
+from tests.support.world import MakeWorld
 
 
-async def test_metrics_show_a_check_at_once(make_world: MakeWorld) -> None:  # noqa: F811
+async def test_metrics_show_a_check_at_once(make_world: MakeWorld) -> None:
     """A check that was completed after a rendering shows at the next request, within the second."""
     world = await make_world("api")
     lease_holder = LeaseHolder(world.settings, world.store, world.metrics)
@@ -38,7 +38,7 @@ async def test_metrics_show_a_check_at_once(make_world: MakeWorld) -> None:  # n
     ids=lambda value: getattr(value, "error_code", None) or str(value),
 )
 async def test_errors_have_the_one_body(
-    make_world: MakeWorld,  # noqa: F811
+    make_world: MakeWorld,
     method: str,
     path: str,
     error: ApiError,
@@ -56,7 +56,7 @@ async def test_errors_have_the_one_body(
         assert answer.headers.get("Allow") == allow
 
 
-async def test_port_in_use(make_world: MakeWorld) -> None:  # noqa: F811
+async def test_port_in_use(make_world: MakeWorld) -> None:
     """A port that another process listens on is an error that names it."""
     world = await make_world("api")
     lease_holder = LeaseHolder(world.settings, world.store, world.metrics)

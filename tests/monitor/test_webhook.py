@@ -21,8 +21,10 @@ from service.events import Event, Observation, Selector, Status, uuid7
 from service.metrics import Metrics
 from service.monitor.loop import Monitor
 from service.monitor.notify.webhook import WAITING, delivering, signature
-from tests.conftest import ALL_GOOD, ONE_BAD, make_settings
-from tests.monitor.test_loop import MakeWorld, make_world, until  # noqa: F401  # The fixture is used by name.
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.settings import make_settings
+from tests.support.waiting import until
+from tests.support.world import MakeWorld
 
 KEY = bytes(range(32))
 SECRET = SecretStr("whsec_" + base64.b64encode(KEY).decode())
@@ -209,7 +211,7 @@ async def test_end_gives_up_what_waits(
     assert len(caplog.records) == 2
 
 
-async def test_monitor_tells_changes_only(make_world: MakeWorld, receiver: Receiver) -> None:  # noqa: F811
+async def test_monitor_tells_changes_only(make_world: MakeWorld, receiver: Receiver) -> None:
     """A monitor sends what it records where a status changed, and goes on checking while the
     receiver hangs."""
     world = await make_world("api")

@@ -36,10 +36,12 @@ from service.events import Event, Observation, Selector, Status, rfc3339_seconds
 from service.replica import Replica
 from service.sockets import listen
 from service.store import Store, connect, open_store
-from tests.conftest import READ, WRITE, Api, Got, bearer, make_settings
-from tests.faults.proxy import Mode, Proxy
 from tests.soak.rig import LATEST, LIST, SERVICES, VERDICT, Valkey, folder, running
+from tests.support.api import Api, Got
+from tests.support.proxy import Mode, Proxy
+from tests.support.settings import READ, WRITE, bearer, make_settings
 from tests.support.stores import UnreadableStore
+from tests.support.waiting import until
 
 RETENTIONS = (1, 2, 4)
 """Events, one of these for each seed: so few that most of what is recorded is trimmed soon."""
@@ -715,16 +717,6 @@ async def frames(answer: aiohttp.ClientResponse, last: str) -> list[str]:
                 if got[-1] == last:
                     break
     return got
-
-
-async def until(true: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Waits until something is true."""
-    async with asyncio.timeout(20):
-        while True:
-            found = true()
-            if found is True or (not isinstance(found, bool) and await found):
-                return
-            await asyncio.sleep(0.005)
 
 
 async def refreshed(node: Node) -> bool:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from service.settings import PREFIX, load
 from tests.load import wire
 from tests.load.measure import pinned
 from tests.load.processes import free_port, stop, until
+from tests.support.environment import inherited
 
 T = TypeVar("T")
 
@@ -59,16 +59,13 @@ class Process:
 
     def start(self) -> None:
         """Starts it and waits until it is ready."""
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith(PREFIX)
-        }
         with self._log.open("ab") as output, pinned_to(self._core):
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=inherited | dict(self._environ),
+                env=inherited() | dict(self._environ),
                 start_new_session=True,
             )
         self.wait_ready()
@@ -208,11 +205,3 @@ def quietly(call: Callable[[], T]) -> T | None:
         OSError,
     ):  # While it loads its file, each of the driver's errors only means: not yet.
         return None
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Waits until something holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        time.sleep(0.02)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_stream import ACCEPT, LIST, record
-from tests.conftest import Api
 from tests.support import needs
+from tests.support.api import Api
+from tests.support.streams import ACCEPT, LIST, record
 
 
 @asynccontextmanager

@@ -12,9 +12,10 @@ from redis import Redis
 
 from service.errors import StoreUnavailable
 from service.replica.replica import Replica
-from tests.api.test_stream import listening, record
-from tests.conftest import ALL_GOOD, ONE_BAD, Api
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.stores import UnreadableStore
+from tests.support.streams import listening, record
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """A crowd in small: `python -m tests.soak.watchers` measures thousands."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from service.api.live.event_stream import PER_TURN
 from service.replica.event_filter import Selection
-from tests.conftest import ALL_GOOD, ONE_BAD, Api
 from tests.soak.watchers import run
+from tests.support.api import Api
+from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.streams import Client
 
 pytestmark = pytest.mark.slow
 
@@ -22,28 +23,6 @@ async def test_a_crowd_is_told_and_costs_little() -> None:
         assert cost.each_kib < 40
     assert outcome.lines.gzip_percent < 30
     assert len(outcome.marks) == 7
-
-
-class Client:
-    """A connection that keeps what it is sent."""
-
-    paused = False
-
-    def __init__(self, sent: Callable[[], None] = lambda: None) -> None:
-        self.ids: list[str] = []
-        self.closed = False
-        self._sent = sent
-
-    def write(self, data: bytes) -> None:
-        """Keeps the ids."""
-        found = [line[4:].decode() for line in data.split(b"\n") if line.startswith(b"id: ")]
-        self.ids += found
-        if found:
-            self._sent()
-
-    def close(self) -> None:
-        """Remembers it."""
-        self.closed = True
 
 
 async def test_a_crowd_is_told_a_few_at_a_turn(api: Api) -> None:

@@ -1,9 +1,12 @@
-"""Folders whose paths are short enough for a socket."""
+"""The folder of the repository, and temporary folders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parents[2]
+"""The repository."""
 
 
 @contextmanager

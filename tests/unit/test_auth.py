@@ -34,7 +34,7 @@ from service.auth import (
 )
 from service.errors import AuthenticationFailed, SettingsError
 from service.store import StoredKey
-from tests.conftest import JWT_SECRET, make_settings, make_token
+from tests.support.settings import JWT_SECRET, make_settings, make_token
 
 NOW = int(time.time())
 LATER = NOW + 600

@@ -15,8 +15,8 @@ from service import dev
 from service.auth import Authenticator, JwtVerifier, Role, issue, secret_files
 from service.errors import AuthenticationFailed, SettingsError
 from service.settings import PREFIX, Settings, load
-from tests.conftest import make_settings
-from tests.issuer import Issuer, private_key
+from tests.support.issuer import Issuer, private_key
+from tests.support.settings import make_settings
 
 OLD, NEW = "the old secret, of 32 bytes or more", "the new secret, of 32 bytes or more"
 LATER = int(time.time()) + 600

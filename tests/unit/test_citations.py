@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.folders import ROOT
 
 SOURCES = sorted(
     str(file.relative_to(ROOT))

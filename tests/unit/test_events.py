@@ -23,7 +23,7 @@ from service.events import (
     service_names,
     uuid7,
 )
-from tests.conftest import ALL_GOOD, GOOD, ONE_BAD
+from tests.support.observations import ALL_GOOD, GOOD, ONE_BAD
 
 ID = "0190b7c2-1d2e-7f3a-8b4c-5d6e7f8a9b0c"
 NOON_US = 1_720_008_000_123_456

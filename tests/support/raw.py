@@ -11,7 +11,7 @@ import orjson
 from multidict import CIMultiDict
 
 from service.auth import Role
-from tests.conftest import make_token
+from tests.support.settings import make_token
 
 PATIENCE_S = 4.0
 """Seconds for a reply, or for the end of the connection."""

@@ -1,0 +1,109 @@
+"""A monitor on a real store, and the services that it checks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+
+from service.events import Event, Status
+from service.metrics import Metrics
+from service.monitor.loop import Monitor
+from service.settings import Settings
+from service.store import Store
+
+
+@dataclass
+class Scripted:
+    """A service that is healthy until it is told otherwise, and counts who asks."""
+
+    healthy: bool = True
+    hangs: bool = False
+    asked: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+    port: int = 0
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Serves on a free port of loopback."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
+            server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.asked += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        with suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            if self.hangs:
+                await reader.read()  # Until the monitor hangs up.
+            status = b"200 OK" if self.healthy else b"503 Service Unavailable"
+            writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 4\r\n\r\nsaid")
+            await writer.drain()
+        self.at_once -= 1
+        writer.close()
+
+
+@dataclass
+class World:
+    """Services, a monitor of them, its store; `now` is the monitor's clock in tests that check by
+    hand."""
+
+    services: dict[str, Scripted]
+    settings: Settings
+    store: Store
+    client: aiohttp.ClientSession
+    now: float = 1_000.0
+    metrics: Metrics = field(default_factory=Metrics)
+    monitor: Monitor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """A monitor that knows nothing yet, as after a restart."""
+        self.monitor = Monitor(self.settings, self.store, self.metrics, lambda: self.now)
+
+    async def check(self, times: int = 1) -> None:
+        """Checks, `check_interval` apart by the monitor's clock."""
+        for _ in range(times):
+            await self.monitor.check(self.client)
+            self.now += self.settings.check_interval
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The monitor's own loop, on the real clock."""
+        task = asyncio.create_task(Monitor(self.settings, self.store, self.metrics).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def events(self) -> list[Event]:
+        """What is recorded, oldest first."""
+        entries = (await self.store.read()).entries or ()
+        return [Event.from_bytes(entry.status) for entry in reversed(entries)]
+
+    async def statuses(self, name: str = "api") -> list[Status | str]:
+        """A service's recorded statuses, oldest first."""
+        return [event.services[name].status for event in await self.events()]
+
+    async def checked_at(self) -> int | None:
+        """When the store says that a check was completed."""
+        return (await self.store.read()).checked_at
+
+    def counted(self, name: str, **labels: str) -> float:
+        """A metric's value."""
+        return self.metrics.registry.get_sample_value(f"cluster_events_{name}", labels) or 0
+
+
+MakeWorld = Callable[..., Any]
