@@ -5,6 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,10 +167,8 @@ async def test_an_own_write_found_again_keeps_its_place(
     hidden = replica.snapshot
     assert hidden is not None
     entries = hidden.entries[:1]
-    replica.snapshot = type(hidden)(
-        **{name: getattr(hidden, name) for name in hidden.__slots__}
-        | {"entries": entries, "by_id": {entry.id: entry for entry in entries}}
-    )
+    by_id = {entry.id: entry for entry in entries}
+    replica.snapshot = replace(hidden, entries=entries, by_id=by_id)
     async with unreadable(replica, monkeypatch):
         assert not (await replica.append(ALL_GOOD, again.id)).created
         assert (await api.get("/v0/cluster/events/latest?selector=all")).json["id"] == latest.id
