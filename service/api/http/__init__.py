@@ -1,0 +1,1 @@
+"""Protocol rules without state, most of them of one RFC each."""

@@ -1,0 +1,1 @@
+"""The response cache: keys, pure renderers, prepared responses. It knows no aiohttp."""

@@ -1,0 +1,1 @@
+"""Calls to others: the webhook for recorded changes, the heartbeat URL."""

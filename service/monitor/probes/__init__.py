@@ -1,0 +1,1 @@
+"""Checks of a service: by HTTP, by TCP, by Redis PING."""
