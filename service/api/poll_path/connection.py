@@ -324,7 +324,7 @@ class Connection(asyncio.Protocol):
             files.send(self.transport, response)
 
     def write_unshared(self, head: bytes, body: bytes, reserved: object) -> None:
-        """Sends a response that only this client gets, without joining head and body.
+        """Sends a response that only this client gets; a long body is not copied.
 
         `reserved` is kept until all of it is sent.
         """
@@ -332,10 +332,13 @@ class Connection(asyncio.Protocol):
         if reserved is not None:
             # With this limit, `resume_writing` is called when nothing waits to be sent any more.
             transport.set_write_buffer_limits(high=0)
-        # Not `writelines`: in asyncio before 3.12.9 and 3.13.2 it never pauses the protocol
-        # (CVE-2024-12254).
-        transport.write(head)
-        transport.write(body)
+        if len(body) < SENDFILE_SMALLEST:  # Cheaper than a second system call.
+            transport.write(head + body)
+        else:
+            # Not `writelines`: in asyncio before 3.12.9 and 3.13.2 it never pauses the protocol
+            # (CVE-2024-12254).
+            transport.write(head)
+            transport.write(body)
         if self.paused:
             self._reserved = reserved
         elif reserved is not None:
