@@ -481,6 +481,7 @@ async def process(*arguments: str, env: Mapping[str, str]) -> Ran:
     return Ran(command.returncode, out.decode("latin-1"), err.decode("latin-1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "encoding"),
     [
