@@ -8,15 +8,18 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 from unittest.mock import patch
 
 import click
 import pytest
 
+from service.cli import http_client
 from service.cli.http_client import BODY_LIMIT, Frame
 from service.cli.main import cli, main
 from tests.support import needs
@@ -25,6 +28,7 @@ from tests.support.commands import FAILED, HEALTHY, UNHEALTHY, WRONG_COMMAND_LIN
 from tests.support.environment import environment
 from tests.support.folders import ROOT
 from tests.support.observations import ALL_GOOD
+from tests.support.preloaded import run_service
 from tests.support.processes import started
 from tests.support.settings import READ
 
@@ -42,7 +46,7 @@ ASKED = {
     "event": ("event", "latest"),
     "health": ("health",),
     "watch": ("watch",),
-    "wait": ("wait", "--timeout", "500ms"),
+    "wait": ("wait", "--timeout", "60s"),
 }
 """The commands that ask a running service."""
 PATHS = {
@@ -159,8 +163,24 @@ REFUSED_STREAM = b"data: []\n\n"
 """What ends `watch`: a stream that is none of ours."""
 
 
+class Clock:
+    """The clock of a command: a day passes after each look at it, and pauses take no time."""
+
+    def __init__(self) -> None:
+        self._days = -1
+
+    def monotonic(self) -> float:
+        """The real time at first, then a day later each time."""
+        self._days += 1
+        return time.monotonic() + self._days * 86_400
+
+    def sleep(self, _: float) -> None:
+        """Returns at once."""
+
+
 async def here(*arguments: str, encoding: str = "utf-8", **settings: str) -> Ran:
-    """A command in this process, on a thread, with output of that encoding; it starts at once.
+    """A command in this process, on a thread, with output of that encoding; it starts at once, and
+    what it waits for is over after its first try.
 
     For those that ask a service: others configure the logging of the whole process.
     """
@@ -173,6 +193,7 @@ async def here(*arguments: str, encoding: str = "utf-8", **settings: str) -> Ran
         with (
             patch.multiple(sys, argv=["cluster-events", *arguments], stdout=out, stderr=err),
             patch.object(os, "environ", environment(**settings)),
+            patch.object(http_client, "time", Clock()),
             pytest.raises(SystemExit) as ended,
         ):
             main()
@@ -445,21 +466,22 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-async def process(*arguments: str, env: Mapping[str, str], **streams: Any) -> Ran:
-    """A command as a process."""
-    streams = {
-        "stdin": asyncio.subprocess.DEVNULL,
-        "stdout": asyncio.subprocess.PIPE,
-        "stderr": asyncio.subprocess.PIPE,
-    } | streams
+async def process(*arguments: str, env: Mapping[str, str]) -> Ran:
+    """A command as a process that Python starts."""
     async with started(
-        sys.executable, "-m", "service", *arguments, cwd=ROOT, env=env, **streams
+        *(sys.executable, "-m", "service", *arguments),
+        cwd=ROOT,
+        env=env,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     ) as command:
         out, err = await command.communicate()
     assert command.returncode is not None
-    return Ran(command.returncode, (out or b"").decode("latin-1"), (err or b"").decode("latin-1"))
+    return Ran(command.returncode, out.decode("latin-1"), err.decode("latin-1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "encoding"),
     [
@@ -497,6 +519,14 @@ PRINTS = {
 }
 
 
+async def writing_to(stdout: int, *arguments: str, env: Mapping[str, str]) -> tuple[int, str]:
+    """The exit code of a command whose output goes there, and what it says on stderr."""
+    with TemporaryFile() as err:
+        code = await run_service(arguments, env, stdout=stdout, stderr=err.fileno())
+        err.seek(0)
+        return code, err.read().decode()
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("command", PRINTS.values(), ids=PRINTS)
 async def test_full_disk(command: tuple[str, ...], unbuffered: str) -> None:
@@ -506,10 +536,10 @@ async def test_full_disk(command: tuple[str, ...], unbuffered: str) -> None:
         env = environment(url=url) | {"PYTHONUNBUFFERED": unbuffered}
         full = os.open("/dev/full", os.O_WRONLY)
         try:
-            ran = await process(*command, env=env, stdout=full)
+            ran = await writing_to(full, *command, env=env)
         finally:
             os.close(full)
-    assert (ran.code, ran.err) == (FAILED, "Error: cannot write: No space left on device\n")
+    assert ran == (FAILED, "Error: cannot write: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", PRINTS.values(), ids=PRINTS)
@@ -520,10 +550,10 @@ async def test_closed_pipe(command: tuple[str, ...]) -> None:
         reading, writing = os.pipe()
         os.close(reading)
         try:
-            ran = await process(*command, env=environment(url=url), stdout=writing)
+            ran = await writing_to(writing, *command, env=environment(url=url))
         finally:
             os.close(writing)
-    assert (ran.code, ran.err) == (FAILED, "")
+    assert ran == (FAILED, "")
 
 
 LOST_ERRORS: dict[str, tuple[tuple[str, ...], int]] = {
