@@ -1,17 +1,18 @@
-"""Every error that the service knows, and the one body in which the API tells it.
+"""All errors of the service, and the JSON body of an error response.
 
     ClusterEventsError
-    ├── SettingsError                          wrong settings; the commands exit with 2
+    ├── SettingsError                          invalid settings; the commands exit with 2
     └── ApiError                               an HTTP status, an `error_code`, a message, details
-        ├── BadMessage, UriTooLong, HeadersTooLarge, MisdirectedRequest, NotImplemented, VersionNotSupported
-        ├── RequestTimeout, UnmetExpectation, UnsupportedMediaType
+        ├── BadMessage, UriTooLong, HeadersTooLarge, MisdirectedRequest, NotImplemented
+        ├── VersionNotSupported, RequestTimeout, UnmetExpectation, UnsupportedMediaType
         ├── InvalidUuidParam, InvalidQueryParam, InvalidEvent, NotAcceptable
         ├── AuthenticationFailed, SigningKeysUnavailable, InsufficientPermissions, TooManyRequests
-        ├── UnknownClusterMonitorEvent, NoClusterMonitorEventsAvailable, UnknownEndpoint, MethodNotAllowed
-        ├── InvalidApiKey, UnknownApiKey, DuplicateName, EventConflict, PayloadTooLarge
+        ├── UnknownClusterMonitorEvent, NoClusterMonitorEventsAvailable
+        ├── UnknownEndpoint, MethodNotAllowed, PayloadTooLarge
+        ├── InvalidApiKey, UnknownApiKey, DuplicateName, EventConflict
         └── InternalError, ClusterMonitoringDisabled, StoreUnavailable, ServerBusy
 
-The names of the `ApiError` classes *are* the `error_code`s of the contract (DESIGN, section 3).
+The name of each `ApiError` class *is* its `error_code`, which is part of the API: do not rename it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,11 @@ import orjson
 
 
 class ClusterEventsError(Exception):
-    """The root of every error raised on purpose here."""
+    """The base class of the service's own exceptions."""
 
 
 class SettingsError(ClusterEventsError):
-    """Settings that cannot be used: one line per problem, naming the variable and what would be
-    right."""
+    """Invalid settings: one line for each problem, with the variable and what is expected."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -34,10 +34,10 @@ class SettingsError(ClusterEventsError):
 
 
 class ApiError(ClusterEventsError):
-    """An error with its HTTP form: `{"message", "error_code", "details"}`, and no other.
+    """An error response with the body `{"message", "error_code", "details"}`.
 
-    `headers` go out with the answer; `close` ends the connection after it, for requests after which
-    the byte stream cannot be trusted.
+    `headers` are added to the response. `close` closes the connection after the response, for
+    requests after which the position in the byte stream is not certain.
     """
 
     status: ClassVar[int]
@@ -56,18 +56,19 @@ class ApiError(ClusterEventsError):
 
     @property
     def error_code(self) -> str:
-        """The CamelCase code of the contract."""
+        """The CamelCase code in the body."""
         return type(self).__name__
 
     def body(self) -> bytes:
-        """The JSON bytes of this error."""
+        """The body as JSON."""
         return orjson.dumps(
             {"message": self.message, "error_code": self.error_code, "details": self.details}
         )
 
 
 def cut(value: str, limit: int = 100) -> str:
-    """At most `limit` characters of a value that a client sent, safe to repeat in JSON."""
+    """At most `limit` characters of a client's value, safe to repeat in a JSON response."""
+    # JSON in UTF-8 cannot contain lone surrogates.
     clean = value.encode("utf-8", "replace").decode("utf-8")
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
@@ -83,17 +84,17 @@ class BadMessage(ApiError):
 
 
 class VersionNotSupported(ApiError):
-    """A request in a version of HTTP other than 1.0 and 1.1."""
+    """A request in an HTTP version other than 1.0 and 1.1 (RFC 9110, section 15.6.6)."""
 
     status = 505
     close = True
 
     def __init__(self) -> None:
-        super().__init__("Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        super().__init__("This service supports only HTTP/1.1 and HTTP/1.0.")
 
 
 class UriTooLong(ApiError):
-    """A request target longer than any path of this API (RFC 9110, section 15.5.15)."""
+    """A request target longer than this API needs (RFC 9110, section 15.5.15)."""
 
     status = 414
     close = True
@@ -105,17 +106,19 @@ class UriTooLong(ApiError):
 
 
 class HeadersTooLarge(ApiError):
-    """A header field, all header fields together, or their number exceed a limit (RFC 6585, section
-    5)."""
+    """A limit on header fields is exceeded (RFC 6585, section 5).
+
+    There is a limit on the size of one field, on the size of all fields, and on their number.
+    """
 
     status = 431
     close = True
 
     @classmethod
     def together(cls, limit_bytes: int) -> Self:
-        """All header fields together are larger than any agent needs."""
+        """All header fields together are too large."""
         return cls(
-            f"The header fields exceed {limit_bytes:,} bytes together.",
+            f"All header fields together exceed {limit_bytes:,} bytes.",
             {"limit_bytes": limit_bytes},
         )
 
@@ -134,14 +137,19 @@ class HeadersTooLarge(ApiError):
 
 
 class MisdirectedRequest(ApiError):
-    """With `AUTH=none`: a `Host` that is not one of ours (RFC 9110, section 15.5.20); keeps DNS
-    rebinding out."""
+    """A request with `AUTH=none` whose `Host` is not allowed (RFC 9110, section 15.5.20).
+
+    This is a protection against DNS rebinding.
+    """
 
     status = 421
 
     def __init__(self, host: str) -> None:
-        message = f"This service does not answer for the host '{cut(host)}': see CLUSTER_EVENTS_ALLOWED_HOSTS."
-        super().__init__(message, {"host": cut(host)})
+        super().__init__(
+            f"This service does not accept requests for the host '{cut(host)}': "
+            "see CLUSTER_EVENTS_ALLOWED_HOSTS.",
+            {"host": cut(host)},
+        )
 
 
 class NotImplemented(ApiError):  # noqa: A001  # The name is the contract's error code; nothing here uses the builtin.
@@ -151,17 +159,17 @@ class NotImplemented(ApiError):  # noqa: A001  # The name is the contract's erro
     close = True
 
     def __init__(self) -> None:
-        super().__init__("Of all transfer codings only `chunked` is implemented.")
+        super().__init__("The only supported transfer coding is `chunked`.")
 
 
 class RequestTimeout(ApiError):
-    """A body that was announced and did not come in time."""
+    """A request body that did not arrive in time (RFC 9110, section 15.5.9)."""
 
     status = 408
     close = True
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(f"The request's body did not arrive within {seconds:g} seconds.")
+        super().__init__(f"The request body did not arrive within {seconds:g} seconds.")
 
 
 class UnmetExpectation(ApiError):
@@ -171,12 +179,14 @@ class UnmetExpectation(ApiError):
     close = True
 
     def __init__(self) -> None:
-        super().__init__("Of all expectations only `100-continue` is known here.")
+        super().__init__("The only supported expectation is `100-continue`.")
 
 
 class NotAcceptable(ApiError):
-    """The client refuses the plain body, and takes no coding that there is (RFC 9110, section
-    12.5.3)."""
+    """`Accept-Encoding` refuses the identity coding and every supported content coding.
+
+    See RFC 9110, section 12.5.3.
+    """
 
     status = 406
 
@@ -188,24 +198,24 @@ class NotAcceptable(ApiError):
 
 
 class UnsupportedMediaType(ApiError):
-    """A body in a content coding: it is refused rather than inflated."""
+    """A request body with a content coding; the service does not decompress bodies."""
 
     status = 415
     close = True
 
     def __init__(self) -> None:
-        super().__init__("Send the body without a Content-Encoding.")
+        super().__init__("Send the request body without a Content-Encoding.")
 
 
 class PayloadTooLarge(ApiError):
-    """A body larger than the route can need."""
+    """A request body larger than the route needs (RFC 9110, section 15.5.14)."""
 
     status = 413
     close = True
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(
-            f"The request's body exceeds {limit_bytes} bytes.", {"limit_bytes": limit_bytes}
+            f"The request body exceeds {limit_bytes} bytes.", {"limit_bytes": limit_bytes}
         )
 
 
@@ -222,7 +232,7 @@ class InvalidUuidParam(ApiError):
 
 
 class InvalidQueryParam(ApiError):
-    """A query parameter whose value is not one of those that the route takes."""
+    """A query parameter with a value that the route does not accept."""
 
     status = 400
 
@@ -232,51 +242,56 @@ class InvalidQueryParam(ApiError):
 
 
 class InvalidEvent(ApiError):
-    """A POST body that is not an event; every field at fault is named."""
+    """A POST body that is not an event; `details` lists every invalid field."""
 
     status = 400
 
     def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
         listed = [{"field": cut(field), "error": error} for field, error in errors]
-        super().__init__("The body is not a cluster monitor event.", {"errors": listed})
+        super().__init__("The request body is not a cluster monitor event.", {"errors": listed})
 
 
 class AuthenticationFailed(ApiError):
-    """No credential, or one that is bad, expired or revoked: deliberately one text for all (RFC
-    6750, section 3).
+    """No credential, or an invalid, expired or revoked one (RFC 6750, section 3).
 
-    `why` and `who` are for the audit log alone: the reason in fixed words, and the key id or the
-    subject of a token with a true signature.
+    All cases have the same message, so that a client cannot probe for valid keys. `reason` and
+    `identity` are only for the audit log: the reason as a fixed text, and the id of the API key or
+    the subject of a token whose signature was verified.
     """
 
     status = 401
 
-    def __init__(self, why: str = "not a credential", who: str | None = None) -> None:
+    def __init__(self, reason: str = "not a credential", identity: str | None = None) -> None:
         message = "Authentication failed: send a valid `Authorization: Bearer <JWT or API key>`."
         super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
-        self.why = why
-        self.who = who
+        self.reason = reason
+        self.identity = identity
 
 
 class SigningKeysUnavailable(ApiError):
-    """A JWT that cannot be judged: its issuer's keys cannot be had. API keys go on working."""
+    """A JWT that cannot be verified, because its issuer's keys cannot be fetched.
+
+    API keys are not affected.
+    """
 
     status = 503
 
     def __init__(self, retry_after_s: int = 5) -> None:
         super().__init__(
-            "The keys of the token's issuer are unavailable.",
+            "The public keys of the token's issuer are unavailable.",
             headers={"Retry-After": str(retry_after_s)},
         )
 
 
 class TooManyRequests(ApiError):
-    """A configured limit is exceeded (RFC 6585, section 4)."""
+    """Too many requests with invalid credentials from one address (RFC 6585, section 4)."""
 
     status = 429
 
     def __init__(self, retry_after_s: int) -> None:
-        message = f"Too many requests with bad credentials came from this address: wait {retry_after_s} s."
+        message = (
+            f"Too many requests with invalid credentials from this address: wait {retry_after_s} s."
+        )
         super().__init__(
             message, {"retry_after_s": retry_after_s}, headers={"Retry-After": str(retry_after_s)}
         )
@@ -290,12 +305,13 @@ class InsufficientPermissions(ApiError):
     def __init__(self, required: str, actual: str) -> None:
         details = {"required": required, "actual": actual}
         super().__init__(
-            f"This needs the role '{required}', the credential has '{actual}'.", details
+            f"This request needs the role '{required}', but the credential has '{actual}'.",
+            details,
         )
 
 
 class UnknownClusterMonitorEvent(ApiError):
-    """No such event: never recorded, or cleaned up since."""
+    """An unknown event id: the event was never recorded, or has been trimmed."""
 
     status = 404
 
@@ -305,7 +321,7 @@ class UnknownClusterMonitorEvent(ApiError):
 
 
 class NoClusterMonitorEventsAvailable(ApiError):
-    """`latest` or the verdict, before the first event."""
+    """A request for the latest event or the verdict before the first event."""
 
     status = 404
 
@@ -314,7 +330,7 @@ class NoClusterMonitorEventsAvailable(ApiError):
 
 
 class UnknownEndpoint(ApiError):
-    """A path that this API does not have."""
+    """A path that is not part of this API."""
 
     status = 404
 
@@ -323,30 +339,30 @@ class UnknownEndpoint(ApiError):
 
 
 class MethodNotAllowed(ApiError):
-    """A path of this API with a method that it does not take (RFC 9110, section 15.5.6)."""
+    """A path of this API with a method that it does not support (RFC 9110, section 15.5.6)."""
 
     status = 405
 
     def __init__(self, method: str, allowed: Sequence[str]) -> None:
         allow = ", ".join(allowed)
         message = (
-            f"This endpoint takes {allow}." if allowed else "No endpoint here takes this method."
+            f"This endpoint supports {allow}." if allowed else "No endpoint supports this method."
         )
         super().__init__(message, {"method": cut(method)}, headers={"Allow": allow})
 
 
 class InvalidApiKey(ApiError):
-    """A POST body that does not describe a new API key; every field at fault is named."""
+    """A POST body that does not describe an API key; `details` lists every invalid field."""
 
     status = 400
 
     def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
         listed = [{"field": cut(field), "error": error} for field, error in errors]
-        super().__init__("The body does not describe an API key.", {"errors": listed})
+        super().__init__("The request body does not describe an API key.", {"errors": listed})
 
 
 class UnknownApiKey(ApiError):
-    """No API key of that name."""
+    """There is no API key with this name."""
 
     status = 404
 
@@ -355,37 +371,40 @@ class UnknownApiKey(ApiError):
 
 
 class DuplicateName(ApiError):
-    """An API key of that name exists."""
+    """An API key with this name exists already."""
 
     status = 409
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"An API key named '{cut(name)}' exists.", {"name": cut(name)})
+        super().__init__(f"An API key named '{cut(name)}' exists already.", {"name": cut(name)})
 
 
 class EventConflict(ApiError):
-    """The id of a POSTed event exists with other content."""
+    """The id of a posted event exists already, with different content."""
 
     status = 409
 
     def __init__(self, event_id: str) -> None:
-        super().__init__(f"The event {event_id} exists with other content.", {"event_id": event_id})
+        super().__init__(
+            f"The event {event_id} exists already, with different content.", {"event_id": event_id}
+        )
 
 
 class InternalError(ApiError):
-    """A bug. The log has the same request id with the traceback."""
+    """A bug. The log has the traceback, with the same request id."""
 
     status = 500
     close = True
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
-            "Something went wrong here; the log names the reason.", {"request_id": request_id}
+            "An internal error occurred; the log has the details under this request id.",
+            {"request_id": request_id},
         )
 
 
 class ClusterMonitoringDisabled(ApiError):
-    """The event routes and the verdict of a deployment with `MONITORING=off`."""
+    """A request for events or the verdict with `MONITORING=off`."""
 
     status = 501
 
@@ -394,7 +413,7 @@ class ClusterMonitoringDisabled(ApiError):
 
 
 class StoreUnavailable(ApiError):
-    """The current state cannot be known: the store does not answer, or not in time."""
+    """The current state is not known: the store did not respond, or not in time."""
 
     status = 503
 
@@ -403,13 +422,13 @@ class StoreUnavailable(ApiError):
         super().__init__(message, {"reason": reason}, headers={"Retry-After": str(retry_after_s)})
 
     def for_log(self) -> str:
-        """The reason, and the driver's own words, which may name addresses: not for clients."""
+        """The reason with the driver's message, which may contain addresses: not for clients."""
         reason = str(self.details["reason"])
         return f"{reason} ({self.__cause__})" if str(self.__cause__ or "") else reason
 
 
 class ServerBusy(ApiError):
-    """A limit of this process is reached; `limit` names the setting."""
+    """A limit of this process is reached; `limit` is its name."""
 
     status = 503
 

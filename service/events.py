@@ -1,8 +1,7 @@
-"""The domain: statuses, observations, events, selectors, and the wire bytes of an event (DESIGN,
-sections 2 and 3).
+"""Statuses, observations, events, selectors, and the JSON bytes of an event.
 
-An event is rendered once, when it is recorded, into the two projections that are stored and served;
-so the bytes that an agent reads are the bytes that the writer made.
+An event is serialized once for each selector, when it is recorded. The store keeps these bytes and
+the API sends them unchanged.
 """
 
 import re
@@ -17,15 +16,16 @@ from typing import Any, Self
 import orjson
 
 INFO_LIMIT = 8_192
-"""The most bytes (UTF-8) of a self info or a resources info. JSON at most doubles them: in a
-cleaned text only quotation marks, backslashes, line feeds and tabs are escaped, by one byte
-each."""
+"""The most bytes (UTF-8) of a self info or a resources info.
+
+As JSON they are at most twice as many: in a cleaned text only quotation marks, backslashes, line
+feeds and tabs are escaped, with one more byte each."""
 
 LATEST = "latest"
-"""The event id that stands for the newest event."""
+"""In a path, the event id of the newest event."""
 
 LAST_US = 253_402_300_799_999_999
-"""The last microsecond of the year 9999: RFC 3339 has no spelling for later times."""
+"""The last microsecond of the year 9999, in µs since 1970: RFC 3339 cannot express later times."""
 
 _UUID = re.compile(
     r"(?:urn:uuid:)?([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})"
@@ -40,14 +40,17 @@ _TIME = re.compile(
 """`date-time` of RFC 3339, section 5.6: date, hours and minutes, seconds, fraction, and the offset
 in three parts."""
 _CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but line feed and tab, DEL, C1.
-    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # Bidirectional controls (Unicode Standard Annex 9).
-    r"\u2028\u2029\ud800-\udfff]"  # Line and paragraph separators, lone surrogates.
+    # C0 without tab and line feed, DEL, C1.
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    # Bidirectional controls (Unicode Standard Annex 9).
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+    # Line and paragraph separators, lone surrogates.
+    r"\u2028\u2029\ud800-\udfff]"
 )
 
 
 class Status(StrEnum):
-    """How a service is: `InitialUnhealthy` until a check has passed for the first time."""
+    """The status of a service: `InitialUnhealthy` until a check passes for the first time."""
 
     INITIAL_UNHEALTHY = "InitialUnhealthy"
     UNHEALTHY = "Unhealthy"
@@ -58,7 +61,7 @@ _STATUSES = frozenset(Status)
 
 
 class Selector(StrEnum):
-    """Which fields of an event are returned: `status` leaves every `*_info` out."""
+    """Which fields of an event are returned: `status` omits every `*_info`."""
 
     STATUS = "status"
     ALL = "all"
@@ -66,8 +69,11 @@ class Selector(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one check saw of one service. A status of another version of this service is text; it
-    counts as not healthy."""
+    """The result of one check of one service.
+
+    A status that only another version of cluster-events knows is a plain `str`, and counts as not
+    healthy.
+    """
 
     status: Status | str
     self_info: str = ""
@@ -75,7 +81,7 @@ class Observation:
 
     @property
     def healthy(self) -> bool:
-        """Whether the service passed."""
+        """Whether the status is `Healthy`."""
         return self.status == Status.HEALTHY
 
 
@@ -83,8 +89,8 @@ class Observation:
 class Event:
     """One recorded observation of all services.
 
-    `id` is a lower-case hyphenated UUID, `recorded_at` counts microseconds since 1970 (UTC),
-    `services` maps each service's name to what was seen, in the configured order.
+    `id` is a lower-case UUID with hyphens. `recorded_at` is in microseconds since 1970 (UTC).
+    `services` maps the name of each service to its observation, in the configured order.
     """
 
     id: str
@@ -94,25 +100,25 @@ class Event:
     @property
     def all_healthy(self) -> bool:
         """Whether every service was healthy."""
-        return all(seen.healthy for seen in self.services.values())
+        return all(observation.healthy for observation in self.services.values())
 
     def to_bytes(self, selector: Selector) -> bytes:
-        """The event as JSON, in the contract's field order."""
+        """The event as JSON, with the fields of a selector in the order of the API."""
         fields: dict[str, Any] = {
             "id": self.id,
             "recorded_at": rfc3339(self.recorded_at),
             "all_healthy": self.all_healthy,
         }
-        for name, seen in self.services.items():
-            fields[f"{name}_status"] = seen.status
+        for name, observation in self.services.items():
+            fields[f"{name}_status"] = observation.status
             if selector is Selector.ALL:
-                fields[f"{name}_self_info"] = seen.self_info
-                fields[f"{name}_resources_info"] = seen.resources_info
+                fields[f"{name}_self_info"] = observation.self_info
+                fields[f"{name}_resources_info"] = observation.resources_info
         return orjson.dumps(fields)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """An event from either projection; the infos that `status` leaves out are empty.
+        """Parse an event of either selector; infos that are missing are empty.
 
         Raises `ValueError` for bytes that are not an event.
         """
@@ -124,15 +130,15 @@ class Event:
 
 
 def observations(data: bytes) -> dict[str, Observation]:
-    """What an event's bytes (either projection) say of each service.
+    """The observations by service name in the bytes of an event, of either selector.
 
-    Another version of this service may have written them: a status that is not known stays as it
-    is, a field that is not a text is ignored, as are all other fields. Raises `ValueError` for
-    bytes that are not a JSON object.
+    Another version of cluster-events may have written the event: an unknown status stays a plain
+    `str`, and fields of other types and other names are ignored. Raises `ValueError` for bytes that
+    are not a JSON object.
     """
     fields = orjson.loads(data)
     if not isinstance(fields, dict):
-        raise ValueError("not an event: it is not an object")  # noqa: TRY004  # The bytes are wrong, not the call.
+        raise ValueError("not an event: not a JSON object")  # noqa: TRY004  # The bytes are wrong, not the call.
     return {
         name: Observation(
             _status(fields[f"{name}_status"]),
@@ -145,8 +151,7 @@ def observations(data: bytes) -> dict[str, Observation]:
 
 
 def is_event(data: bytes, event_id: str) -> bool:
-    """Whether the bytes are the event of that id in either projection, as any version of this
-    service writes it."""
+    """Whether the bytes are the event with this id, of either selector and of any version."""
     try:
         fields = orjson.loads(data)
     except ValueError:
@@ -163,31 +168,32 @@ def _text(text: object) -> str:
 
 
 def service_names(fields: Iterable[str]) -> list[str]:
-    """The services of an event's flat fields, in their order. Each has a field `<name>_status`."""
+    """The names of the services in the fields of an event: each has a field `<name>_status`."""
     return [field.removesuffix("_status") for field in fields if field.endswith("_status")]
 
 
 def rfc3339(us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 in UTC, with microseconds and `Z`.
+    """Format microseconds since 1970 as RFC 3339 in UTC, with microseconds and `Z`.
 
-    Raises `ValueError` outside the years 1 to 9999, for which RFC 3339 has no spelling.
+    Raises `ValueError` outside the years 1 to 9999, which is the range of `datetime`.
     """
     return _datetime(us).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def rfc3339_seconds(us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds. Raises `ValueError` as
-    `rfc3339` does."""
+    """Format microseconds since 1970 as RFC 3339 in UTC, cut to whole seconds.
+
+    Raises `ValueError` as `rfc3339` does.
+    """
     return _datetime(us).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def microseconds(time: str) -> int:
-    """A time of RFC 3339 (section 5.6) in microseconds since 1970: the inverse of `rfc3339`, for
-    any offset.
+    """Parse a time of RFC 3339 (section 5.6), with any offset, into microseconds since 1970.
 
-    A fraction has any number of digits, and is cut to microseconds. Second 60 is the next minute's
-    first: leap seconds are not counted here. Raises `ValueError` for a text that is no such time,
-    or a time outside the years 1 to 9999 in UTC.
+    A fraction may have any number of digits, and is cut to microseconds. Second 60 is the first
+    second of the next minute, since Unix time has no leap seconds. Raises `ValueError` for another
+    text, or a time outside the years 1 to 9999 in UTC.
     """
     match = _TIME.fullmatch(time)
     if match is None:
@@ -197,19 +203,19 @@ def microseconds(time: str) -> int:
     local = datetime.fromisoformat(f"{date}T{minutes}{'59' if leap else seconds}+00:00")
     offset = timedelta()
     if sign:
-        if int(offset_hours) > 23 or int(offset_minutes) > 59:  # noqa: PLR2004  # As on a clock.
+        if int(offset_hours) > 23 or int(offset_minutes) > 59:  # noqa: PLR2004  # Hours, minutes.
             raise ValueError("the offset is out of range")
         offset = timedelta(
             hours=int(f"{sign}{offset_hours}"), minutes=int(f"{sign}{offset_minutes}")
         )
     us = (local - _EPOCH - offset) // timedelta(microseconds=1)
     us += leap * 1_000_000 + int((fraction or "")[:6].ljust(6, "0"))
-    _datetime(us)
+    _datetime(us)  # Only for its `ValueError`.
     return us
 
 
 def _datetime(us: int) -> datetime:
-    """Raises `ValueError` outside the years 1 to 9999."""
+    """The time as a `datetime`. Raises `ValueError` outside the years 1 to 9999."""
     try:
         return _EPOCH + timedelta(microseconds=us)
     except OverflowError:
@@ -217,39 +223,41 @@ def _datetime(us: int) -> datetime:
 
 
 def canonical_uuid(text: str) -> str | None:
-    """A UUID in any of its spellings as lower case with hyphens, else `None`.
+    """A UUID in lower case with hyphens, or `None` if the text is not a UUID.
 
-    Hyphenated, 32 hex digits, `urn:uuid:…` and `{…}`, any case, ASCII only: stricter than
-    `uuid.UUID`, which drops stray hyphens and takes digits of other scripts.
+    Accepted are the forms with hyphens, 32 hexadecimal digits, `urn:uuid:…` and `{…}`, in any case,
+    ASCII only. `uuid.UUID` is less strict: it ignores misplaced hyphens, and accepts digits of
+    other scripts.
     """
     match = _UUID.fullmatch(text)
     return str(uuid.UUID(match[1] or match[2])) if match else None
 
 
 def uuid7(us: int) -> str:
-    """A UUIDv7 of that time, whose sub-millisecond part fills `rand_a` (RFC 9562, section 6.2,
-    method 3).
+    """A UUIDv7 of a time in microseconds since 1970 (RFC 9562, section 6.2, method 3).
 
-    So ids sort as their times do. The libraries take the current time or whole milliseconds only.
+    The part of the time below a millisecond is in `rand_a`, so that ids sort like their times.
+    Libraries support only the current time, or whole milliseconds.
     """
-    ms, rest = divmod(us, 1_000)
-    value = ms << 80 | 0x7 << 76 | (rest * 4_096 // 1_000) << 64 | 0b10 << 62 | secrets.randbits(62)
+    ms, below_ms = divmod(us, 1_000)
+    # From the left: 48 bits of milliseconds, the version, 12 bits of `rand_a`, the variant.
+    rand_a = below_ms * 4_096 // 1_000
+    value = ms << 80 | 0x7 << 76 | rand_a << 64 | 0b10 << 62 | secrets.randbits(62)
     return str(uuid.UUID(int=value))
 
 
 def clean(text: str) -> str:
-    """The text with a space for each control character, bidirectional control character and lone
-    surrogate.
+    """Replace control characters, bidirectional controls and lone surrogates by spaces.
 
-    Line feeds and tabs stay. What is left cannot act on a terminal, and is valid Unicode.
+    Line feeds and tabs stay. The result cannot control a terminal, and is valid Unicode.
     """
     return _CONTROL.sub(" ", text)
 
 
 def clean_info(text: str) -> str:
-    """A text fit for an info: cleaned, and cut to `INFO_LIMIT` bytes between two characters.
+    """A text as an info: cleaned, and cut to `INFO_LIMIT` bytes between two characters.
 
-    Services' answers are hostile input (DESIGN, section 8).
+    The responses of checked services are untrusted input.
     """
     cleaned = clean(text)
     if info_fits(cleaned):
@@ -259,5 +267,5 @@ def clean_info(text: str) -> str:
 
 
 def info_fits(text: str) -> bool:
-    """Whether a cleaned text keeps to `INFO_LIMIT`."""
+    """Whether a cleaned text has at most `INFO_LIMIT` bytes."""
     return len(text) <= INFO_LIMIT and len(text.encode()) <= INFO_LIMIT

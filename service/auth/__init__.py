@@ -1,4 +1,7 @@
-"""Who asks, and what they may do: a credential becomes a principal with a role. Deny by default."""
+"""Authentication and authorisation: from a credential to a principal with a role.
+
+Access is denied by default.
+"""
 
 from service.auth.api_keys import check_name, describe, mint
 from service.auth.authenticator import Authenticator

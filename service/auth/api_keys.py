@@ -1,8 +1,8 @@
 """API keys: `apikey:<public id>_<256 random bits><checksum>`.
 
-The id is for look-ups and logs; the checksum lets a mistyped key be refused without a look-up, and
-secret scanners tell a key from noise. The store holds a SHA-256 digest only: the secret is random,
-so a slow hash would protect nothing and cost CPU.
+The public id is for look-ups and logs. With the checksum, a mistyped key is refused without a
+look-up, and a secret scanner can recognise a key. The store has only the SHA-256 digest of a key:
+the secret is random, so a slow hash would cost CPU and protect nothing.
 """
 
 import hashlib
@@ -23,27 +23,25 @@ PREFIX = "apikey:"
 
 _ALPHABET = string.digits + string.ascii_letters
 _SECRET_LENGTH = 43
-"""The fewest characters of 62 that carry 256 bits."""
+"""The smallest number of base-62 characters with at least 256 bits."""
 _KEY = re.compile(r"(apikey:([0-9A-Za-z]{8})_[0-9A-Za-z]{43})([0-9A-Za-z]{6})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _DAY_US = 86_400_000_000
 _NO_DIGEST = "0" * 64
-"""What an unknown id is compared with, so that it takes the same time as a known one."""
+"""Compared with a key whose id is unknown, so that both cases take the same time."""
 
 
 class ApiKeyMissing(AuthenticationFailed):
-    """No API key of that id is known: it never was, it was revoked, or it is newer than what is
-    known."""
+    """No API key has this id: it never existed, was revoked, or is newer than the snapshot."""
 
     error_code = "AuthenticationFailed"
 
 
 def check_name(name: str) -> None:
-    """Raises `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`: it stands in paths
-    and logs.
+    """Raise `ValueError` for a name that is not 1 to 64 of `A-Z a-z 0-9 . _ -`.
 
-    `.` and `..` are no names either: clients remove such segments from a path (RFC 3986, section
-    5.2.4).
+    A name is part of paths and log lines. `.` and `..` are refused too, because clients remove such
+    segments from a path (RFC 3986, section 5.2.4).
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise ValueError("a key's name has 1 to 64 of A-Z a-z 0-9 . _ -, and is neither . nor ..")
@@ -52,12 +50,13 @@ def check_name(name: str) -> None:
 def mint(
     name: str, role: Role, now_us: int, expires_at_us: int | None = None
 ) -> tuple[str, StoredKey]:
-    """A new key, to be shown once, and what the store keeps of it. Times are in µs since 1970.
+    """Create an API key: the key itself, which is shown once, and its entry for the store.
 
-    Raises `ValueError` for an end that cannot be printed, after the year 9999.
+    Times are in µs since 1970. Raises `ValueError` if `expires_at_us` is after the year 9999, which
+    RFC 3339 cannot express.
     """
     if expires_at_us is not None:
-        rfc3339(expires_at_us)
+        rfc3339(expires_at_us)  # Only for its `ValueError`.
     key_id = _random(8)
     body = f"{PREFIX}{key_id}_{_random(_SECRET_LENGTH)}"
     key = body + _checksum(body)
@@ -65,10 +64,10 @@ def mint(
 
 
 def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
-    """The principal of a key. `keys` is by public id, `now` in seconds since 1970.
+    """Verify an API key and return its principal.
 
-    Raises `AuthenticationFailed` for a key that is mistyped, unknown (`ApiKeyMissing`), revoked or
-    expired.
+    `keys` maps public ids to keys, `now` is in seconds since 1970. Raises `AuthenticationFailed`
+    for a key that is mistyped, unknown (`ApiKeyMissing`), revoked or expired.
     """
     match = _KEY.fullmatch(token)
     if not match or not hmac.compare_digest(_checksum(match[1]), match[3]):
@@ -76,8 +75,8 @@ def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
     stored = keys.get(match[2])
     matches = hmac.compare_digest(_digest(token), stored.sha256 if stored else _NO_DIGEST)
     if not matches or stored is None:
-        kind = AuthenticationFailed if stored else ApiKeyMissing
-        raise kind("unknown or revoked API key", f"key:{match[2]}")
+        error_type = AuthenticationFailed if stored else ApiKeyMissing
+        raise error_type("unknown or revoked API key", f"key:{match[2]}")
     name = f"key:{stored.id}"
     expires = stored.expires_at / 1_000_000 if stored.expires_at is not None else float("inf")
     if now >= expires:
@@ -86,8 +85,10 @@ def verify(token: str, keys: Mapping[str, StoredKey], now: float) -> Principal:
 
 
 def describe(key: StoredKey, used: Mapping[str, int]) -> dict[str, Any]:
-    """What may be told of a key. `used` has the days of last use since 1970 by public id, as far as
-    they have been noted."""
+    """The public description of a key, without its digest.
+
+    `used` maps public ids to the day of last use (days since 1970), where it is known.
+    """
     day = used.get(key.id)
     return {
         "id": key.id,
@@ -108,7 +109,7 @@ def _digest(key: str) -> str:
 
 
 def _checksum(body: str) -> str:
-    """CRC-32 in six characters of base 62."""
+    """The CRC-32 as six base-62 digits."""
     number, text = zlib.crc32(body.encode()), ""
     for _ in range(6):
         number, digit = divmod(number, len(_ALPHABET))

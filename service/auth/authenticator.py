@@ -1,10 +1,9 @@
-"""The way from an `Authorization` field to a principal, remembered for tokens that were verified
-before.
+"""Authenticates `Authorization` fields, with a cache of verified credentials.
 
-Two things can end a credential before its time: its API key is deleted, or the keys that sign
-tokens change. Both replace an object: the API keys of the snapshot, and `generation`. A principal
-carries the object that it was verified against (`verified_against`): one comparison of identities
-tells whether the credential is still valid.
+Two changes invalidate a credential before it expires: its API key is deleted, or the keys that
+verify tokens change. Each change replaces an object: the API keys of the snapshot, or `generation`.
+A principal has a reference to the object that it was verified against (`verified_against`), so one
+comparison by identity shows whether the credential is still valid.
 """
 
 import hashlib
@@ -26,25 +25,26 @@ from service.settings import Auth, Settings
 from service.store import StoredKey
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([!-~]+) *", re.ASCII)
-"""RFC 9110, section 11.4: the scheme in any case. The token is visible ASCII; its own form is
-checked later."""
+"""RFC 9110, section 11.4: the scheme in any case, and a token of visible ASCII characters.
 
-_REMEMBERED = 16_384
-"""Verified tokens kept: more than the agents of one replica. About 4 MB."""
+The syntax of the token is checked later."""
+
+_CACHE_SIZE = 16_384
+"""Verified credentials in the cache: more than the agents of one replica. About 4 MB."""
 
 
 class Authenticator:
-    """Decides who sends a request.
+    """Authenticates requests: API keys, JWTs, or everyone with `AUTH=none`.
 
-    `wall` gives seconds since 1970.
+    `wall` returns seconds since 1970.
     """
 
     def __init__(self, settings: Settings, wall: Callable[[], float] = time.time) -> None:
-        """Raises `SettingsError` if the key material is unfit."""
+        """Raises `SettingsError` for invalid secrets or public keys."""
         self.generation = object()
-        """Replaced whenever the keys that sign tokens change."""
+        """Replaced whenever the keys that verify tokens change."""
         self.listeners: list[Callable[[], None]] = []
-        """Called then, in the loop; they must not block."""
+        """Called after each such change, in the event loop; they must not block."""
         self.usage = KeyUsage()
         self._settings = settings
         self._everyone = (
@@ -64,13 +64,14 @@ class Authenticator:
         }
         self._wall = wall
         self._jwt = JwtVerifier(settings, self._key_sets, wall)
-        self._remembered: OrderedDict[bytes, Principal] = OrderedDict()
+        self._verified: OrderedDict[bytes, Principal] = OrderedDict()
+        """Verified credentials by SHA-256 digest of the `Authorization` field, oldest first."""
         self._keys: Mapping[str, StoredKey] = {}
         self._keys_by_id: Mapping[str, StoredKey] = {}
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keeps published keys and the files of secrets up to date inside it."""
+        """Keep the published keys and the secrets from files up to date."""
         async with AsyncExitStack() as stack:
             if self._everyone is None:
                 for key_set in self._key_sets.values():
@@ -80,23 +81,22 @@ class Authenticator:
 
     @staticmethod
     def is_api_key(authorization: str) -> bool:
-        """Whether the credential looks like an API key, whose truth is in the store."""
+        """Whether the credential is an API key, valid or not."""
         match = _BEARER.fullmatch(authorization)
         return match is not None and match[1].startswith(api_keys.PREFIX)
 
     @property
     def open_to_all(self) -> bool:
-        """Whether no credential is needed."""
+        """Whether no credential is needed (`AUTH=none`)."""
         return self._everyone is not None
 
     async def authenticate_or_refresh(
         self, authorization: str | None, keys: Mapping[str, StoredKey]
     ) -> Principal:
-        """What `authenticate` gives; a token whose signing key is not known is a reason to ask its
-        issuer for new keys.
+        """Authenticate, and fetch the keys of a token's issuer if its key is not known.
 
-        Raises `AuthenticationFailed`, or `SigningKeysUnavailable` if the issuer's keys cannot be
-        had at all.
+        Raises `AuthenticationFailed`, or `SigningKeysUnavailable` if no keys of the issuer are
+        known.
         """
         try:
             return self.authenticate(authorization, keys)
@@ -104,6 +104,7 @@ class Authenticator:
             source = missing.source
         await source.refresh_for_unknown_kid()
         try:
+            # The API keys may have changed during the fetch: `_keys` has the latest ones.
             return self.authenticate(authorization, self._keys)
         except VerificationKeyMissing as missing:
             raise (
@@ -111,26 +112,26 @@ class Authenticator:
             ) from None
 
     def authenticate(self, authorization: str | None, keys: Mapping[str, StoredKey]) -> Principal:
-        """The principal of an `Authorization` field, with the API keys (by name) that are valid
-        now.
+        """Return the principal of an `Authorization` field.
 
-        Raises `AuthenticationFailed`. Remembers what it verified, by digest: until it expires, or
-        until what it was verified against changes.
+        `keys` are the currently valid API keys by name. A verified credential is cached until it
+        expires, or until the keys that it was verified against change. Raises
+        `AuthenticationFailed`.
         """
         if self._everyone is not None:
             return self._everyone
         if authorization is None:
             raise AuthenticationFailed("no credential")
         if keys is not self._keys:
-            self._forget_keys(keys)
+            self._replace_api_keys(keys)
         now = self._wall()
         digest = hashlib.sha256(authorization.encode("utf-8", "surrogateescape")).digest()
-        principal = self._remembered.get(digest)
+        principal = self._verified.get(digest)
         if principal is None:
             principal = self._verify(authorization, now)
-            self._remembered[digest] = principal
-            if len(self._remembered) > _REMEMBERED:
-                self._remembered.popitem(last=False)
+            self._verified[digest] = principal
+            if len(self._verified) > _CACHE_SIZE:
+                self._verified.popitem(last=False)
         elif now >= principal.expires:
             raise AuthenticationFailed("expired", principal.name)
         if principal.key_id is not None:
@@ -138,8 +139,10 @@ class Authenticator:
         return principal
 
     def still_valid(self, principal: Principal, keys: Mapping[str, StoredKey]) -> bool:
-        """Whether a credential that was good is still good, for replies that take long. `keys` are
-        those that are valid now."""
+        """Whether an authenticated principal is still valid, for responses that take long.
+
+        `keys` are the currently valid API keys by name.
+        """
         if self._everyone is not None:
             return True
         if self._wall() >= principal.expires:
@@ -147,13 +150,13 @@ class Authenticator:
         if principal.key_id is None:
             return principal.verified_against is self.generation
         if keys is not self._keys:
-            self._forget_keys(keys)
+            self._replace_api_keys(keys)
         return principal.key_id in self._keys_by_id
 
     def valid_until(self, principal: Principal) -> float:
-        """Until when an answer may be given without asking here again, in seconds since 1970.
+        """The time until which the poll path may reuse the result, in seconds since 1970.
 
-        That of an API key is asked for once a day at least, for the day of its last use.
+        For an API key this is at most the end of the day, so that its day of last use is recorded.
         """
         if principal.key_id is None:
             return principal.expires
@@ -169,24 +172,30 @@ class Authenticator:
             )
         return replace(self._jwt.verify(match[1]), verified_against=self.generation)
 
-    def _forget_keys(self, keys: Mapping[str, StoredKey]) -> None:
+    def _replace_api_keys(self, keys: Mapping[str, StoredKey]) -> None:
+        """Take other API keys, and remove principals of API keys from the cache."""
         self._keys = keys
         self._keys_by_id = {key.id: key for key in keys.values()}
-        self._remembered = OrderedDict(
-            (digest, who) for digest, who in self._remembered.items() if who.key_id is None
+        self._verified = OrderedDict(
+            (digest, principal)
+            for digest, principal in self._verified.items()
+            if principal.key_id is None
         )
 
     def _reload_secrets(self, settings: Settings) -> None:
-        """Takes the secrets of other settings. Raises `SettingsError` if they are unfit, and keeps
-        those that it has."""
+        """Take the secrets of new settings.
+
+        Raises `SettingsError` for invalid secrets; the previous ones stay in use.
+        """
         self._jwt = JwtVerifier(settings, self._key_sets, self._wall)
         self._settings = settings
         self._verification_keys_changed()
 
     def _verification_keys_changed(self) -> None:
+        """Remove principals of tokens from the cache, and notify the listeners."""
         self.generation = object()
-        self._remembered = OrderedDict(
-            (digest, who) for digest, who in self._remembered.items() if who.key_id
+        self._verified = OrderedDict(
+            (digest, principal) for digest, principal in self._verified.items() if principal.key_id
         )
         for listener in self.listeners:
             listener()

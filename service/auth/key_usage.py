@@ -1,9 +1,9 @@
-"""The day on which each API key was last used: noted in memory, written once a day for each key,
-and no more than once a minute.
+"""The day on which each API key was last used.
 
-A day is all that an operator needs to find keys that nobody uses, and it costs neither the poll
-path nor the store a write for each request. The poll path takes part by asking again at the end of
-each day.
+It is recorded in memory. A flush at most once a minute writes it to the store, once a day for each
+key. A day is precise enough to find unused keys, and neither the poll path nor the store needs a
+write for each request. The poll path authenticates each API key again at the end of the day, so
+that keys used only through the poll path are recorded too.
 """
 
 import asyncio
@@ -14,20 +14,22 @@ from service.errors import StoreUnavailable
 from service.tasks import cancel_and_wait, jittered, spawn_guarded
 
 FLUSH_S = 60.0
+"""Seconds between two flushes."""
 DAY_S = 86_400
 
 Write = Callable[[Mapping[str, int]], Awaitable[None]]
+"""Writes days of last use (days since 1970) by key id. Raises `StoreUnavailable`."""
 
 
 class KeyUsage:
-    """The last days of use by key id, as days since 1970 (UTC), as far as this process knows."""
+    """The days of last use by key id, as days since 1970 (UTC), as this process saw them."""
 
     def __init__(self) -> None:
         self._days: dict[str, int] = {}
         self._unwritten: dict[str, int] = {}
 
     def note(self, key_id: str, now: float) -> None:
-        """A key is used at a time in seconds since 1970."""
+        """Record the use of a key at a time in seconds since 1970."""
         day = int(now // DAY_S)
         if self._days.get(key_id) != day:
             self._days[key_id] = self._unwritten[key_id] = day
@@ -39,7 +41,7 @@ class KeyUsage:
 
     @asynccontextmanager
     async def written(self, write: Write) -> AsyncIterator[None]:
-        """Hands what is new to `write` inside it, and what is left at its end."""
+        """Flush to `write` regularly, and once more at the end."""
         task = spawn_guarded(self._keep_writing(write), "key-usage")
         try:
             yield
@@ -48,13 +50,14 @@ class KeyUsage:
             await self.flush(write)
 
     async def flush(self, write: Write) -> None:
-        """Hands what is new to `write`; what could not be written is kept for the next time."""
+        """Pass new days to `write`. If the write fails, they are kept for the next flush."""
         unwritten, self._unwritten = self._unwritten, {}
         if not unwritten:
             return
         try:
             await write(unwritten)
         except StoreUnavailable:
+            # Days recorded during the write are newer, so they replace the failed ones.
             self._unwritten = unwritten | self._unwritten
 
     async def _keep_writing(self, write: Write) -> None:

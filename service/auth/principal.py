@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class Role(IntEnum):
-    """What a credential may do; a higher role includes the lower ones."""
+    """What a credential allows; a higher role includes the lower ones."""
 
     NONE = 0
     READ = 1
@@ -13,12 +13,12 @@ class Role(IntEnum):
 
     @property
     def label(self) -> str:
-        """The role's name on the wire."""
+        """The name of the role in tokens, settings and responses."""
         return self.name.lower()
 
 
 def parse_role(name: object) -> Role:
-    """The role of that name; `NONE` for a name that is not known."""
+    """The role with this name; `NONE` for an unknown name."""
     return (
         {"read": Role.READ, "write": Role.WRITE}.get(name, Role.NONE)
         if isinstance(name, str)
@@ -28,12 +28,13 @@ def parse_role(name: object) -> Role:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller.
+    """An authenticated client.
 
-    `name` is fit for logs (a token's subject, or `key:` and an API key's public id). `expires` is
-    when the credential ends, in seconds since 1970; `key_id` is set for API keys, which can also be
-    revoked before that. `verified_against` is the object that the credential was verified against,
-    compared by identity: once that object has been replaced, the credential must be verified again.
+    `name` is safe to log: the subject of a token, or `key:` and the public id of an API key.
+    `expires` is when the credential expires, in seconds since 1970. `key_id` is set for API keys,
+    which can be revoked before they expire. `verified_against` is the object that the credential
+    was verified against, compared by identity: when that object has been replaced, the credential
+    must be verified again.
     """
 
     name: str
@@ -44,4 +45,4 @@ class Principal:
 
 
 EVERYONE = Principal("anyone", Role.WRITE)
-"""Every caller of a service with `AUTH=none`."""
+"""The principal of every client with `AUTH=none`."""

@@ -1,7 +1,7 @@
-"""Secrets in files, read again while the service runs: a rotated secret needs no restart.
+"""Re-reads the files of JWT secrets and public keys: a rotated secret needs no restart.
 
-The files are read, not watched: mounted secrets change by a switch of links, which notifications
-miss on many file systems.
+The files are polled. Kubernetes replaces mounted secrets by switching symbolic links, and many file
+systems send no notification of that.
 """
 
 import asyncio
@@ -16,54 +16,54 @@ from service.tasks import cancel_and_wait, spawn_guarded
 log = logging.getLogger(__name__)
 
 _SETTLE_S = 0.2
-"""A file that reads the same after this time is not in the middle of being written."""
+"""Seconds between two reads that must be equal: a file that is being written would differ."""
 
 
 @asynccontextmanager
 async def watch_secrets(
-    settings: Settings, renew: Callable[[Settings], None]
+    settings: Settings, reload: Callable[[Settings], None]
 ) -> AsyncIterator[None]:
-    """Inside it, `renew` gets new settings when the files of JWT secrets or public keys say
-    something new.
+    """Call `reload` with new settings whenever the secrets in the files change.
 
-    What `renew` refuses with `SettingsError` is logged, and the old secrets stay.
+    If `reload` raises `SettingsError`, the error is logged and the previous secrets stay in use.
     """
     if not settings.jwt_secret_files:
         yield
         return
-    task = spawn_guarded(_watch(settings, renew), "secret-files")
+    task = spawn_guarded(_watch(settings, reload), "secret-files")
     try:
         yield
     finally:
         await cancel_and_wait(task)
 
 
-async def _watch(current: Settings, renew: Callable[[Settings], None]) -> None:
-    told: tuple[str, ...] = ()
+async def _watch(current: Settings, reload: Callable[[Settings], None]) -> None:
+    logged_problems: tuple[str, ...] = ()
     while True:
         await asyncio.sleep(current.secrets_refresh)
         try:
-            found = await asyncio.to_thread(reread, current)
-            if _material(found) == _material(current):
-                told = ()
+            changed = await asyncio.to_thread(reread, current)
+            if _secrets(changed) == _secrets(current):
+                logged_problems = ()
                 continue
             await asyncio.sleep(_SETTLE_S)
-            again = await asyncio.to_thread(reread, current)
-            if _material(again) != _material(found):
+            settled = await asyncio.to_thread(reread, current)
+            if _secrets(settled) != _secrets(changed):
                 continue
-            renew(again)
+            reload(settled)
         except SettingsError as error:
-            if error.problems != told:
-                # Without the traceback, whose lines might show what the problems' words do not.
+            # The same problems are logged once, not at every read.
+            if error.problems != logged_problems:
+                # No traceback: its source lines and values could contain parts of a secret.
                 log.error(  # noqa: TRY400
-                    "new secrets are unfit; the old ones stay",
+                    "ignored invalid secret file, keeping the previous keys",
                     extra={"problems": "; ".join(error.problems)},
                 )
-            told = error.problems
+            logged_problems = error.problems
             continue
-        current, told = again, ()
-        log.info("new secrets have been taken", extra={"from": ", ".join(current.jwt_secret_files)})
+        current, logged_problems = settled, ()
+        log.info("loaded new secrets", extra={"from": ", ".join(current.jwt_secret_files)})
 
 
-def _material(settings: Settings) -> tuple[object, ...]:
+def _secrets(settings: Settings) -> tuple[object, ...]:
     return settings.jwt_secret, settings.jwt_public_key

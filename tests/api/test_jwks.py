@@ -546,9 +546,9 @@ async def test_keys_without_ids_are_fetched_again_when_none_fits(
 @pytest.mark.parametrize(
     ("token", "why"),
     [
-        (("unknown", "ES256"), "no key fits"),
-        ((None, "RS256"), "no key fits"),
-        (("a", "RS256"), "no key fits"),
+        (("unknown", "ES256"), "no matching key"),
+        ((None, "RS256"), "no matching key"),
+        (("a", "RS256"), "no matching key"),
         (("a", "ES256"), "bad signature"),
         ((None, "ES256"), "bad signature"),
     ],
@@ -560,7 +560,7 @@ async def test_log_tells_what_was_not_verified(
     token: tuple[str | None, str],
     why: str,
 ) -> None:
-    """Only a signature that was verified is called bad; where no key fits, that is said."""
+    """Only a signature that was verified is "bad"; without a matching key, the reason says so."""
     publish(issuer, ("a", "ES256", 0))
     api = await trusting(make_api, issuer)
     assert await status(api, signed(issuer, *token, number=1)) == 401

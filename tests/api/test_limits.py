@@ -175,13 +175,13 @@ def test_a_long_chain_of_proxies_costs_no_more_than_a_short_one(
 ) -> None:
     """However many hops a field names, the last few are looked at."""
     looked_at: list[str] = []
-    hop = refusals._hop
+    hop = refusals._hop_address
 
     def counted(element: str) -> object:
         looked_at.append(element)
         return hop(element)
 
-    monkeypatch.setattr(refusals, "_hop", counted)
+    monkeypatch.setattr(refusals, "_hop_address", counted)
     trusting = FailureLimiter(make_settings(trusted_proxies="10.0.0.0/8"))
     assert trusting.address("10.0.0.1", ["192.0.2.1", ",".join(["10.0.0.2"] * 3_000)]) == "10.0.0.2"
     assert len(looked_at) <= 16

@@ -838,19 +838,19 @@ def test_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -
 
 def test_memory_for_credentials_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused credentials take no memory, and of the verified ones the oldest gives way."""
-    monkeypatch.setattr(authenticator, "_REMEMBERED", 3)
+    monkeypatch.setattr(authenticator, "_CACHE_SIZE", 3)
     checked, keys = Authenticator(make_settings()), dict[str, StoredKey]()
     for n in range(10):
         assert remembers(checked, signed({"exp": LATER, "sub": f"agent-{n}"}), keys)
         assert not remembers(checked, f"nonsense-{n}", keys)
-    assert [who.name for who in checked._remembered.values()] == ["agent-7", "agent-8", "agent-9"]
+    assert [who.name for who in checked._verified.values()] == ["agent-7", "agent-8", "agent-9"]
 
 
 def test_credentials_are_not_kept_in_clear() -> None:
     """What is remembered of a credential is a digest."""
     checked, token = Authenticator(make_settings()), make_token()
     assert remembers(checked, token, {})
-    assert token.encode() not in b"".join(checked._remembered)
+    assert token.encode() not in b"".join(checked._verified)
 
 
 def test_without_authentication_everyone_may_do_everything() -> None:

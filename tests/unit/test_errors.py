@@ -110,7 +110,7 @@ def test_a_method_of_no_endpoint() -> None:
     """A method that no endpoint takes is told with an empty `Allow`."""
     error = errors.MethodNotAllowed("TRACE", [])
     assert error.headers == {"Allow": ""}
-    assert error.message == "No endpoint here takes this method."
+    assert error.message == "No endpoint supports this method."
 
 
 def test_retry_after_can_be_set() -> None:
