@@ -23,11 +23,17 @@ from service.api.responses.cache import EVENTS
 from service.api.responses.model import CacheEntry
 from service.auth import Role, mint
 from tests.support.api import Api
+from tests.support.clocks import put_timeouts_forward
 from tests.support.observations import ALL_GOOD, ONE_BAD
+from tests.support.raw import PATIENCE_S, connected
 from tests.support.settings import JWT_SECRET, make_token
+from tests.support.waiting import until
 
 EVENT_ROUTE = "/v0/cluster/events/{event_id}"
 TOKEN = make_token(Role.READ, 3_600)
+LAST = b"GET /healthz HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"
+HEALTHY = b'{"status":"healthy"}'
+"""The body of the reply to that request."""
 
 
 def head(
@@ -46,25 +52,33 @@ async def exchange(
     reader, writer = await asyncio.open_connection(api.host, api.port)
     received = b""
     try:
-        for segment in segments:
+        for number, segment in enumerate(segments):
+            if number:  # So that the server reads the segments one by one.
+                await asyncio.sleep(pause)
             writer.write(segment)
             await writer.drain()
-            await asyncio.sleep(pause)
         expected = len(segments) if answers is None else answers
         while len(re.findall(rb"HTTP/1\.[01] \d\d\d ", received)) < expected or not whole(
             received, segments
         ):
-            chunk = await asyncio.wait_for(reader.read(65_536), 3)
+            chunk = await asyncio.wait_for(reader.read(65_536), PATIENCE_S)
             if not chunk:
                 return received + b"<closed>"
             received += chunk
-        try:
-            more = await asyncio.wait_for(reader.read(65_536), 0.02)
-            return received + (more or b"<closed>")
-        except TimeoutError:
-            return received
+        return received + await rest(reader, writer)
     finally:
         writer.close()
+
+
+async def rest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """What comes before the reply to a last request, most likely nothing, or the end of the
+    connection where there is no such reply."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        writer.write(LAST)
+        received = await asyncio.wait_for(reader.read(-1), PATIENCE_S)
+    before, found, last = received.rpartition(b"HTTP/1.1 200 OK\r\n")
+    return before if found and last.endswith(b"\r\n\r\n" + HEALTHY) else received + b"<closed>"
 
 
 def whole(received: bytes, segments: tuple[bytes, ...]) -> bool:
@@ -239,16 +253,20 @@ async def test_a_matching_entity_tag_gets_304_until_the_change(both: tuple[Api, 
     assert (await exchange(fast, conditional)).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
-async def test_a_remembered_token_expires(both: tuple[Api, Api]) -> None:
+async def test_a_remembered_token_expires(
+    both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The moment at which a token ends, with the leeway, is its last also for a remembered head."""
     fast, _ = both
-    expires = int(time.time()) + 2.5
+    expires = int(time.time()) + 1_000
     token = jwt.encode({"exp": expires - 5}, JWT_SECRET)
     await warm(fast, head(token=token))
-    async with asyncio.timeout(4):
-        while (now := time.time()) < expires - 0.05:
-            assert (await exchange(fast, head(token=token))).startswith(b"HTTP/1.1 200"), now
-        await asyncio.sleep(expires - time.time())
+    clock = [expires - 0.001]
+    authenticator = fast.context.authenticator
+    for owner in (fast.poll_server, authenticator, authenticator._jwt):
+        monkeypatch.setattr(owner, "_wall", lambda: clock[0])
+    assert (await exchange(fast, head(token=token))).startswith(b"HTTP/1.1 200")
+    clock[0] = expires
     assert (await exchange(fast, head(token=token))).startswith(b"HTTP/1.1 401")
 
 
@@ -262,7 +280,7 @@ async def test_a_revoked_key_is_refused(both: tuple[Api, Api]) -> None:
     await warm(fast, head(token=key))
     assert (await exchange(fast, head(token=key))).startswith(b"HTTP/1.1 200")
     await fast.store.delete_api_key("agent")
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_S):
         while not (await exchange(fast, head(token=key))).startswith(b"HTTP/1.1 401"):
             pass
 
@@ -272,7 +290,7 @@ async def test_the_date_moves(both: tuple[Api, Api]) -> None:
     fast, _ = both
     await warm(fast, head())
     dates: set[bytes] = set()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         while len(dates) < 2:
             match = re.search(rb"Date: ([^\r]+)", await exchange(fast, head()))
             assert match
@@ -314,46 +332,45 @@ async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[
 
     try:
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(ask_on(), 5)
+            await asyncio.wait_for(ask_on(), PATIENCE_S)
     finally:
         writer.close()
     assert 0 < most < 2_000_000
 
 
-async def test_a_polling_connection_is_not_idle(make_api: Callable[..., Any]) -> None:
-    """A connection that is only ever served from the memo outlives the idle deadline; a silent one
+async def test_a_polling_connection_is_not_idle(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is only ever served from the memo outlives the idle timeout; a silent one
     does not."""
-    api: Api = await make_api(timeouts=Timeouts(head=0.3, idle=0.3, sweep=0.05))
+    api: Api = await make_api(timeouts=Timeouts(head=30, idle=30, sweep=0.01))
     await api.store.append(ALL_GOOD)
     await api.settle()
     await warm(api, head())
-    segments = [head()] * 12
-    polled = await exchange(api, *segments, pause=0.08)
-    assert polled.count(b"HTTP/1.1 200 OK") == 12
-    reader, writer = await asyncio.open_connection(api.host, api.port)
-    assert await asyncio.wait_for(reader.read(), 2) == b""
-    writer.close()
+    async with await connected(api.port) as silent, await connected(api.port) as polling:
+        await until(lambda: len(api.poll_server.connections) >= 2)
+        for _ in range(2):
+            polling.send(head())
+            assert (await polling.reply()).status == 200
+            put_timeouts_forward(monkeypatch, api.poll_server, 20)
+        assert await silent.rest() == b""
+        polling.send(head())
+        assert (await polling.reply()).status == 200
 
 
-async def test_a_slow_head_is_cut_off(make_api: Callable[..., Any]) -> None:
+async def test_a_slow_head_is_cut_off(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A head that does not come to its end in time ends the connection, however busily its bytes
     drip."""
-    api: Api = await make_api(timeouts=Timeouts(head=0.3, sweep=0.05))
-    reader, writer = await asyncio.open_connection(api.host, api.port)
-
-    async def drip() -> None:
-        for byte in head()[:-1]:
-            writer.write(bytes([byte]))
-            await asyncio.sleep(0.02)
-
-    dripping = asyncio.create_task(drip())
-    with contextlib.suppress(
-        ConnectionResetError
-    ):  # What the closed end had not read yet resets the connection.
-        assert await asyncio.wait_for(reader.read(), 2) == b""
-    assert not dripping.done()
-    dripping.cancel()
-    writer.close()
+    api: Api = await make_api(timeouts=Timeouts(head=30, sweep=0.01))
+    async with await connected(api.port) as line:
+        await until(lambda: api.poll_server.connections)
+        for byte in head()[:12]:
+            line.send(bytes([byte]))
+            await asyncio.sleep(0)
+            put_timeouts_forward(monkeypatch, api.poll_server, 3)
+        assert await line.rest() == b""
 
 
 def test_heads_that_never_come_again_are_not_kept() -> None:
@@ -416,10 +433,11 @@ async def test_it_works_with_another_framework(
     assert not api.poll_server.memo.entries
     reader, writer = await asyncio.open_connection(api.host, api.port)
     writer.write(head())
-    assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 200 OK")
+    assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).startswith(b"HTTP/1.1 200 OK")
     writer.close()
 
 
+@pytest.mark.slow
 async def test_a_long_list_comes_whole_however_slowly_it_is_read(both: tuple[Api, Api]) -> None:
     """A list longer than any buffer, asked for several times at once and read in small pieces, is
     the list each time."""
@@ -439,11 +457,12 @@ async def test_a_long_list_comes_whole_however_slowly_it_is_read(both: tuple[Api
         await asyncio.sleep(0.001)
     received = b""
     while received.count(b"HTTP/1.1 200 OK") < 30 or not whole(received, (ask,)):
-        received += await asyncio.wait_for(reader.read(50_000), 3)
+        received += await asyncio.wait_for(reader.read(50_000), PATIENCE_S)
     writer.close()
     assert set(re.split(rb"(?=HTTP/1\.1 200 OK)", masked(received))) == {b"", expected}
 
 
+@pytest.mark.slow
 async def test_long_replies_without_files_in_memory(
     both: tuple[Api, Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -512,8 +531,10 @@ async def test_who_does_not_read_is_not_heard(make_api: Callable[..., Any]) -> N
     await api.settle()
     _, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
     writer.write(head("/v0/cluster/events?selector=all", "Accept-Encoding: identity") * 30)
-    await asyncio.sleep(1)
-    (connection,) = api.poll_server.connections
+    (connection,) = await until(lambda: list(api.poll_server.connections))
+    await until(lambda: connection.paused)
+    for _ in range(20):  # Time in which it would go on, measured in requests.
+        assert (await api.get("/healthz")).status == 200
     assert connection.transport.get_write_buffer_size() < 10_000_000  # Of 30 replies of 2.9 MB.
     writer.close()
 

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from service.api.context import ApiContext
+from service.api.poll_path.poll_server import PollServer
 
 
 def put_forward(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -28,3 +29,12 @@ def put_credentials_forward(
     for owner in (state.authenticator, state.authenticator._jwt):
         monkeypatch.setattr(owner, "_wall", wall)
     put_forward(monkeypatch, seconds)
+
+
+def put_timeouts_forward(
+    monkeypatch: pytest.MonkeyPatch, server: PollServer, seconds: float
+) -> None:
+    """Puts forward the clock by which a server times its connections out. It looks at them every
+    `Timeouts.sweep` seconds of the real time."""
+    now = server.monotonic
+    monkeypatch.setattr(server, "monotonic", lambda: now() + seconds)
