@@ -227,7 +227,6 @@ async def test_large_bodies_are_no_framing(answer: bytes) -> None:
 
 async def test_a_kept_connection_starts_anew_with_each_response() -> None:
     """The limits are for one response: many small ones on one connection never add up to them."""
-
     connections = 0
 
     async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

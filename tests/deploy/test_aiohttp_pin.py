@@ -45,7 +45,7 @@ def misfits(specifiers: SpecifierSet, supported: tuple[int, int]) -> list[str]:
 
 
 def test_aiohttp_is_pinned_to_the_minor_version_that_the_poll_path_knows() -> None:
-    """pip installs no aiohttp with which the poll path would switch itself off."""
+    """Pip installs no aiohttp with which the poll path would switch itself off."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert misfits(allowed(project["dependencies"]), SUPPORTED) == [], TO_CHECK
 

@@ -93,7 +93,7 @@ def test_the_process_is_not_root(manifests: Manifests) -> None:
 
 @pytest.mark.parametrize("command", pip_commands(), ids=" ".join)
 def test_pip_takes_nothing_unchecked(command: list[str]) -> None:
-    """pip installs wheels of locked hashes, or what lies in the build already; it never chooses for
+    """Pip installs wheels of locked hashes, or what lies in the build already; it never chooses for
     itself."""
     if "uninstall" in command or command[-1] == "check":
         return

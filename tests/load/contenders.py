@@ -92,7 +92,7 @@ class Contenders:
 
     @cached_property
     def nginx(self) -> dict[str, Server]:
-        """nginx with `latest`, `full` and `not_modified` by `return`, and `list` from a file."""
+        """Nginx with `latest`, `full` and `not_modified` by `return`, and `list` from a file."""
         truth = self.truth
         sites = {
             "latest": Site(truth.latest),

@@ -49,7 +49,7 @@ class Load:
     tokens: Path | None = None
 
     def arguments(self, port: int) -> list[str]:
-        """wrk's arguments."""
+        """Wrk's arguments."""
         arguments = ["--connections", str(_CONNECTIONS)]
         for line in self.headers:
             arguments += ["--header", line]
