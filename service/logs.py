@@ -19,8 +19,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `message`, what was passed as `extra`, and
-    `exception`."""
+    """One JSON object per line.
+
+    Its fields are `time`, `level`, `logger`, `message`, those of `extra`, and `exception`.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON; line breaks in values are escaped by JSON itself."""
@@ -42,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, level, message, then what was passed as `extra`."""
+    """A line for people: time, level, message, then the fields of `extra`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")

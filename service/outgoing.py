@@ -1,11 +1,10 @@
-"""Outgoing HTTP whose cost the other side cannot drive up: a connector that bounds what is read
-around a body.
+"""A connector for outgoing HTTP that bounds what is read around the body of a response.
 
-aiohttp 3.14 bounds each line of a head and the number of its fields. It skips interim responses
-(RFC 9110, section 15.2), empty lines before a status line (RFC 9112, section 2.2) and chunk
-extensions (RFC 9112, section 7.1.1) without end: until the deadline of the request, they cost one
-core, and interim responses hundreds of MiB. Every outgoing HTTP request of the service uses this
-connector; each caller sets its own deadline and its own limit for the body.
+aiohttp 3.14 bounds each line of a head and the number of its fields. It skips without end: interim
+responses (RFC 9110, section 15.2), empty lines before a status line (RFC 9112, section 2.2), and
+chunk extensions (RFC 9112, section 7.1.1). Until the request's timeout they can use one core, and
+interim responses hundreds of MiB. Every outgoing HTTP request of the service uses this connector.
+Each caller sets its own timeout and its own limit for the body.
 """
 
 from functools import partial
@@ -18,18 +17,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 
 HEAD_LIMIT = 64 * 1024
-"""The most bytes of a response's head, all interim responses included. Servers send a few hundred
-bytes."""
+"""Bytes of a response's head, including all interim responses. Servers send a few hundred."""
 INTERIM_LIMIT = 16
-"""The most interim responses before the final one. Servers send one or two; `102 Processing` may
-come every few seconds."""
+"""Interim responses before the final one. Servers send one or two; `102 Processing` may come every
+few seconds."""
 FRAMING = 16
-"""The most bytes received for each byte of a body, beyond `HEAD_LIMIT`. Chunks of one byte cost
-six."""
+"""Bytes received for each byte of a body, beyond `HEAD_LIMIT`. A chunk of one byte takes six."""
 
 _PIECE = 4 * 1024
-"""Bytes given to the parser at a time until the final head is complete: it makes an object of every
-16 bytes at the worst."""
+"""Bytes passed to the parser at a time until the final head is complete. In the worst case it makes
+an object of every 16 bytes."""
 
 
 class BoundedConnector(aiohttp.TCPConnector):

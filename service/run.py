@@ -1,4 +1,4 @@
-"""Running the API and the monitor until a signal says stop, with an orderly end."""
+"""Runs the API and the monitor until a signal, with an orderly end."""
 
 import asyncio
 import logging
@@ -23,12 +23,14 @@ from service.workers import Supervisor
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
-"""Beyond the drain and the requests under way, before a worker is killed."""
+"""Seconds after the drain and the requests in progress before a worker is killed."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a command to its end, on uvloop where it is installed. If a background task ended it,
-    the exit code is 1."""
+    """Runs a command to its end, on uvloop where it is installed.
+
+    The exit code is 1 if a guarded background task ended.
+    """
     try:
         import uvloop  # noqa: PLC0415  # Not on every platform.
     except ImportError:  # pragma: no cover
@@ -43,7 +45,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 async def serve(
     settings: Settings, sock: socket.socket, metrics_sock: socket.socket | None
 ) -> None:
-    """The API on a listening socket, until a signal; then `DRAIN` seconds more.
+    """Serves the API on a listening socket until a signal, and for `DRAIN` seconds after it.
 
     `metrics_sock` is where the metrics are served, if not with the API.
     """
@@ -78,7 +80,7 @@ async def _serve(
 def serve_with_workers(
     settings: Settings, sock: socket.socket, metrics_sock: socket.socket | None, workers: int
 ) -> None:
-    """The API in several processes on the port of a listening socket, until a signal.
+    """Serves the API in several processes on the port of a listening socket, until a signal.
 
     All workers accept from `metrics_sock`, and each of them serves the metrics of all. Exits with 1
     if the workers keep ending.
@@ -131,7 +133,7 @@ async def _work(
     lifeline: int,
     ready: Callable[[], None],
 ) -> None:
-    """One worker, until a signal or the end of its parent."""
+    """Runs one worker until a signal or the end of its parent."""
     stop, loop = stop_signal(), asyncio.get_running_loop()
 
     def parent_gone() -> None:
@@ -149,7 +151,7 @@ async def _work(
 
 
 async def monitor(settings: Settings) -> None:
-    """The monitor, until a signal; then it hands over to another, if one stands by.
+    """Runs the monitor until a signal, and releases its lease for a standby.
 
     With a services file, SIGHUP reads it again instead of ending the process.
     """
@@ -163,7 +165,7 @@ async def monitor(settings: Settings) -> None:
 
 
 def stop_signal() -> asyncio.Event:
-    """Set at SIGTERM, SIGINT or SIGHUP."""
+    """An event that is set at SIGTERM, SIGINT or SIGHUP."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

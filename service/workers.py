@@ -1,8 +1,8 @@
-"""Several processes of one service: started together, restarted when one dies, ended together.
+"""A supervisor of worker processes: it starts them, restarts them and ends them.
 
-They are forked from a parent that has imported everything, so they share its memory. The parent
-watches them, and keeps the sockets of all of them open: while a worker is being restarted, its
-connections wait instead of being refused.
+Workers are forked from a parent that has imported everything, so they share its memory. The parent
+keeps the listening sockets of all workers open: while a worker is restarted, its connections wait
+instead of being refused.
 """
 
 import contextlib
@@ -23,20 +23,22 @@ log = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 STEADY_S = 2.0
-"""A worker that has served for so long has started well; one that ends sooner has failed to
-start."""
+"""Seconds of serving after which a start counts as successful."""
 PAUSE_S = 0.5
-"""Before the third start of a worker that keeps ending. It doubles with each further start; the
-second start is at once."""
-LONGEST_PAUSE_S = 4.0
-"""Connections wait for the worker meanwhile, so it is no longer than a client's usual patience."""
-MOST_FAILED_STARTS = 5
-"""In a row: 0.5 + 1 + 2 s of pauses. A cause that outlasts them needs an operator."""
+"""Seconds before the third start of a worker that keeps ending; doubled for each further start. The
+second start is immediate."""
+MAX_PAUSE_S = 4.0
+"""Connections wait for the worker during the pause, so it is shorter than usual client timeouts."""
+MAX_FAILED_STARTS = 5
+"""Failed starts in a row, with pauses of 0.5 + 1 + 2 s, after which an operator is needed."""
 
 
 @dataclass(slots=True)
 class _Worker:
-    """One worker through all its restarts. Times are monotonic seconds; `pid` is 0 between them."""
+    """One worker through all its restarts; `pid` is 0 while it is not running.
+
+    Times are monotonic seconds.
+    """
 
     index: int
     pid: int = 0
@@ -48,9 +50,9 @@ class _Worker:
 class Supervisor:
     """Keeps `count` workers running.
 
-    `work(index, lifeline, ready)` is one worker's whole life, in its own process. `lifeline` is a
-    file descriptor that reaches its end when the parent is gone. The worker calls `ready` when it
-    serves.
+    `work(index, lifeline, ready)` runs one worker, in its own process, until it ends. `lifeline` is
+    a file descriptor that reaches end-of-file when the parent has ended. The worker calls `ready`
+    when it serves.
     """
 
     def __init__(
@@ -63,17 +65,18 @@ class Supervisor:
         pause: float = PAUSE_S,
         steady: float = STEADY_S,
     ) -> None:
-        """`stop_within` is how many seconds a worker may take to end before it is killed.
-        `stopping` is called in the parent when no worker will be started any more. `pause` and
-        `steady` are `PAUSE_S` and `STEADY_S`."""
+        """`stop_within` is the number of seconds after which an ending worker is killed.
+
+        `stopping` is called in the parent when no further worker will be started. `pause` and
+        `steady` are `PAUSE_S` and `STEADY_S`.
+        """
         self._workers = [_Worker(index) for index in range(count)]
         self._work = work
         self._stop_within = stop_within
         self._stopping = stopping
         self._pause = pause
         self._steady_after = steady
-        # Shared with the workers: when each of them became ready, by the clock that all share, or
-        # 0.
+        # Shared memory: the monotonic time at which each worker became ready, or 0.
         self._ready_at = memoryview(mmap.mmap(-1, 8 * count)).cast("d")
         self._lifeline = os.pipe()
         self._wake = os.pipe()
@@ -83,7 +86,7 @@ class Supervisor:
     def run(self) -> bool:
         """Runs until a signal, and until all workers have ended.
 
-        Returns false if it gave up because the workers kept ending.
+        Returns false if it gave up, since the workers kept ending.
         """
         self._watch_signals()
         while not self._ending:
@@ -98,7 +101,7 @@ class Supervisor:
     # -- signals and time --------------------------------------------------------------------------
 
     def _watch_signals(self) -> None:
-        """Has signals and the deaths of workers end a `_wait`."""
+        """Makes signals, and the ends of workers, end a `_wait`."""
         for end in self._wake:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
@@ -110,7 +113,7 @@ class Supervisor:
         self._signalled = True
 
     def _wait(self, until: float | None) -> None:
-        """Until a signal, but not beyond a moment."""
+        """Waits for a signal, at most until a monotonic time."""
         select.select(
             [self._wake[0]], [], [], None if until is None else max(0.0, until - time.monotonic())
         )
@@ -126,22 +129,24 @@ class Supervisor:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
-        """Forks a worker. Signals wait meanwhile: the parent's handlers would swallow the
-        child's."""
+        """Forks a worker.
+
+        Signals are blocked until the child has its own handlers: the parent's would swallow them.
+        """
         self._ready_at[worker.index] = 0.0
         worker.started = time.monotonic()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             worker.pid = os.fork()
             if not worker.pid:
-                self._live(worker.index)
+                self._run_child(worker.index)
         except OSError as error:  # Too many processes, or too little memory.
             self._failed(worker, f"cannot fork: {error.strerror}")
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
-    def _live(self, index: int) -> NoReturn:
-        """The child's side of the fork."""
+    def _run_child(self, index: int) -> NoReturn:
+        """Runs the worker in the forked process."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -160,45 +165,48 @@ class Supervisor:
                 sys.stderr.flush()
             os._exit(code)
 
-    # -- deaths ------------------------------------------------------------------------------------
+    # -- ends --------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        """Notes the workers that have ended."""
+        """Collects the workers that have ended."""
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                # It may be no worker: the first process of a container inherits orphans.
+                # It may be another process: the first one of a container inherits orphans.
                 for worker in self._workers:
                     if worker.pid == ended[0]:
                         worker.pid = 0
                         self._failed(worker, _reason(os.waitstatus_to_exitcode(ended[1])))
 
     def _failed(self, worker: _Worker, reason: str) -> None:
-        """Plans the restart of a worker that has ended, or gives up if it keeps ending soon after
-        its start and no other worker is steady."""
+        """Plans the restart of a worker that has ended.
+
+        Gives up if the worker keeps ending soon after its start, and no other worker is steady.
+        """
         if self._ending:
             return
         now = time.monotonic()
         worker.failed_starts = 0 if self._steady(worker, now) else worker.failed_starts + 1
-        found = {
+        details = {
             "worker": worker.index,
             "reason": reason,
             "lived_s": round(now - worker.started, 1),
         }
-        others_steady = any(one.pid and self._steady(one, now) for one in self._workers)
-        if worker.failed_starts >= MOST_FAILED_STARTS and not others_steady:
+        others_steady = any(other.pid and self._steady(other, now) for other in self._workers)
+        if worker.failed_starts >= MAX_FAILED_STARTS and not others_steady:
             self._gave_up = True
             log.critical(
-                "giving up: the workers keep ending", extra=found | {"starts": worker.failed_starts}
+                "giving up: the workers keep ending",
+                extra=details | {"starts": worker.failed_starts},
             )
             return
         pause = 0.0
         if worker.failed_starts > 1:
-            pause = min(self._pause * 2 ** (worker.failed_starts - 2), LONGEST_PAUSE_S)
+            pause = min(self._pause * 2 ** (worker.failed_starts - 2), MAX_PAUSE_S)
         worker.due = now + pause
-        log.error("a worker ended", extra=found | {"restart_in_s": pause})
+        log.error("a worker ended", extra=details | {"restart_in_s": pause})
 
     def _ready(self, index: int) -> None:
-        """Called in the worker."""
+        """Called in the worker when it serves."""
         self._ready_at[index] = time.monotonic()
 
     def _steady(self, worker: _Worker, now: float) -> bool:
@@ -212,7 +220,7 @@ class Supervisor:
         return self._signalled or self._gave_up
 
     def _end_all(self) -> None:
-        """Has the workers end, and kills those that take too long."""
+        """Ends the workers, and kills those that take too long."""
         self._stopping()
         self._signal_all(signal.SIGTERM)
         deadline: float | None = time.monotonic() + self._stop_within
@@ -231,10 +239,10 @@ class Supervisor:
                         "a worker did not end in time",
                         extra={"worker": worker.index, "pid": worker.pid},
                     )
-                # It has not been waited for, so the process id is still its own.
+                # The process was not waited for, so its id cannot belong to another one.
                 os.kill(worker.pid, number)
 
 
 def _reason(code: int) -> str:
-    """Why a process ended, from its exit code."""
+    """The reason for a process' end, from its exit code."""
     return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"

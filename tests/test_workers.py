@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from service.workers import MOST_FAILED_STARTS
+from service.workers import MAX_FAILED_STARTS
 from tests.support import needs
 from tests.support.environment import environment
 from tests.support.ports import reserve_port
@@ -328,10 +328,10 @@ def test_workers_that_keep_ending(work: str, reason: str) -> None:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
     lines = [line for line in said.splitlines() if f" worker=0 reason='{reason}" in line]
-    assert len(lines) == MOST_FAILED_STARTS
+    assert len(lines) == MAX_FAILED_STARTS
     assert all(" ERROR   a worker ended " in line for line in lines[:-1])
     assert " CRITICAL giving up: the workers keep ending " in lines[-1]
-    assert said.count("OSError: no such thing") == (MOST_FAILED_STARTS if "raise" in work else 0)
+    assert said.count("OSError: no such thing") == (MAX_FAILED_STARTS if "raise" in work else 0)
 
 
 def test_restarts_back_off() -> None:
@@ -342,7 +342,7 @@ def test_restarts_back_off() -> None:
         _, said = process.communicate(timeout=30)
     starts = [float(line) for line in said.splitlines() if line.replace(".", "").isdigit()]
     pauses = [later - earlier for earlier, later in pairwise(starts)]
-    assert len(pauses) == MOST_FAILED_STARTS - 1
+    assert len(pauses) == MAX_FAILED_STARTS - 1
     assert all(pause >= least for pause, least in zip(pauses, [0, 0.1, 0.2, 0.4], strict=True))
 
 
@@ -352,7 +352,7 @@ def test_one_worker_that_keeps_ending_beside_a_steady_one() -> None:
     with supervised(
         "live(lifeline, ready) if index == 0 else os._exit(3)", count=2, steady=0.0
     ) as process:
-        for _ in range(MOST_FAILED_STARTS + 2):
+        for _ in range(MAX_FAILED_STARTS + 2):
             assert logged(process, r"a worker ended worker=(\d)") == "1"
         end(process)
     assert process.returncode == 0
@@ -363,7 +363,7 @@ def test_workers_that_cannot_be_forked() -> None:
     with supervised("pass", forks=False) as process:
         _, said = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert said.count("cannot fork: Resource temporarily unavailable") == MOST_FAILED_STARTS
+    assert said.count("cannot fork: Resource temporarily unavailable") == MAX_FAILED_STARTS
     assert "Traceback" not in said
 
 
