@@ -18,34 +18,33 @@ from urllib.parse import quote, urlsplit
 
 TIMEOUT_S = 10.0
 BODY_LIMIT = 64 * 1024 * 1024
-"""The most bytes of a body, or of one event of a stream: the service's own limit for a page is 4
-MiB."""
+"""Bytes of a body, or of one event of a stream: the limit of a page in the service is 4 MiB."""
 LONGEST_WAIT_S = 60
-"""Seconds for which the service holds a waiting read at the most."""
+"""The maximum seconds for which the service holds a long poll."""
 SILENCE_S = 45.0
-"""Seconds of silence after which a stream counts as lost: three signs of life were missed."""
+"""Seconds without a byte after which a stream counts as lost: three missed comments."""
 NOTHING_YET = "00000000-0000-0000-0000-000000000000"
-"""The id of no event: a stream that goes on after it begins with all that is retained."""
+"""The id of no event. A stream that resumes after it begins with all retained events."""
 RETRY_S = 2.0
-"""Seconds before another try, where the service says nothing else."""
+"""Seconds before the next try, where the service does not name them."""
 _RETRY_BOUNDS_S = (0.1, 60.0)
-"""Within these, the service may choose the seconds before another try."""
+"""The range in which the service may choose the seconds before the next try."""
 
 _MENDED_BY_TIME = frozenset({404, 408, 429})
-"""Refusals that need not last: nothing recorded yet, too slow, too many."""
+"""Statuses that may go away: no event yet, too slow, too many requests."""
 
 
 class ClientError(Exception):
-    """No usable answer; the text says why, for people."""
+    """There is no usable response. The text gives the reason, for people."""
 
 
 class RefusedError(ClientError):
-    """The service answers, and would answer the same again."""
+    """The service responded with an error that will not go away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer's status, header fields (names in lower case) and JSON body."""
+    """A response: status, header fields (names in lower case), JSON body."""
 
     status: int
     headers: Mapping[str, str]
@@ -53,28 +52,32 @@ class Reply:
 
     @property
     def stale(self) -> str | None:
-        """Why the answer may not be the current state, in words; `None` if it is."""
+        """Why the response may not be the current state; `None` if it is current."""
         match self.headers.get("cluster-stale"):
             case None:
                 return None
             case "store-unreachable":
-                return f"the store cannot be reached; known to be true {self.headers.get('age', '?')} s ago"
+                age = self.headers.get("age", "?")
+                return f"the store cannot be reached; last confirmed {age} s ago"
             case "monitor-silent":
-                return f"the monitor is silent; last check: {self.headers.get('cluster-checked-at', 'never')}"
+                checked_at = self.headers.get("cluster-checked-at", "never")
+                return f"the monitor is silent; last check: {checked_at}"
             case reason:
                 return reason
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Where the service is, and the credential for it."""
+    """The address of a service, and the credential for it."""
 
     url: str
     token: str | None
 
     def events(self, limit: int | None = None) -> Reply:
-        """The retained events, newest first, or the newest `limit`. Raises `ClientError`, as all of
-        these do."""
+        """The retained events, newest first, or the newest `limit`.
+
+        Raises `ClientError`, as all these methods do.
+        """
         return self._get("/v0/cluster/events" + (f"?limit={limit}" if limit else ""), _are_events)
 
     def event(self, event_id: str, selector: str) -> Reply:
@@ -84,15 +87,14 @@ class Client:
         )
 
     def verdict(self) -> Reply:
-        """Whether the cluster is healthy, whatever the answer is."""
+        """The verdict, with either status."""
         return self._get("/v0/cluster_healthz", _is_verdict, accept=(200, 503))
 
     def verdicts(self, until: float) -> Iterator[Reply | ClientError]:
-        """The verdict now and whenever it changes, before the monotonic time `until`; or why there
-        is none just now.
+        """The verdict now and at each change, until the monotonic time `until`.
 
-        Ends at that time. Raises `ClientError` for what time does not mend, such as a refused
-        credential.
+        Yields the error where there is none at the moment. Raises `ClientError` for an error that
+        will not go away, such as a refused credential.
         """
         etag: str | None = None
         while (left := until - time.monotonic()) > 0:
@@ -117,11 +119,10 @@ class Client:
                 time.sleep(RETRY_S)
 
     def watch(self, selector: str, note: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-        """The latest event, then every event as it is recorded: nothing is missed over lost
-        connections.
+        """The latest event, then each event as it is recorded, also after lost connections.
 
-        `note` is told, for people, what happens to the connection, and where the history was cut.
-        Raises `ClientError` if there is no beginning, or for what time does not mend.
+        `note` gets texts for people: about the connection, and where the history was cut. Raises
+        `ClientError` if the first request fails, or for an error that will not go away.
         """
         latest = self._get(f"/v0/cluster/events?limit=1&selector={selector}", _are_events).body
         yield from latest
@@ -134,7 +135,8 @@ class Client:
                         if last == NOTHING_YET:
                             continue
                         note(
-                            "the history was cut: some events may be missing; all that are retained follow"
+                            "the history was cut: some events may be missing; all retained events "
+                            "follow"
                         )
                     elif frame.name == "message" and frame.data:
                         found = self._event_of(frame)
@@ -184,8 +186,10 @@ class Client:
         headers: Mapping[str, str] = MappingProxyType({}),
         timeout: float = TIMEOUT_S,
     ) -> Reply:
-        """The answer to a GET. Raises `ClientError` for another status, for a body that does not
-        fit, for no answer."""
+        """The response to a GET.
+
+        Raises `ClientError` for another status, for a body that does not fit, and for no response.
+        """
         with self._opened(path, {"Accept": "application/json", **headers}, timeout) as answer:
             body = _json(_body(answer))
         fields = {name.lower(): value for name, value in answer.getheaders()}
@@ -241,8 +245,10 @@ class Client:
 
 @dataclass(slots=True)
 class Frame:
-    """One server-sent event, as far as it has come (HTML standard, section 9.2.6). `retry` is in
-    seconds."""
+    """One server-sent event, as far as it was received (HTML standard, section 9.2.6).
+
+    `retry` is in seconds.
+    """
 
     name: str = "message"
     id: str | None = None

@@ -142,8 +142,7 @@ def _table(*columns: str) -> Table:
 
 
 def _add(table: Table, *values: Any) -> None:
-    """Cells are texts, never markup and never control characters: they contain what services and
-    servers sent."""
+    """Adds a row. Cells are cleaned texts, never markup: they come from services and servers."""
     cells = [clean(_text(value)) for value in values]
     table.add_row(*(Text(cell, COLOURS.get(cell, "")) for cell in cells))
 

@@ -1,7 +1,6 @@
-"""What the commands print, and where it fails: cleaned text for a terminal of any encoding, on
-streams that may be gone.
+"""Output of the commands: cleaned text for a terminal of any encoding.
 
-Texts come from servers, which are not trusted: nothing that is printed acts on the terminal.
+Texts come from servers, which are not trusted: no printed text can control the terminal.
 """
 
 import errno
@@ -24,25 +23,26 @@ _GONE = {
     errno.EAGAIN,
     errno.ENXIO,
 }
-"""How writing to a file, a pipe or a terminal fails."""
+"""The errors of writing to a file, a pipe or a terminal that has gone."""
 
 
 def replace_missing_characters() -> None:
-    """From now on stdout prints `?` for a character that its encoding lacks. (Python escapes it on
-    stderr already.)"""
+    """Makes stdout print `?` for a character that its encoding lacks.
+
+    Python escapes such characters on stderr already.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
-    """Prints a line to stdout, colours included. Raises `OSError` where that fails; see
-    `is_lost`."""
+    """Prints a line to stdout, with colours. Raises `OSError` (see `is_lost`)."""
     # Without `file`, click encodes as UTF-8 for a terminal whose encoding is ASCII.
     click.echo(text, file=sys.stdout)
 
 
 def note(text: str) -> None:
-    """Prints lines for people to stderr, cleaned. Where that fails, it does not matter."""
+    """Prints lines for people to stderr, cleaned. A failure is ignored."""
     try:
         click.echo(clean(text), file=sys.stderr)
     except OSError:
@@ -55,12 +55,14 @@ def one_line(text: str) -> str:
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether the error says that what was printed cannot be written."""
+    """Whether the error means that the output cannot be written."""
     return error.errno in _GONE
 
 
 def discard(stream: TextIO | None) -> None:
-    """Lets go of what a stream still has to write: Python would fail on it once more at its end,
-    with exit code 120."""
+    """Drops what a stream has not written yet.
+
+    Python would try to write it at its end, fail, and exit with 120.
+    """
     if stream is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
