@@ -1,4 +1,4 @@
-"""Settings: their types, the model, and how they are loaded (contract, section 10)."""
+"""Settings: their types, the model, its validation, and loading from the environment."""
 
 from service.settings.load import CLIENT_VARIABLES, load, read_text, read_toml, reread
 from service.settings.model import Kind, Origin, Settings, is_secret

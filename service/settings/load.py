@@ -1,4 +1,7 @@
-"""Loading: environment, files of secrets and services; every problem is reported at once."""
+"""Loads settings from the environment, files of secrets and the services file.
+
+All problems are reported together.
+"""
 
 import re
 import tomllib
@@ -7,10 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    SecretStr,
-    ValidationError,
-)
+from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from service.errors import SettingsError
@@ -19,17 +19,19 @@ from service.settings.types import PREFIX
 from service.text import decoded, stripped
 
 CLIENT_VARIABLES = ("CLUSTER_EVENTS_URL", "CLUSTER_EVENTS_TOKEN")
-"""What the client commands read besides: no settings of the service."""
+"""Variables with our prefix that only the client commands read; they are not settings."""
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Raises `OSError`, or `ValueError` with what the file is instead of
-    UTF-8."""
+    """The text of a UTF-8 file.
+
+    Raises `OSError`, or `ValueError` with a message that continues "the file is".
+    """
     return decoded(path.read_bytes())
 
 
 def read_toml(path: Path) -> Mapping[str, Any]:
-    """The tables of a services file. Raises `ValueError`, with a reason for people."""
+    """The tables of a services file. Raises `ValueError` with a message for the operator."""
     try:
         text = read_text(path)
     except OSError as error:
@@ -42,7 +44,8 @@ def read_toml(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"the file {path} is not TOML: {error}") from error
     if wrong := [name for name, table in tables.items() if not isinstance(table, dict)]:
         raise ValueError(
-            f"'{wrong[0]}' is not a table: expected a [name] for each service, and its settings below it"
+            f"'{wrong[0]}' is not a table: "
+            "expected a [name] for each service, and its settings below it"
         )
     return tables
 
@@ -51,29 +54,30 @@ _SERVICE_LINK = re.compile(
     r"(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)",
     re.ASCII,
 )
+"""Names of variables that only a Kubernetes service link has."""
 _LINKED_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://.*", re.ASCII | re.IGNORECASE)
 
 
 def is_service_link(name: str, text: str) -> bool:
-    """Whether Kubernetes sets such a variable for a Service whose name begins with ours. `name` is
-    without our prefix.
+    """Whether a variable comes from a Kubernetes Service whose name begins with `cluster-events`.
 
-    Kubernetes documents them as "Environment variables" of Services: `NAME_SERVICE_HOST`,
-    `NAME_SERVICE_PORT[_PORTNAME]`, `NAME_PORT` with an address, and
-    `NAME_PORT_80_TCP[_PROTO|_PORT|_ADDR]`. The Service `cluster-events-monitor` thus sets
-    `CLUSTER_EVENTS_MONITOR_PORT`, which only the value distinguishes from the setting.
+    `name` is the variable without our prefix. Kubernetes documents these variables as "Environment
+    variables" of Services: `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT[_PORTNAME]`, `NAME_PORT` with an
+    address, and `NAME_PORT_80_TCP[_PROTO|_PORT|_ADDR]`. The Service `cluster-events-monitor` thus
+    sets the variable of the setting `MONITOR_PORT`; only the value shows which one it is.
     """
+    has_address = _LINKED_ADDRESS.fullmatch(text) is not None
     if name.lower() in Settings.model_fields:
-        return name.endswith("PORT") and _LINKED_ADDRESS.fullmatch(text) is not None
-    is_address = (name == "PORT" or name.endswith("_PORT")) and _LINKED_ADDRESS.fullmatch(
-        text
-    ) is not None
-    return is_address or _SERVICE_LINK.fullmatch(name) is not None
+        return name.endswith("PORT") and has_address
+    is_port = name == "PORT" or name.endswith("_PORT")
+    return (is_port and has_address) or _SERVICE_LINK.fullmatch(name) is not None
 
 
 def variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Our variables and what they say, without white space around it; not those that are empty, nor
-    service links."""
+    """The variables with our prefix and their values, without surrounding white space.
+
+    Empty variables and service links are left out.
+    """
     for variable, raw in environ.items():
         if variable.startswith(PREFIX) and raw:
             text = stripped(raw)
@@ -82,8 +86,7 @@ def variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def secret_of_file(variable: str) -> str | None:
-    """The secret whose file the variable `CLUSTER_EVENTS_<NAME>_FILE` names, as the name of a
-    field; `None` if it names none."""
+    """The field name of the secret for a variable `CLUSTER_EVENTS_<NAME>_FILE`, else `None`."""
     name = variable.removeprefix(PREFIX).lower()
     if name in Settings.model_fields or not name.endswith("_file"):
         return None
@@ -92,49 +95,53 @@ def secret_of_file(variable: str) -> str | None:
 
 
 @dataclass(slots=True)
-class _Found:
-    """What was found for each field, where, and what is wrong with it."""
+class _Sources:
+    """The values found for each field, their origins, and the problems."""
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def take(self, name: str, value: Any, kind: Kind, file: Path | None = None) -> None:
-        """Takes a value, in place of any that was there."""
+    def add(self, name: str, value: Any, kind: Kind, file: Path | None = None) -> None:
+        """Add the value of a field, or replace an earlier one."""
         self.values[name], self.origins[name] = value, Origin(kind, file)
 
 
 def load(environ: Mapping[str, str], **overrides: Any) -> Settings:
-    """The settings of `environ`: `CLUSTER_EVENTS_<NAME>`, or for secrets
-    `CLUSTER_EVENTS_<NAME>_FILE` naming a file, or else a file in `CLUSTER_EVENTS_SECRETS_DIR`.
-    White space and byte order marks around them do not count.
+    """Load the settings from `environ`.
 
-    `overrides` come from the command line and win; those that are `None` are left out. An empty
-    value counts as not set. Raises `SettingsError` with every problem, each with its variable; no
-    value of a secret is repeated.
+    The variables are `CLUSTER_EVENTS_<NAME>`. A secret may also be in the file that
+    `CLUSTER_EVENTS_<NAME>_FILE` names, or else in a file in `SECRETS_DIR`. White space and byte
+    order marks around a value are removed, and an empty value counts as not set. `overrides` are
+    options of the command line and take precedence, unless they are `None`.
+
+    Raises `SettingsError` with all problems, each with its variable. The messages do not contain
+    the values of secrets.
     """
-    found = _Found()
+    sources = _Sources()
     for variable, text in variables(environ):
         name = variable.removeprefix(PREFIX).lower()
         if name in Settings.model_fields:
-            _take_text(found, variable, name, text)
+            _add_variable(sources, variable, name, text)
         elif secret := secret_of_file(variable):
-            _read_secret(found, variable, secret, text, environ)
-    _read_folder(found)
-    _read_services(found)
+            _read_secret_file(sources, variable, secret, text, environ)
+    _read_secrets_dir(sources)
+    _read_services(sources)
     for name, value in overrides.items():
         if value is not None:
-            found.take(
-                name, stripped(value) if isinstance(value, str) else value, Kind.COMMAND_LINE
-            )
-    settings = _validated(found.values, found.problems)
-    settings._origins = found.origins  # noqa: SLF001  # Not a setting: where they come from.
+            text_or_value = stripped(value) if isinstance(value, str) else value
+            sources.add(name, text_or_value, Kind.COMMAND_LINE)
+    settings = _validated(sources.values, sources.problems)
+    # Not a field, so that pydantic does not validate or print it.
+    settings._origins = sources.origins  # noqa: SLF001
     return settings
 
 
 def reread(settings: Settings) -> Settings:
-    """The same settings with the current contents of the files of JWT secrets. Blocks. Raises
-    `SettingsError`."""
+    """The same settings with the current contents of the files of JWT secrets and public keys.
+
+    It blocks during the reads. Raises `SettingsError`.
+    """
     values = {name: getattr(settings, name) for name in settings.model_fields_set}
     problems: list[str] = []
     for name, file in settings.jwt_secret_files.items():
@@ -142,55 +149,53 @@ def reread(settings: Settings) -> Settings:
             values[name] = SecretStr(secret)
     if problems:
         raise SettingsError(problems)
-    again = _validated(values)
-    again._origins = settings._origins  # noqa: SLF001  # Not a setting: the origins of the values.
-    return again
+    reread_settings = _validated(values)
+    reread_settings._origins = settings._origins  # noqa: SLF001  # As in `load`.
+    return reread_settings
 
 
-def _take_text(found: _Found, variable: str, name: str, text: str) -> None:
+def _add_variable(sources: _Sources, variable: str, name: str, text: str) -> None:
     try:
         text.encode()
-    except UnicodeEncodeError:  # Bytes of the environment that are not UTF-8 (PEP 383).
-        found.problems.append(f"{variable}: not UTF-8 text")
+    except UnicodeEncodeError:
+        # Python decodes other bytes of the environment as lone surrogates (PEP 383).
+        sources.problems.append(f"{variable}: not UTF-8 text")
         return
     if text:
-        found.take(name, text, Kind.ENVIRONMENT)
-    elif is_secret(name):  # As for an empty file: a secret that somebody provided is meant.
-        found.problems.append(f"{variable}: it is only white space")
+        sources.add(name, text, Kind.ENVIRONMENT)
+    # A secret of white space is a mistake: it must not count as "no secret".
+    elif is_secret(name):
+        sources.problems.append(f"{variable}: it is only white space")
 
 
-def _read_services(found: _Found) -> None:
-    """Without SERVICES, the services are those of the file."""
-    if "services_file" not in found.values or "services" in found.values:
+def _read_services(sources: _Sources) -> None:
+    """Take the services from the services file, unless `SERVICES` is set."""
+    if "services_file" not in sources.values or "services" in sources.values:
         return
-    file = Path(found.values["services_file"])
+    file = Path(sources.values["services_file"])
     try:
         tables = read_toml(file)
     except ValueError as error:
-        found.problems.append(f"{PREFIX}SERVICES_FILE: {error}")
-    else:
-        found.take(
-            "services",
-            {name: table.get("url") for name, table in tables.items()},
-            Kind.SERVICES_FILE,
-            file,
-        )
+        sources.problems.append(f"{PREFIX}SERVICES_FILE: {error}")
+        return
+    urls = {name: table.get("url") for name, table in tables.items()}
+    sources.add("services", urls, Kind.SERVICES_FILE, file)
 
 
-def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings:
-    """Settings of these values. Raises `SettingsError` with every problem, those that were `found`
-    before included."""
-    problems = list(found)
+def _validated(values: Mapping[str, Any], earlier_problems: Sequence[str] = ()) -> Settings:
+    """Settings with these values. Raises `SettingsError` with all problems."""
+    problems = list(earlier_problems)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
         problems += _explain(error)
-        wrong = {problem["loc"][0] for problem in _errors(error) if problem["loc"]}
-        # What the other fields have wrong among themselves would go untold until these are right.
-        if wrong:
+        invalid = {problem["loc"][0] for problem in _errors(error) if problem["loc"]}
+        # pydantic checks combinations of fields only if all fields are valid. So validate once more
+        # without the invalid fields, to report the problems of the other ones too.
+        if invalid:
             try:
                 Settings.model_validate(
-                    {name: value for name, value in values.items() if name not in wrong}
+                    {name: value for name, value in values.items() if name not in invalid}
                 )
             except ValidationError as rest:
                 problems += _explain(rest)
@@ -200,46 +205,46 @@ def _validated(values: Mapping[str, Any], found: Sequence[str] = ()) -> Settings
     return settings
 
 
-def _read_secret(
-    found: _Found, variable: str, name: str, path: str, environ: Mapping[str, str]
+def _read_secret_file(
+    sources: _Sources, variable: str, name: str, path: str, environ: Mapping[str, str]
 ) -> None:
     direct = variable.removesuffix("_FILE")
     if environ.get(direct):
-        found.problems.append(f"{variable}: {direct} is set too; set one of them")
-    elif path and (secret := _read(variable, Path(path), found.problems)):
-        found.take(name, secret, Kind.FILE, Path(path))
+        sources.problems.append(f"{variable}: {direct} is set too; set one of them")
+    elif path and (secret := _read(variable, Path(path), sources.problems)):
+        sources.add(name, secret, Kind.FILE, Path(path))
 
 
-def _read_folder(found: _Found) -> None:
-    """The secrets of `SECRETS_DIR` that are not set otherwise."""
-    folder = found.values.get("secrets_dir")
+def _read_secrets_dir(sources: _Sources) -> None:
+    """Read the secrets in `SECRETS_DIR` that are not set in another way."""
+    folder = sources.values.get("secrets_dir")
     if not folder:
         return
     try:
         files = sorted(Path(folder).iterdir())
     except OSError as error:
-        found.problems.append(
+        sources.problems.append(
             f"{PREFIX}SECRETS_DIR: cannot read the folder it names: {error.strerror}"
         )
         return
     for file in files:
-        name = secret_named(file)
-        if name not in Settings.model_fields or not is_secret(name) or name in found.values:
+        name = secret_field_name(file)
+        if name not in Settings.model_fields or not is_secret(name) or name in sources.values:
             continue
-        if secret := _read(f"{PREFIX}SECRETS_DIR ({file.name[:64]})", file, found.problems):
-            found.take(name, secret, Kind.SECRETS_DIR, file)
+        if secret := _read(f"{PREFIX}SECRETS_DIR ({file.name[:64]})", file, sources.problems):
+            sources.add(name, secret, Kind.SECRETS_DIR, file)
 
 
-def secret_named(file: Path) -> str:
-    """The name of the field that a file in `SECRETS_DIR` is for, if there is one."""
+def secret_field_name(file: Path) -> str:
+    """The name of the field for a file in `SECRETS_DIR`; there may be no such field."""
     return file.name.lower().replace("-", "_")
 
 
 def _read(variable: str, file: Path, problems: list[str]) -> str:
-    """The secret in a file, or nothing if there is a problem.
+    """The secret in a file, or an empty text if there is a problem.
 
-    A file that cannot be read is not named: its name may be the secret itself, in the wrong
-    variable.
+    The message about an unreadable file does not contain its name: the name may be the secret
+    itself, set in the wrong variable.
     """
     try:
         secret = stripped(read_text(file))
@@ -249,23 +254,24 @@ def _read(variable: str, file: Path, problems: list[str]) -> str:
     except ValueError as error:
         problems.append(f"{variable}: the file {file} is {error}")
         return ""
-    if (
-        not secret
-    ):  # It would count as not set, which for a secret that somebody provided is never meant.
+    # An empty file is a mistake: it must not count as "no secret".
+    if not secret:
         problems.append(f"{variable}: the file {file} is empty")
     return secret
 
 
 def _explain(error: ValidationError) -> list[str]:
+    """The validation errors as problems, with the variable of each invalid field."""
     lines: list[str] = []
     for problem in _errors(error):
         message = problem["msg"].removeprefix("Value error, ")
-        where = f"{PREFIX}{problem['loc'][0]}".upper() + ": " if problem["loc"] else ""
-        lines += [where + line for line in message.splitlines()]
+        # Problems of combinations have no location, and contain the variable already.
+        variable = f"{PREFIX}{problem['loc'][0]}".upper() + ": " if problem["loc"] else ""
+        lines += [variable + line for line in message.splitlines()]
     return lines
 
 
 def _errors(error: ValidationError) -> list[ErrorDetails]:
-    """The mistakes, without those defaults that could only not be computed because of them."""
-    found = error.errors(include_input=False, include_url=False, include_context=False)
-    return [one for one in found if one["type"] != "default_factory_not_called"]
+    """The validation errors, without errors of defaults that depend on an invalid field."""
+    errors = error.errors(include_input=False, include_url=False, include_context=False)
+    return [one for one in errors if one["type"] != "default_factory_not_called"]

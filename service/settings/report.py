@@ -1,5 +1,4 @@
-"""What can be said of the settings: which are in effect and where they come from, and which
-variables are none."""
+"""Reports about settings: their effective values and origins, and unknown variables."""
 
 import difflib
 import re
@@ -11,15 +10,16 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from service.settings.load import CLIENT_VARIABLES, secret_named, secret_of_file, variables
+from service.settings.load import CLIENT_VARIABLES, secret_field_name, secret_of_file, variables
 from service.settings.model import Origin, Settings, is_secret
 from service.settings.types import PREFIX
 from service.text import stripped
 
 MASK = "********"
+"""Shown in place of a secret."""
 
-_LOCATIONS = frozenset({"redis_url"})
-"""Secrets of which only the parts that are masked in every URL are secret."""
+_MASKED_URLS = frozenset({"redis_url"})
+"""Secrets that are shown as URLs, with a masked user and query."""
 _FIELDS = frozenset(name.upper() for name in Settings.model_fields)
 _SECRETS = tuple(name for name in Settings.model_fields if is_secret(name))
 _NAMES = (
@@ -27,19 +27,17 @@ _NAMES = (
     *(f"{name}_FILE".upper() for name in _SECRETS),
     *(name.removeprefix(PREFIX) for name in CLIENT_VARIABLES),
 )
-"""All names that a variable of ours can have, without the prefix."""
+"""All valid names of variables, without the prefix."""
 _USER = re.compile(r"://.*@", re.DOTALL)
-"""Up to the last `@`: a password that is not encoded may contain any of the other separators."""
+"""Up to the last `@`, since a password that is not percent-encoded may contain separators."""
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
-_LIKE = 0.8
-"""How much a file's name must resemble a secret's (`difflib`, 0 to 1) to be taken for a misspelt
-one."""
+_MISSPELT_RATIO = 0.8
+"""The similarity (`difflib`, 0 to 1) from which a file name counts as a misspelt secret name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """One setting: its variable, its value as JSON has it (secrets masked), and where that comes
-    from."""
+    """One setting: its variable, its value for JSON with secrets masked, and its origin."""
 
     variable: str
     value: Any
@@ -47,8 +45,7 @@ class Effective:
 
 
 def effective(settings: Settings) -> Sequence[Effective]:
-    """Every setting in the order of its documentation, what follows from others by default
-    included."""
+    """All settings in the order of the model, with defaults that depend on other settings."""
     derived = {
         "stale_after": settings.stale_after_s,
         "jwt_algorithms": settings.key_set_algorithms if settings.key_sets else settings.algorithms,
@@ -66,65 +63,75 @@ def effective(settings: Settings) -> Sequence[Effective]:
 def _shown(name: str, value: Any) -> Any:
     if not isinstance(value, SecretStr):
         return _plain(value)
-    return masked(value.get_secret_value()) if name in _LOCATIONS else MASK
+    return masked(value.get_secret_value()) if name in _MASKED_URLS else MASK
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it; URLs in it are masked."""
+    """The value for JSON, with masked URLs."""
     match value:
         case Enum():
             return value.value
         case str() | Path():
             return masked(str(value))
         case Mapping():
-            return {name: _plain(one) for name, one in value.items()}
+            return {name: _plain(element) for name, element in value.items()}
         case tuple():
-            return [_plain(one) for one in value]
+            return [_plain(element) for element in value]
         case _:
             return value
 
 
 def masked(text: str) -> str:
-    """A text that may be a URL, without the user and the query of one: both may carry a password or
-    a token."""
+    """A text in which the user and the query of a URL are masked, since they may be secret."""
     if "://" not in text:
         return text
     return _QUERY.sub(f"?{MASK}", _USER.sub(f"://{MASK}@", text))
 
 
 def warnings(environ: Mapping[str, str]) -> Sequence[str]:
-    """What of our variables, and of the files in `SECRETS_DIR`, is not used: a line for each, with
-    the nearest name."""
-    found = []
+    """A line for each variable, and each file in `SECRETS_DIR`, that is not used.
+
+    It contains the nearest valid name.
+    """
+    unused = []
     for variable, text in variables(environ):
         name = variable.removeprefix(PREFIX).upper()
         plain = name.removesuffix("_FILE")
         if not text or name in _FIELDS or variable in CLIENT_VARIABLES or secret_of_file(variable):
             continue
         if plain != name and plain in _FIELDS:
-            found.append(
-                f"{variable} is not used: only secrets are read from files; set {PREFIX}{plain} itself"
+            unused.append(
+                f"{variable} is not used: "
+                f"only secrets are read from files; set {PREFIX}{plain} itself"
             )
         else:
             (nearest,) = difflib.get_close_matches(name, _NAMES, n=1, cutoff=0.0)
-            found.append(
-                f"{variable} is not used: there is no such setting; the nearest is {PREFIX}{nearest}"
+            unused.append(
+                f"{variable} is not used: "
+                f"there is no such setting; the nearest is {PREFIX}{nearest}"
             )
-    return [*found, *_misspelt_files(stripped(environ.get(f"{PREFIX}SECRETS_DIR", "")))]
+    return [*unused, *_misspelt_files(stripped(environ.get(f"{PREFIX}SECRETS_DIR", "")))]
 
 
 def _misspelt_files(folder: str) -> Sequence[str]:
-    """Files in `SECRETS_DIR` that are nearly named like a secret; it may contain any others."""
+    """A line for each file in `SECRETS_DIR` whose name is nearly that of a secret.
+
+    The folder may contain other files, which are not reported.
+    """
     try:
         files = sorted(Path(folder).iterdir()) if folder else []
-    except OSError:  # Reported when the settings are loaded.
+    except OSError:  # `load` reports it.
         files = []
-    likely = {
-        file: difflib.get_close_matches(secret_named(file), _SECRETS, n=1, cutoff=_LIKE)
-        for file in files
+    names = {file: secret_field_name(file) for file in files}
+    nearest = {
+        file: difflib.get_close_matches(name, _SECRETS, n=1, cutoff=_MISSPELT_RATIO)
+        for file, name in names.items()
     }
     return [
-        f"{PREFIX}SECRETS_DIR: {file.name} is not used: there is no such secret; the nearest is {best[0]}"
-        for file, best in likely.items()
-        if best and best[0] != secret_named(file)
+        (
+            f"{PREFIX}SECRETS_DIR: {file.name} is not used: "
+            f"there is no such secret; the nearest is {matches[0]}"
+        )
+        for file, matches in nearest.items()
+        if matches and matches[0] != names[file]
     ]

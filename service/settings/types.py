@@ -1,4 +1,4 @@
-"""Types of settings: durations, switches, lists, URLs and hosts, and how their texts are parsed."""
+"""Types of settings, and the parsing of durations, switches, lists, URLs and host names."""
 
 import base64
 import ipaddress
@@ -16,6 +16,15 @@ from pydantic import (
 )
 
 PREFIX = "CLUSTER_EVENTS_"
+"""The prefix of all variables."""
+
+SYMMETRIC_ALGORITHMS = ("HS256", "HS384", "HS512")
+ASYMMETRIC_ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA", "Ed25519"),
+)
+KEY_SET_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
+"""For published keys: the algorithms that issuers use in practice, since fewer is safer."""
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)?", re.ASCII)
 _UNITS = {
@@ -25,12 +34,12 @@ _UNITS = {
     "h": Decimal(3_600),
     "d": Decimal(86_400),
 }
-"""Exact, so that the same duration in two units is the same number."""
+"""Seconds of each unit, as exact decimals: 500ms and 0.5s are the same float."""
 _LONGEST_S = 36_500 * 86_400.0
-"""A hundred years: beyond, Redis takes no expiry, and nobody means it."""
+"""A hundred years: Redis refuses much longer expiries."""
 SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _RESERVED_SERVICE_NAMES = frozenset({"all_healthy", "stale", "stale_after_seconds"})
-"""Names of the verdict's own fields, beside which each service has a field."""
+"""Fields of the verdict, which also has a field named after each service."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_NAME = re.compile(
     r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?", re.ASCII
@@ -38,10 +47,9 @@ _HOST_NAME = re.compile(
 
 
 def seconds(value: str, bare_unit: str = "s") -> float:
-    """A duration in seconds: a plain number (in `bare_unit`), or one with a unit: `500ms`, `30s`,
-    `10m`, `72h`, `90d`.
+    """Parse a duration with a unit (`500ms`, `30s`, `10m`, `72h`, `90d`) into seconds.
 
-    Raises `ValueError` for anything else.
+    A number without a unit is in `bare_unit`. Raises `ValueError` for another text.
     """
     match = _DURATION.fullmatch(value.strip())
     if not match:
@@ -53,15 +61,17 @@ def seconds(value: str, bare_unit: str = "s") -> float:
 
 
 def parse_duration(value: object) -> object:
+    """A text as seconds; other values unchanged, for pydantic."""
     return seconds(value) if isinstance(value, str) else value
 
 
 def parse_retention_hours(value: object) -> object:
+    """A text as hours; other values unchanged, for pydantic."""
     return seconds(value, "h") / 3_600 if isinstance(value, str) else value
 
 
 def _switch(value: object) -> object:
-    """`on` and `off`; pydantic's own booleans (yes, no, true, false, 1, 0) are taken as well."""
+    """`on` and `off` as booleans; pydantic itself accepts yes, no, true, false, 1 and 0."""
     return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
@@ -74,8 +84,11 @@ def _split(value: object) -> object:
 
 
 def parse_services(value: object) -> object:
-    """`name=URL` pairs, or names alone where nothing is checked, separated by commas; or a mapping
-    of a services file."""
+    """Parse services from `name=URL` pairs, separated by commas, or from a services file.
+
+    A name without a URL is a service that is not checked. The result maps names to URLs, which may
+    be empty. Raises `ValueError`.
+    """
     if isinstance(value, str):
         pairs = [part.partition("=")[::2] for part in value.split(",") if part.strip()]
     elif isinstance(value, Mapping):
@@ -85,17 +98,18 @@ def parse_services(value: object) -> object:
     services: dict[str, str] = {}
     for name, url in ((name.strip(), url.strip()) for name, url in pairs):
         if not SERVICE_NAME.fullmatch(name) or name in _RESERVED_SERVICE_NAMES:
-            shown = name.partition("://")[0][
-                :40
-            ]  # Where the `=` is missing this is a URL, perhaps with a password.
+            # If the `=` is missing, the name is a URL, which may contain a password.
+            shown = name.partition("://")[0][:40]
             raise ValueError(
-                f"'{shown}' cannot be a service's name: use lower-case identifiers, as in api=http://…"
+                f"'{shown}' cannot be a service's name: "
+                "use lower-case identifiers, as in api=http://…"
             )
         if name in services:
             raise ValueError(f"the service '{name}' is named twice")
         if url and not can_be_checked(url):
             raise ValueError(
-                f"the URL of '{name}' is not an http:// or https:// URL, nor tcp://host:port, redis://… or rediss://…"
+                f"the URL of '{name}' is not an http:// or https:// URL, "
+                "nor tcp://host:port, redis://… or rediss://…"
             )
         services[name] = url
     if not services:
@@ -104,7 +118,7 @@ def parse_services(value: object) -> object:
 
 
 def parse_pairs(value: object) -> object:
-    """`name=text` pairs, separated by commas; the text may contain further equals signs."""
+    """Parse `name=text` pairs, separated by commas; the text may contain equals signs."""
     if not isinstance(value, str):
         return value
     pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
@@ -114,16 +128,16 @@ def parse_pairs(value: object) -> object:
 
 
 def can_be_checked(url: str) -> bool:
-    """Whether there is a kind of check for the URL."""
+    """Whether there is a probe for the scheme of the URL, and the URL is complete."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         return False
-    known = parts.scheme in {"http", "https", "redis", "rediss"} or (
+    has_probe = parts.scheme in {"http", "https", "redis", "rediss"} or (
         parts.scheme == "tcp" and port is not None
     )
-    return known and bool(parts.hostname)
+    return has_probe and bool(parts.hostname)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
@@ -140,31 +154,35 @@ class Auth(StrEnum):
 
 
 class Unknown(StrEnum):
-    """What it means when the resources behind a service cannot be known."""
+    """How a workload counts if it cannot be read from Kubernetes."""
 
     IGNORE = "ignore"
     UNHEALTHY = "unhealthy"
 
 
 class LogFormat(StrEnum):
-    """How log lines look: for people, or one JSON object a line."""
+    """The format of log lines: text for people, or one JSON object a line."""
 
     TEXT = "text"
     JSON = "json"
 
 
 def webhook_key(secret: SecretStr) -> bytes | None:
-    """The bytes that a webhook's secret stands for, or `None` if it is none (Standard Webhooks,
-    "Signature scheme")."""
+    """The key bytes of a webhook secret, or `None` if the secret is invalid.
+
+    The form is `whsec_` and base64 (Standard Webhooks, "Signature scheme").
+    """
     prefix, _, encoded = secret.get_secret_value().partition("_")
     try:
         key = base64.b64decode(encoded, validate=True)
     except ValueError:
         return None
-    return key if prefix == "whsec" and 24 <= len(key) <= 64 else None  # noqa: PLR2004  # As the standard says.
+    # The standard requires 24 to 64 bytes.
+    return key if prefix == "whsec" and 24 <= len(key) <= 64 else None  # noqa: PLR2004
 
 
 def is_http_url(url: str) -> bool:
+    """Whether the text is an `http://` or `https://` URL with a host."""
     try:
         parts = urlsplit(url)
         return parts.scheme in {"http", "https"} and bool(parts.hostname)
@@ -173,8 +191,10 @@ def is_http_url(url: str) -> bool:
 
 
 def is_host_name(text: str) -> bool:
-    """Whether it is a host name in ASCII, or an IP address (that of IPv6 with or without
-    brackets)."""
+    """Whether the text is an ASCII host name or an IP address.
+
+    An IPv6 address may have brackets.
+    """
     try:
         ipaddress.ip_address(text.removeprefix("[").removesuffix("]") if ":" in text else text)
     except ValueError:
@@ -183,20 +203,31 @@ def is_host_name(text: str) -> bool:
 
 
 def cors_origin_problem(text: str) -> str | None:
-    """What is wrong with an origin of browsers: it is compared with what they send (the Fetch
-    standard, "serializing a request origin"), so only one spelling of it ever matches."""
+    """Why a browser never sends this origin, or `None` if it may.
+
+    The value of `Origin` is compared with the setting, and browsers send only one form of each
+    origin (Fetch standard, "serializing a request origin").
+    """
     variable = f"{PREFIX}CORS_ORIGINS"
-    right = _origin_of(text)
-    if text in {"*", right}:
+    canonical = _canonical_origin(text)
+    if text in {"*", canonical}:
         return None
-    if right is None:
-        return f"{variable}: expected origins such as https://status.example, separated by commas, or * for all"
-    return f"{variable}: expected {right}, as browsers send it: in lower case, without a default port, path or slash at its end"
+    if canonical is None:
+        return (
+            f"{variable}: expected origins such as https://status.example, "
+            "separated by commas, or * for all"
+        )
+    return (
+        f"{variable}: expected {canonical}, as browsers send it: in lower case, "
+        "without a default port, path or slash at its end"
+    )
 
 
-def _origin_of(text: str) -> str | None:
-    """The origin of a URL, or of a host without a scheme, as browsers send it; `None` where there
-    is none."""
+def _canonical_origin(text: str) -> str | None:
+    """The origin of a URL, or of a host without a scheme, in the form that browsers send.
+
+    `None` if the text has no origin.
+    """
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         host, port = parts.hostname or "", parts.port
@@ -206,7 +237,7 @@ def _origin_of(text: str) -> str | None:
             host = host.encode("idna").decode()
     except ValueError:
         return None
-    # `null` is what every sandboxed page sends.
+    # Every sandboxed page sends `null`, so it identifies no page.
     if not is_host_name(host) or host == "null" or parts.netloc.endswith(":"):
         return None
     scheme = parts.scheme or ("http" if is_loopback(host.strip("[]")) else "https")
@@ -216,7 +247,7 @@ def _origin_of(text: str) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can be reached there."""
+    """Whether the host is a loopback address or `localhost`."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -224,8 +255,10 @@ def is_loopback(host: str) -> bool:
 
 
 def is_safe_url(url: str) -> bool:
-    """Whether keys may be fetched from there: by https, or by http from this machine, and without a
-    password in the URL."""
+    """Whether keys may be fetched from the URL.
+
+    It must be an https URL, or an http URL of this machine, and must not contain a password.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
