@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Self
 
 import orjson
 
+from service.text import cut
+
 
 class ClusterEventsError(Exception):
     """The base class of the service's own exceptions."""
@@ -42,15 +44,17 @@ class ApiError(ClusterEventsError):
 
     status: ClassVar[int]
     close: ClassVar[bool] = False
+    text: ClassVar[str] = ""
+    """The message of an error that always has the same one."""
 
     def __init__(
         self,
-        message: str,
+        message: str = "",
         details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        super().__init__(message or self.text)
+        self.message = message or self.text
         self.details = dict(details or {})
         self.headers = dict(headers or {})
 
@@ -66,21 +70,12 @@ class ApiError(ClusterEventsError):
         )
 
 
-def cut(value: str, limit: int = 100) -> str:
-    """At most `limit` characters of a client's value, safe to repeat in a JSON response."""
-    # JSON in UTF-8 cannot contain lone surrogates.
-    clean = value.encode("utf-8", "replace").decode("utf-8")
-    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
-
-
 class BadMessage(ApiError):
     """Bytes that are not a well-formed HTTP request (RFC 9112)."""
 
     status = 400
     close = True
-
-    def __init__(self) -> None:
-        super().__init__("The request is not well-formed HTTP/1.1.")
+    text = "The request is not well-formed HTTP/1.1."
 
 
 class VersionNotSupported(ApiError):
@@ -88,9 +83,7 @@ class VersionNotSupported(ApiError):
 
     status = 505
     close = True
-
-    def __init__(self) -> None:
-        super().__init__("This service supports only HTTP/1.1 and HTTP/1.0.")
+    text = "This service supports only HTTP/1.1 and HTTP/1.0."
 
 
 class UriTooLong(ApiError):
@@ -100,9 +93,8 @@ class UriTooLong(ApiError):
     close = True
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(
-            f"The request target exceeds {limit_bytes:,} bytes.", {"limit_bytes": limit_bytes}
-        )
+        message = f"The request target exceeds {limit_bytes:,} bytes."
+        super().__init__(message, {"limit_bytes": limit_bytes})
 
 
 class HeadersTooLarge(ApiError):
@@ -117,10 +109,8 @@ class HeadersTooLarge(ApiError):
     @classmethod
     def together(cls, limit_bytes: int) -> Self:
         """All header fields together are too large."""
-        return cls(
-            f"All header fields together exceed {limit_bytes:,} bytes.",
-            {"limit_bytes": limit_bytes},
-        )
+        message = f"All header fields together exceed {limit_bytes:,} bytes."
+        return cls(message, {"limit_bytes": limit_bytes})
 
     @classmethod
     def one_field(cls, limit_bytes: int) -> Self:
@@ -130,10 +120,8 @@ class HeadersTooLarge(ApiError):
     @classmethod
     def too_many(cls, limit_fields: int) -> Self:
         """There are too many header fields."""
-        return cls(
-            f"The request has more than {limit_fields} header fields.",
-            {"limit_fields": limit_fields},
-        )
+        message = f"The request has more than {limit_fields} header fields."
+        return cls(message, {"limit_fields": limit_fields})
 
 
 class MisdirectedRequest(ApiError):
@@ -145,11 +133,8 @@ class MisdirectedRequest(ApiError):
     status = 421
 
     def __init__(self, host: str) -> None:
-        super().__init__(
-            f"This service does not accept requests for the host '{cut(host)}': "
-            "see CLUSTER_EVENTS_ALLOWED_HOSTS.",
-            {"host": cut(host)},
-        )
+        message = f"This service does not accept requests for the host '{cut(host)}': "
+        super().__init__(f"{message}see CLUSTER_EVENTS_ALLOWED_HOSTS.", {"host": cut(host)})
 
 
 class NotImplemented(ApiError):  # noqa: A001  # The name is the contract's error code; nothing here uses the builtin.
@@ -157,9 +142,7 @@ class NotImplemented(ApiError):  # noqa: A001  # The name is the contract's erro
 
     status = 501
     close = True
-
-    def __init__(self) -> None:
-        super().__init__("The only supported transfer coding is `chunked`.")
+    text = "The only supported transfer coding is `chunked`."
 
 
 class RequestTimeout(ApiError):
@@ -177,9 +160,7 @@ class UnmetExpectation(ApiError):
 
     status = 417
     close = True
-
-    def __init__(self) -> None:
-        super().__init__("The only supported expectation is `100-continue`.")
+    text = "The only supported expectation is `100-continue`."
 
 
 class NotAcceptable(ApiError):
@@ -191,10 +172,8 @@ class NotAcceptable(ApiError):
     status = 406
 
     def __init__(self, codings: Sequence[str]) -> None:
-        super().__init__(
-            f"Accept one of these content codings: {', '.join(codings)}.",
-            {"codings": list(codings)},
-        )
+        message = f"Accept one of these content codings: {', '.join(codings)}."
+        super().__init__(message, {"codings": list(codings)})
 
 
 class UnsupportedMediaType(ApiError):
@@ -202,9 +181,7 @@ class UnsupportedMediaType(ApiError):
 
     status = 415
     close = True
-
-    def __init__(self) -> None:
-        super().__init__("Send the request body without a Content-Encoding.")
+    text = "Send the request body without a Content-Encoding."
 
 
 class PayloadTooLarge(ApiError):
@@ -214,9 +191,8 @@ class PayloadTooLarge(ApiError):
     close = True
 
     def __init__(self, limit_bytes: int) -> None:
-        super().__init__(
-            f"The request body exceeds {limit_bytes} bytes.", {"limit_bytes": limit_bytes}
-        )
+        message = f"The request body exceeds {limit_bytes} bytes."
+        super().__init__(message, {"limit_bytes": limit_bytes})
 
 
 class InvalidUuidParam(ApiError):
@@ -245,10 +221,11 @@ class InvalidEvent(ApiError):
     """A POST body that is not an event; `details` lists every invalid field."""
 
     status = 400
+    text = "The request body is not a cluster monitor event."
 
     def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
         listed = [{"field": cut(field), "error": error} for field, error in errors]
-        super().__init__("The request body is not a cluster monitor event.", {"errors": listed})
+        super().__init__(details={"errors": listed})
 
 
 class AuthenticationFailed(ApiError):
@@ -277,10 +254,8 @@ class SigningKeysUnavailable(ApiError):
     status = 503
 
     def __init__(self, retry_after_s: int = 5) -> None:
-        super().__init__(
-            "The public keys of the token's issuer are unavailable.",
-            headers={"Retry-After": str(retry_after_s)},
-        )
+        message = "The public keys of the token's issuer are unavailable."
+        super().__init__(message, headers={"Retry-After": str(retry_after_s)})
 
 
 class TooManyRequests(ApiError):
@@ -289,12 +264,9 @@ class TooManyRequests(ApiError):
     status = 429
 
     def __init__(self, retry_after_s: int) -> None:
-        message = (
-            f"Too many requests with invalid credentials from this address: wait {retry_after_s} s."
-        )
-        super().__init__(
-            message, {"retry_after_s": retry_after_s}, headers={"Retry-After": str(retry_after_s)}
-        )
+        message = "Too many requests with invalid credentials from this address: wait "
+        headers = {"Retry-After": str(retry_after_s)}
+        super().__init__(f"{message}{retry_after_s} s.", {"retry_after_s": retry_after_s}, headers)
 
 
 class InsufficientPermissions(ApiError):
@@ -303,11 +275,8 @@ class InsufficientPermissions(ApiError):
     status = 403
 
     def __init__(self, required: str, actual: str) -> None:
-        details = {"required": required, "actual": actual}
-        super().__init__(
-            f"This request needs the role '{required}', but the credential has '{actual}'.",
-            details,
-        )
+        message = f"This request needs the role '{required}', but the credential has '{actual}'."
+        super().__init__(message, {"required": required, "actual": actual})
 
 
 class UnknownClusterMonitorEvent(ApiError):
@@ -324,9 +293,7 @@ class NoClusterMonitorEventsAvailable(ApiError):
     """A request for the latest event or the verdict before the first event."""
 
     status = 404
-
-    def __init__(self) -> None:
-        super().__init__("No cluster monitor event has been recorded yet.")
+    text = "No cluster monitor event has been recorded yet."
 
 
 class UnknownEndpoint(ApiError):
@@ -351,14 +318,10 @@ class MethodNotAllowed(ApiError):
         super().__init__(message, {"method": cut(method)}, headers={"Allow": allow})
 
 
-class InvalidApiKey(ApiError):
+class InvalidApiKey(InvalidEvent):
     """A POST body that does not describe an API key; `details` lists every invalid field."""
 
-    status = 400
-
-    def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
-        listed = [{"field": cut(field), "error": error} for field, error in errors]
-        super().__init__("The request body does not describe an API key.", {"errors": listed})
+    text = "The request body does not describe an API key."
 
 
 class UnknownApiKey(ApiError):
@@ -385,9 +348,8 @@ class EventConflict(ApiError):
     status = 409
 
     def __init__(self, event_id: str) -> None:
-        super().__init__(
-            f"The event {event_id} exists already, with different content.", {"event_id": event_id}
-        )
+        message = f"The event {event_id} exists already, with different content."
+        super().__init__(message, {"event_id": event_id})
 
 
 class InternalError(ApiError):
@@ -397,19 +359,15 @@ class InternalError(ApiError):
     close = True
 
     def __init__(self, request_id: str) -> None:
-        super().__init__(
-            "An internal error occurred; the log has the details under this request id.",
-            {"request_id": request_id},
-        )
+        message = "An internal error occurred; the log has the details under this request id."
+        super().__init__(message, {"request_id": request_id})
 
 
 class ClusterMonitoringDisabled(ApiError):
     """A request for events or the verdict with `MONITORING=off`."""
 
     status = 501
-
-    def __init__(self) -> None:
-        super().__init__("Cluster monitoring is switched off in this deployment.")
+    text = "Cluster monitoring is switched off in this deployment."
 
 
 class StoreUnavailable(ApiError):

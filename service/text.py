@@ -63,3 +63,10 @@ def parse_ip(text: str) -> IPAddress | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+def cut(value: str, limit: int = 100) -> str:
+    """At most `limit` characters of a client's value, safe to repeat in a JSON response."""
+    # JSON in UTF-8 cannot contain lone surrogates.
+    clean = value.encode("utf-8", "replace").decode("utf-8")
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"

@@ -66,6 +66,7 @@ def _jwt_problems(settings: "Settings") -> Iterator[str]:
         yield f"{' and '.join(configured)}: set one of them only"
     elif settings.jwt_jwks_url or (settings.jwt_issuer and not configured):
         yield from _key_set_problems(settings)
+    allowed: tuple[str, ...]
     if settings.jwt_secret:
         allowed = SYMMETRIC_ALGORITHMS
     elif settings.jwt_public_key:

@@ -108,9 +108,8 @@ class Store:
             max_events,
             keys.event_prefix,
         ]
-        return await self._call(
-            self._read([keys.timeline, keys.meta, keys.api_keys], arguments), decode_state
-        )
+        request = self._read([keys.timeline, keys.meta, keys.api_keys], arguments)
+        return await self._call(request, decode_state)
 
     async def full(self, entry: Entry) -> bytes | None:
         """The `all` projection of an event, or `None` if it is gone. Raises `StoreUnavailable`."""

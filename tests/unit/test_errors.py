@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from service import errors
-from service.errors import ApiError, SettingsError, cut
+from service.errors import ApiError, SettingsError
+from service.text import cut
 
 CASES: dict[type[ApiError], tuple[tuple[Any, ...], int, dict[str, Any]]] = {
     errors.BadMessage: ((), 400, {}),

@@ -243,10 +243,8 @@ class Connection(asyncio.Protocol):
         if self._reserved is not None:
             self._reserved = None
             self.transport.set_write_buffer_limits()
-        handler = self._handler
-        held_back = (
-            handler is not None and self._server.matches_aiohttp and handler.holds_back_reading
-        )
+        handler, matches = self._handler, self._server.matches_aiohttp
+        held_back = handler is not None and matches and handler.holds_back_reading
         if not held_back and not self.transport.is_closing():
             self.transport.resume_reading()
         if self._writable is not None and not self._writable.done():
