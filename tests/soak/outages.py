@@ -1,5 +1,5 @@
-"""Outages of the store under load: killed, paused, emptied, and what pollers are told meanwhile
-(DESIGN, section 6).
+"""Outages of the store under load: killed, paused, emptied, and what pollers get meanwhile
+(service/DESIGN.md, "Snapshot and freshness").
 
 Run: python -m tests.soak.outages. A client notes every answer and when it was asked for; afterwards
 each must be one that the settings allow at that moment: the current state unmarked, then marked as
