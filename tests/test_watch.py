@@ -133,6 +133,7 @@ async def test_wait_in_vain(api: Api) -> None:
     assert "not healthy within 1s" in messages
 
 
+@pytest.mark.slow
 async def test_wait_for_a_service_that_is_not_there(unused_tcp_port: int) -> None:
     """An unreachable service is tried until the time is up; then the state is not known: 1."""
     code, out, messages = await ended(

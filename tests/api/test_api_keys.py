@@ -79,6 +79,7 @@ async def test_key_from_its_making_to_its_end(api: Api) -> None:
         )
 
 
+@pytest.mark.slow
 async def test_role_and_end_are_what_was_asked_for(api: Api) -> None:
     """A key may write if that was asked for, and is refused from the moment on that was asked
     for."""

@@ -334,6 +334,7 @@ async def test_last_good_keys_outlive_a_broken_issuer(
     assert [line.message for line in caplog.records].count("cannot fetch JWKS") == 1
 
 
+@pytest.mark.slow
 async def test_keys_end_when_the_issuer_stays_away(
     make_api: MakeApi, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -600,6 +601,7 @@ async def test_compressed_documents_are_read(
     assert await status(api, issuer.token()) == 200
 
 
+@pytest.mark.slow
 async def test_compressed_document_is_bounded(issuer: Issuer) -> None:
     """What a document becomes is limited, not what is sent: 256 MiB in 256 KiB are read no further
     than the limit."""

@@ -229,6 +229,7 @@ class Counted(Sequence[Entry]):
         return self.entries[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query", ["before={id}&limit=5", "since={time}&until={time}", "until={time}&limit=5"]
 )
@@ -367,6 +368,7 @@ async def test_the_longest_pages_have_four_mebibytes(api: Api) -> None:
     assert 4_000_000 < len(pages[0].body) <= 4 * 1024 * 1024
 
 
+@pytest.mark.slow
 async def test_the_whole_list_stays_whole(make_api: Any) -> None:
     """Without parameters, or with `selector=status` alone, all events are on one page, however many
     are retained."""

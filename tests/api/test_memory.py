@@ -145,6 +145,7 @@ async def test_one_full_event_counts_as_well(full: Api) -> None:
         assert memory.used > 40_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"Origin": "https://status.example"}])
 async def test_what_others_get_as_well_does_not_count(
     make_api: Callable[..., Any], more: dict[str, str]

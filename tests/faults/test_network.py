@@ -107,6 +107,7 @@ async def test_a_silent_subscription_lives_on(proxy: Proxy, valkey: str, open_at
         await asyncio.wait_for(heard, 1.0)
 
 
+@pytest.mark.slow
 async def test_writers_on_a_bad_line_lose_nothing(
     proxy: Proxy, valkey: str, open_at: OpenAt
 ) -> None:
@@ -163,6 +164,7 @@ async def test_each_request_fails_soon(fault: Mode, proxy: Proxy, open_at: OpenA
     assert (await store.read()).version == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_replicas_recover_alone(
     fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
@@ -185,6 +187,7 @@ async def test_replicas_recover_alone(
             assert time.monotonic() - healed < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Mode.BLACKHOLE, Mode.REFUSE])
 async def test_readers_do_not_queue_before_a_dead_store(
     fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt

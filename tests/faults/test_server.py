@@ -30,6 +30,7 @@ async def eventually_reads(replica: Replica, event_id: str, within: float) -> No
         assert time.monotonic() - started < within
 
 
+@pytest.mark.slow
 async def test_a_killed_store_comes_back_with_everything(server: Server, open_at: OpenAt) -> None:
     """After SIGKILL under load and a restart, every acknowledged event is there once, and replicas
     are current again."""

@@ -86,6 +86,7 @@ async def test_recorded_at_rises_while_the_clock_does_not(
     assert (await ids(store))[:5] == [event.id for event in reversed(recorded)]
 
 
+@pytest.mark.slow
 async def test_concurrent_writers_lose_nothing(make_store: MakeStore) -> None:
     """200 appends by 8 writers at once make 200 events, each with its own time, in the order of
     their times."""
@@ -257,6 +258,7 @@ async def test_full_events_are_read_in_batches(make_store: MakeStore) -> None:
 # -- retention -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_the_count_is_limited(
     make_store: MakeStore, any_client: Any, request: pytest.FixtureRequest
 ) -> None:

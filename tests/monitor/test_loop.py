@@ -77,6 +77,7 @@ async def test_hanging_service_delays_nobody(make_world: MakeWorld) -> None:
     assert await world.statuses("api") == [INITIAL]
 
 
+@pytest.mark.slow
 async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
     """A round of a hundred services, half of which hang, ends within the time-out and half a
     second."""

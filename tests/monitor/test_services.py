@@ -580,6 +580,7 @@ async def test_once_prints_and_records_nothing(
         assert client.keys("*") == []
 
 
+@pytest.mark.slow
 async def test_config_check(tmp_path: Path) -> None:
     """`config check` names the services, or all that is wrong, and exits with 0 or 2."""
     assert await run("config", "check", services_file=file(tmp_path, FULL)) == (
@@ -602,6 +603,7 @@ async def test_config_check(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 async def test_json_needs_once() -> None:
     """`--json` without `--once` is a wrong command line."""
     assert (await run("monitor", "--json"))[0] == 64

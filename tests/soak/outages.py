@@ -1,4 +1,4 @@
-"""Outages of the store under load: killed, paused, emptied, and what pollers are told meanwhile
+"""Outages of the store under load: killed, paused, emptied, and what pollers get meanwhile
 (service/DESIGN.md, "Snapshot and freshness").
 
 Run: python -m tests.soak.outages. A client notes every answer and when it was asked for; afterwards

@@ -27,6 +27,7 @@ MOST_SEEDS = 20
 Switch = Callable[[pytest.MonkeyPatch], None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_no_answer_is_wrong(seed: int, valkey: str) -> None:
     """Whatever is cut off, lost, used again or written by another version: each answer is true,

@@ -134,7 +134,7 @@ def _serve(listening: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(asked["env"])
     sys.argv[1:] = asked["arguments"]
-    if asked["env"].get("PYTHONUNBUFFERED"):  # As Python's `create_stdio` does.
+    if asked["env"].get("PYTHONUNBUFFERED"):  # As Python does when it starts.
         sys.stdout = io.TextIOWrapper(
             io.FileIO(1, "w", closefd=False),
             sys.stdout.encoding,

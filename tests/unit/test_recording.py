@@ -201,6 +201,7 @@ def test_nothing_is_recorded_twice_without_a_reason(checks: list[Mapping[str, bo
         last = number, step
 
 
+@pytest.mark.slow
 @given(_runs())
 def test_never_more_than_sixty_checks_without_an_event(checks: list[Mapping[str, bool]]) -> None:
     """Whatever happens, the spacing stays within its limit, and 60 checks never pass without an
@@ -221,6 +222,7 @@ def test_change_is_recorded_at_once(checks: list[Mapping[str, bool]]) -> None:
             assert later.reason == "change"
 
 
+@pytest.mark.slow
 @given(_runs())
 def test_initial_unhealthy_never_comes_back(checks: list[Mapping[str, bool]]) -> None:
     """A service that was healthy once is never `InitialUnhealthy` again, and one that was not is
