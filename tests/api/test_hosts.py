@@ -144,6 +144,33 @@ async def test_other_names_are_not_ours(make_open: MakeApi, host: str) -> None:
     assert await host_gets(await make_open(), host) in {400, 421}
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("[::1%25eth0]:80", 200),
+        ("[::1%25a-b]", 421),
+        ("[::1%25a_b]", 421),
+        ("[::1%25]", 400),
+        ("[::1%eth0]", 400),
+        ("[127.0.0.1]", 400),
+        ("[localhost]", 400),
+        ("", 421),
+        (":80", 421),
+        ("%6cocalhost", 421),
+        ("%zz.localhost", 400),
+        ("a b.localhost", 400),
+        ("a;b.localhost", 200),
+        ("caf\xe9.localhost", 400),
+    ],
+)
+async def test_malformed_hosts_and_other_hosts_differ(
+    make_open: MakeApi, host: str, status: int
+) -> None:
+    """A `Host` against the grammar gets 400, a name of another host 421, also where only one of
+    these two rules accepts the value."""
+    assert await host_gets(await make_open(), host) == status
+
+
 async def test_allowed_hosts(make_open: MakeApi) -> None:
     """Names and addresses of `ALLOWED_HOSTS` are answered for, whatever their case, port and
     spelling; others are not."""
@@ -168,6 +195,10 @@ async def test_allowed_hosts(make_open: MakeApi) -> None:
         ("192.0.2.7", "192.0.2.8:8080", False),
         ("::ffff:192.0.2.7", "192.0.2.7", True),
         ("fe80::1%eth0", "[fe80::1]", True),
+        ("fe80::1%eth0", "[fe80::1%eth0]", True),
+        ("fe80::1%eth0", "[fe80::1%25eth0]:80", True),
+        ("fe80::1%eth0", "[fe80::1%25eth-0]", False),
+        ("::1", "::1", True),
         ("fd00::7", "[fd00:0::7]:8080", True),
         ("fd00::7", "[fd00::8]:8080", False),
         ("192.0.2.7", "evil.example", False),

@@ -17,8 +17,8 @@ _ERRORS = {
     "Forbidden": (
         403,
         (
-            "The role does not allow the request (`InsufficientPermissions`). With `AUTH=none`: the "
-            "request creates or deletes an API key."
+            "The role does not allow the request (`InsufficientPermissions`). With `AUTH=none`: "
+            "the request creates or deletes an API key."
         ),
     ),
     "Misdirected": (
@@ -28,8 +28,8 @@ _ERRORS = {
     "NotFound": (
         404,
         (
-            "The event does not exist (`UnknownClusterMonitorEvent`), or no event has been recorded "
-            "yet (`NoClusterMonitorEventsAvailable`)."
+            "The event does not exist (`UnknownClusterMonitorEvent`), or no event has been "
+            "recorded yet (`NoClusterMonitorEventsAvailable`)."
         ),
     ),
     "Conflict": (409, "An event with this id and other content exists (`EventConflict`)."),
@@ -47,8 +47,8 @@ _ERRORS = {
     "FieldsTooLarge": (
         431,
         (
-            "A header field exceeds 8,190 bytes, all header fields together exceed 32,768 bytes, or "
-            "the request has more than 64 header fields (`HeadersTooLarge`)."
+            "A header field exceeds 8,190 bytes, all header fields together exceed 32,768 bytes, "
+            "or the request has more than 64 header fields (`HeadersTooLarge`)."
         ),
     ),
     "Disabled": (
