@@ -1,12 +1,15 @@
-"""The `Host` check of a service without credentials, against DNS rebinding.
+"""Parsing of `Host`, and the hosts for which a service without credentials accepts requests.
 
-A page of `http://evil.example:8080` may read and write what its own origin serves, and the owner of
-that name can make it resolve to 127.0.0.1. The page's requests then come from this machine, and
-differ from those of a local client only in their `Host`.
+The second is a defence against DNS rebinding: a page of `http://evil.example:8080` may read and
+write whatever its own origin serves, and the owner of that name can make it resolve to 127.0.0.1.
+Such a request comes from this machine and differs from that of a local client only in its `Host`.
 """
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv6Address
 
 from aiohttp import web
 
@@ -14,8 +17,37 @@ from service.errors import MisdirectedRequest
 from service.settings import is_loopback
 from service.text import parse_ip
 
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Za-z:.%]+)\]|([^][:@/]+))(?::[0-9]*)?", re.ASCII)
-"""A host and a port (RFC 9110, section 7.2)."""
+_HOST_FIELD = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]+)(?:%25[0-9A-Za-z._~-]+)?\]"
+    r"|(?:[0-9A-Za-z._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?",
+    re.ASCII,
+)
+"""A host, or none, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2; zones: RFC 6874)."""
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Za-z:.%]+)\]|([^][:@/]+))(?::[0-9]*)?", re.ASCII)
+"""What a name is taken from. It also accepts what comes from elsewhere than a `Host` field.
+
+That is: settings and socket addresses, in which a zone has no `%25`, and the decoded host of a
+target in absolute form.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedHost:
+    """A host, with or without a port."""
+
+    name: str
+    """The host without its port, in one spelling; a malformed host as it is, in lower case."""
+    valid: bool
+    """Whether a `Host` field may have this value (RFC 9112, section 3.2)."""
+
+
+@lru_cache(256)
+def parse_host(value: str) -> ParsedHost:
+    """Parses a host, with or without a port. Clients repeat theirs, so the result is cached."""
+    match = _HOST_AND_PORT.fullmatch(value)
+    name = (match[1] or match[2]) if match else value
+    name = name.lower().removesuffix(".")
+    return ParsedHost(str(parse_ip(name) or name), _is_valid(value))
 
 
 class Hosts:
@@ -25,25 +57,30 @@ class Hosts:
     """
 
     def __init__(self, allowed: Sequence[str]) -> None:
-        self._allowed = frozenset(map(_name, allowed))
+        self._allowed = frozenset(parse_host(host).name for host in allowed)
 
     def check(self, request: web.Request) -> None:
         """Raise `MisdirectedRequest` for a request to another host; the port is ignored.
 
         The host is that of the request target if it has one, else that of `Host` (RFC 9112, section
-        3.2.2). A request in HTTP/1.0 needs no `Host`.
+        3.2.2). A request in HTTP/1.0 needs neither: its host is then the connection's address.
         """
-        name = _name(request.host)
+        name = parse_host(request.host).name
         if not (_is_loopback(name) or name in self._allowed or name == _local_address(request)):
             raise MisdirectedRequest(request.host)
 
 
-def _name(host: str) -> str:
-    """The host without its port, in a canonical form; a malformed host only in lower case."""
-    match = _AUTHORITY.fullmatch(host)
-    name = (match[1] or match[2]) if match else host
-    name = name.lower().removesuffix(".")
-    return str(parse_ip(name) or name)
+def _is_valid(value: str) -> bool:
+    match = _HOST_FIELD.fullmatch(value)
+    if match is None:
+        return False
+    if match[1] is not None:
+        # The pattern alone would accept `[1]` or `[:::]`.
+        try:
+            IPv6Address(match[1])
+        except ValueError:
+            return False
+    return True
 
 
 def _is_loopback(name: str) -> bool:
