@@ -5,30 +5,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 _MOST_RANGES = 64
-"""Media ranges that are looked at: browsers send ten at the most, and each one costs time."""
+"""Media ranges that are parsed: browsers send at most ten, and each one costs time."""
 _LONGEST_RANGE = 256
-"""Characters of a media range that is looked at, parameters included."""
+"""Characters of a media range that is parsed, parameters included."""
 
 _NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-# A quoted string without an end takes all that follows: to begin again at each quote would cost the
-# square of its length.
+# A quoted string without an end extends to the end of the field. Otherwise the search would begin
+# again at each quote and take quadratic time.
 _ELEMENT = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+(?:"|\\?$))++', re.DOTALL)
 _RANGE = re.compile(rf"[ \t]*({_NAME})/({_NAME})[ \t]*", re.ASCII)
 _PARAMETER = re.compile(rf';[ \t]*(?:({_NAME})=({_NAME}|"(?:[^"\\]|\\.)*"))?[ \t]*', re.ASCII)
 _WEIGHT = re.compile(r"0(?:\.[0-9]*)?|1(?:\.0*)?", re.ASCII)
 
 Range = tuple[str, str]
-"""Type and subtype, either of them `*` for any."""
+"""Type and subtype; each is `*` for any."""
 
 
 def preferred(fields: Iterable[str], offers: Sequence[str]) -> str:
-    """The media type of `offers` that a client prefers; `fields` are the values of its `Accept`
-    lines.
+    """The media type of `offers` that a client prefers.
 
-    The first offer is the default: without the field, at equal weights, and where the client
-    accepts none of them. Media ranges that are not well-formed are ignored. All that is offered is
-    UTF-8, so `charset=utf-8` asks for nothing more; a range with any other parameter asks for what
-    is not offered.
+    `fields` are the values of the request's `Accept` lines. The first offer is the default: without
+    the field, at equal weights, and if the client accepts no offer. Malformed media ranges are
+    ignored. All offers are in UTF-8, so `charset=utf-8` matches them; a range with any other
+    parameter matches none.
     """
     weights: dict[Range, float] = {}
     for element in islice(_ELEMENT.finditer(",".join(fields)), _MOST_RANGES):
@@ -39,15 +38,14 @@ def preferred(fields: Iterable[str], offers: Sequence[str]) -> str:
 
 
 def _weight(weights: Mapping[Range, float], offer: str) -> float:
-    """The weight of the most specific range that has the offer in it."""
+    """The weight of the most specific range that matches the offer; 0 without one."""
     type_, subtype = offer.split("/")
     found = (weights.get(media) for media in ((type_, subtype), (type_, "*"), ("*", "*")))
     return next((weight for weight in found if weight is not None), 0.0)
 
 
 def _parse(element: str) -> tuple[Range, float] | None:
-    """A media range and its weight, or `None` if it is not well-formed, or nothing that is offered
-    here is in it."""
+    """A media range and its weight; `None` if it is malformed or can match no offer."""
     match = _RANGE.match(element) if len(element) <= _LONGEST_RANGE else None
     if match is None:
         return None
@@ -57,7 +55,8 @@ def _parse(element: str) -> tuple[Range, float] | None:
         if match is None:
             return None
         name, value, position = (match[1] or "").lower(), match[2], match.end()
-        if name == "q":  # The weight, wherever it stands (RFC 9110, section 12.4.2).
+        # The weight need not be the last parameter (RFC 9110, section 12.4.2).
+        if name == "q":
             weight = value
         elif name and (name, value.strip('"').lower()) != ("charset", "utf-8"):
             return None

@@ -1,4 +1,4 @@
-"""The access log: one line for each request, where `ACCESS_LOG` is on."""
+"""The access log: one line for each request, if `ACCESS_LOG` is on."""
 
 import logging
 
@@ -6,7 +6,7 @@ access_log = logging.getLogger("service.access")
 
 
 def log_access(method: str, path: str, status: int, remote: str | None) -> None:
-    """One line for one request: the route's template, never the raw path."""
+    """Logs a request. `path` is the route's template, never the raw path."""
     access_log.info(
         "request", extra={"method": method, "route": path, "status": status, "remote": remote}
     )

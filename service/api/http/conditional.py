@@ -4,17 +4,17 @@ import re
 from collections.abc import Iterable
 
 _ENTITY_TAG = re.compile(r'[\s,]*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
-"""One element of the list, and the empty ones before it (RFC 9110, section 5.6.1.2)."""
+"""One element of the list, and the empty elements before it (RFC 9110, section 5.6.1.2)."""
 
 Condition = frozenset[str] | None
-"""The entity tags of `If-None-Match`, `{"*"}` for any, `None` without the field."""
+"""The entity tags of `If-None-Match`; `{"*"}` for any, `None` without the field."""
 
 
 def parse_if_none_match(fields: Iterable[str]) -> Condition:
-    """The condition in the values of all `If-None-Match` fields. What is not an entity tag matches
-    nothing.
+    """The condition in the values of all `If-None-Match` fields.
 
-    Weak tags compare as strong ones (RFC 9110, section 13.1.2).
+    Text that is not an entity tag matches nothing. Weak tags are compared as strong ones (RFC 9110,
+    section 13.1.2).
     """
     value = ", ".join(fields)
     if not value:
@@ -31,5 +31,5 @@ def parse_if_none_match(fields: Iterable[str]) -> Condition:
 
 
 def names(condition: Condition, etag: str) -> bool:
-    """Whether the condition names the entity tag, by weak comparison."""
+    """Whether the condition contains the entity tag, by weak comparison."""
     return condition is not None and (etag.removeprefix("W/") in condition or "*" in condition)

@@ -1,4 +1,4 @@
-"""Content codings: what a client takes (RFC 9110, section 12.5.3), and how a body is compressed."""
+"""Content codings: which a client accepts (RFC 9110, section 12.5.3), and the compression."""
 
 import gzip
 import re
@@ -9,13 +9,13 @@ from functools import lru_cache
 from service.errors import NotAcceptable
 
 SMALLEST = 1_024
-"""Bytes of a body below which compression saves nothing: it fits one packet anyway."""
+"""Bytes of a body below which compression saves nothing: it fits into one packet anyway."""
 
 _MOST_ELEMENTS = 64
-"""Elements of `Accept-Encoding` that are looked at; there are not that many codings."""
-_LONGEST_REMEMBERED = 256
-"""Characters of a field whose meaning is remembered: longer ones, which no client sends, would take
-room."""
+"""Elements of `Accept-Encoding` that are parsed; fewer codings exist."""
+_LONGEST_CACHED = 256
+"""Characters of a field whose meaning is cached. Ordinary clients send shorter ones; longer ones
+would take memory."""
 _ELEMENT = re.compile(
     r"[ \t]*([A-Za-z0-9!#$%&'*+.^_`|~-]+)[ \t]*(?:;[ \t]*[Qq]=([01](?:\.[0-9]{0,3})?)[ \t]*)?",
     re.ASCII,
@@ -23,19 +23,23 @@ _ELEMENT = re.compile(
 
 
 def _codings() -> Mapping[str, Callable[[bytes], bytes]]:
-    """The codings that this platform has, the preferred one first."""
+    """The codings that this Python supports, the preferred one first."""
     codings: dict[str, Callable[[bytes], bytes]] = {}
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  # Python ≥ 3.14.
+        # Python ≥ 3.14.
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415
     except ImportError:
         pass
     else:  # pragma: no cover
         codings["zstd"] = zstd.compress
-    # Without a time in it, replicas make the same bytes of the same body.
-    codings["gzip"] = lambda body: gzip.compress(
-        body, 8, mtime=0
-    )  # Once a change: 3 ms for a list of a thousand events
+    codings["gzip"] = _gzip
     return codings
+
+
+def _gzip(body: bytes) -> bytes:
+    """Compresses with level 8: 3 ms for a list of a thousand events, once per change."""
+    # Without a time, all replicas compress a body to the same bytes.
+    return gzip.compress(body, 8, mtime=0)
 
 
 CODINGS = _codings()
@@ -43,20 +47,21 @@ CODINGS = _codings()
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The coding in which a client would have a long answer (`None` for none), and whether it takes
-    one without."""
+    """What a client accepts."""
 
     coding: str | None
+    """The coding of a long response; `None` for none."""
     identity: bool = True
+    """Whether the client accepts a response without a coding."""
 
 
 def negotiate(accept_encoding: str) -> Accepted:
-    """What to make of an `Accept-Encoding` field. Elements that are not well-formed are ignored.
+    """Parses an `Accept-Encoding` field. Malformed elements are ignored.
 
-    Raises `NotAcceptable` if the client takes nothing that there is.
+    Raises `NotAcceptable` if the client accepts neither a supported coding nor `identity`.
     """
-    remembered = len(accept_encoding) <= _LONGEST_REMEMBERED
-    return (_negotiate if remembered else _negotiate.__wrapped__)(accept_encoding)
+    cached = len(accept_encoding) <= _LONGEST_CACHED
+    return (_negotiate if cached else _negotiate.__wrapped__)(accept_encoding)
 
 
 @lru_cache(maxsize=512)

@@ -1,5 +1,4 @@
-"""Browsers of other origins (the Fetch standard's CORS protocol): off unless `CORS_ORIGINS` names
-them."""
+"""CORS: access for scripts of other origins (the Fetch standard). Off without `CORS_ORIGINS`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,25 +8,27 @@ from service.api.http import tracing
 from service.api.http.headers import COMMON_HEADERS
 
 EXPOSED = "Age, Cluster-Checked-At, Cluster-Stale, ETag, Link, Preference-Applied, Retry-After"
-"""What scripts of other origins may read of a reply's header fields."""
+"""The response header fields that scripts of other origins may read."""
 ALLOWED = ", ".join(
     ("Authorization", "Content-Type", "If-None-Match", "Last-Event-ID", "Prefer", *tracing.FIELDS)
 )
-"""What they may send."""
+"""The request header fields that they may send."""
 PREFLIGHT_S = 600
-"""Seconds for which a browser need not ask again."""
+"""Seconds for which a browser may cache the response to a preflight request."""
 
 
 class Cors:
-    """Which origins may read, and how a reply says so."""
+    """The other origins whose scripts may read, and the header fields that allow it."""
 
     def __init__(self, origins: Sequence[str]) -> None:
-        """`origins` are compared as they stand; `*` stands for all."""
+        """`origins` are compared byte by byte; `*` means all."""
         self._origins = frozenset(origins)
 
     def fields(self, request: web.BaseRequest) -> Mapping[str, str]:
-        """What a reply to this request has to say; nothing to other origins, and nothing about
-        credentials of the browser's."""
+        """The header fields of a response to this request; none if its origin is not allowed.
+
+        They do not allow credentials of the browser (cookies): clients send `Authorization`.
+        """
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None or not ({"*", origin} & self._origins):
             return {}
@@ -37,8 +38,10 @@ class Cors:
         }
 
     def preflight(self, methods: Sequence[str]) -> web.Response:
-        """The reply to `OPTIONS`, without a credential: it tells what may be sent, and nothing of
-        the service."""
+        """The response to `OPTIONS`.
+
+        It needs no credential, and says only what scripts may send.
+        """
         headers = {hdrs.ALLOW: ", ".join(methods), hdrs.VARY: "Origin", **dict(COMMON_HEADERS)}
         headers[hdrs.ACCESS_CONTROL_ALLOW_METHODS] = ", ".join(methods)
         headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = ALLOWED

@@ -1,4 +1,4 @@
-"""Responses with the one error body (contract, section 3)."""
+"""Error responses: all have the same JSON body (contract, section 3)."""
 
 import logging
 import secrets
@@ -7,17 +7,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from service.api.http.headers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
-from service.errors import (
-    ApiError,
-    BadMessage,
-    InternalError,
-)
+from service.errors import ApiError, BadMessage, InternalError
 
 log = logging.getLogger(__name__)
 
 
 def error_response(error: ApiError) -> web.Response:
-    """The one error body."""
+    """The response for an error."""
     response = web.Response(status=error.status, body=error.body(), headers=error.headers)
     response.headers[CONTENT_TYPE] = "application/json"
     response.headers[CACHE_CONTROL] = "no-store"
@@ -29,23 +25,22 @@ def error_response(error: ApiError) -> web.Response:
 
 
 def error_to_response(request: web.BaseRequest, error: Exception) -> web.Response:
-    """The answer to a request that a handler could not answer."""
+    """The response to a request whose handler raised an exception."""
     if isinstance(error, ApiError):
         return error_response(error)
-    gone = isinstance(error, ConnectionError) and request.transport is None
-    # The body is incomplete or malformed (for which the pure-Python parser raises another class):
-    # not an internal error.
-    if gone or isinstance(error, (web.RequestPayloadError, HttpProcessingError)):
+    disconnected = isinstance(error, ConnectionError) and request.transport is None
+    # An incomplete or malformed body is no internal error. aiohttp's pure-Python parser raises
+    # another class than the one in C.
+    if disconnected or isinstance(error, (web.RequestPayloadError, HttpProcessingError)):
         return error_response(BadMessage())
     return internal_error(request, error)
 
 
 def internal_error(request: web.BaseRequest, error: BaseException | None) -> web.Response:
-    """The answer to a bug, whose traceback goes to the log under the request id that the answer
-    names."""
+    """The response for a bug. The log has the traceback, with the request id of the response."""
     request_id = secrets.token_hex(8)
     log.error(
-        "a request failed",
+        "internal error while handling a request",
         exc_info=error,
         extra={"request_id": request_id, "method": request.method},
     )

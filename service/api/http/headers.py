@@ -1,32 +1,27 @@
-"""Names of header fields, and the fields that every response has."""
+"""Names of header fields, and the header fields of every response."""
 
 from multidict import istr
 
 STORE_UNREACHABLE = "store-unreachable"
 MONITOR_SILENT = "monitor-silent"
+"""The values of `Cluster-Stale`."""
 
-# As `istr`, header names are not folded again at every look-up.
-CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL = (
-    istr("Content-Type"),
-    istr("Content-Length"),
-    istr("Cache-Control"),
-)
-ETAG, VARY, DATE, SERVER, AGE = (
-    istr("ETag"),
-    istr("Vary"),
-    istr("Date"),
-    istr("Server"),
-    istr("Age"),
-)
-CHECKED_AT, STALE, NOSNIFF = (
-    istr("Cluster-Checked-At"),
-    istr("Cluster-Stale"),
-    istr("X-Content-Type-Options"),
-)
-LINK, CONTENT_ENCODING = istr("Link"), istr("Content-Encoding")
-
+# With `istr`, aiohttp does not change the case of a name again at every look-up.
+CONTENT_TYPE = istr("Content-Type")
+CONTENT_LENGTH = istr("Content-Length")
+CONTENT_ENCODING = istr("Content-Encoding")
+CACHE_CONTROL = istr("Cache-Control")
+ETAG = istr("ETag")
+VARY = istr("Vary")
+DATE = istr("Date")
+SERVER = istr("Server")
+AGE = istr("Age")
+LINK = istr("Link")
+NOSNIFF = istr("X-Content-Type-Options")
+CHECKED_AT = istr("Cluster-Checked-At")
+STALE = istr("Cluster-Stale")
 AUTH = istr("Cluster-Auth")
-"""Says `none` on the replies of a service that asks for no credential."""
+"""On the responses of a service that needs no credential, with the value `none`."""
 
 COMMON_HEADERS = ((NOSNIFF, "nosniff"), (SERVER, "cluster-events"))
-"""On every reply. A `Server` of our own keeps the framework from adding its version."""
+"""On every response. Without `Server`, aiohttp would add its version."""

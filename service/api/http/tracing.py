@@ -1,7 +1,7 @@
-"""Header fields that differ from request to request and never affect the response: what tracing
-systems and proxies add.
+"""Header fields that tracing systems and proxies add to requests.
 
-The poll path looks past them, and scripts of other origins may send them.
+They differ from request to request and never affect the response. The poll path ignores them, and
+scripts of other origins may send them.
 """
 
 FIELDS = (
