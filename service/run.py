@@ -13,7 +13,7 @@ from typing import Any
 from service import tasks
 from service.api.app import make_context
 from service.api.context import ApiContext
-from service.api.handlers.health import metrics_fingerprint, render_metrics
+from service.api.handlers.metrics import metrics_fingerprint, render_metrics
 from service.api.server import SHUTDOWN_S, serving, serving_metrics
 from service.api.worker_metrics import WorkerMetrics
 from service.settings import Settings

@@ -11,6 +11,7 @@ from service.api.context import CONTEXT, ApiContext
 from service.api.docs import handlers as docs
 from service.api.docs.openapi import document
 from service.api.handlers import api_keys, events, health
+from service.api.handlers.metrics import metrics_fingerprint, metrics_page, render_metrics
 from service.api.http.cors import Cors
 from service.api.http.headers import AUTH
 from service.api.http.limits import expect
@@ -25,7 +26,7 @@ from service.replica.replica import Replica
 from service.settings import Auth, Settings
 from service.store import Store, open_store
 
-METRICS = Route("GET", "/metrics", None, health.metrics, any_host=True)
+METRICS = Route("GET", "/metrics", None, metrics_page, any_host=True)
 
 ROUTES = (
     Route("GET", "/v0/cluster/events", Role.READ, events.list_or_stream, vary="Accept"),
@@ -42,7 +43,7 @@ ROUTES = (
     Route("GET", "/healthz", None, health.healthz, any_host=True),
     Route("GET", "/readyz", None, health.readyz, any_host=True),
     METRICS,
-    Route("GET", "/openapi.json", None, health.openapi),
+    Route("GET", "/openapi.json", None, docs.openapi),
     Route("GET", "/docs", None, docs.page),
     Route("GET", "/docs/{file}", None, docs.file),
 )
@@ -118,8 +119,8 @@ def make_context(settings: Settings, store: Store | None = None) -> ApiContext:
         cors=cors,
     )
     context.exposition = Exposition(
-        partial(health.render_metrics, context),
-        partial(health.metrics_fingerprint, context),
+        partial(render_metrics, context),
+        partial(metrics_fingerprint, context),
         monotonic=replica.monotonic,
     )
     return context

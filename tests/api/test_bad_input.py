@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from service.api.handlers import events
-from service.api.handlers.events import body_limit
+from service.api.handlers.event_body import body_limit
 from service.events import INFO_LIMIT, Observation, Status, clean_info
 from tests.support.api import Api, Got
 from tests.support.observations import ALL_GOOD, BAD

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from service.api.handlers import events
-from service.api.handlers.events import body_limit
+from service.api.handlers.event_body import body_limit
+from service.api.http import bodies
 from service.api.poll_path.request_handler import HANDLER_SETTINGS
 from service.api.poll_path.timeouts import Timeouts
 from tests.support import needs
@@ -510,7 +510,7 @@ async def test_body_that_does_not_come_is_timed_out(
 ) -> None:
     """A body that was announced and does not come in time gets 408 and the end of the
     connection."""
-    monkeypatch.setattr(events, "BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.1)
     monkeypatch.setitem(HANDLER_SETTINGS, "lingering_time", 0.1)
     api = await make_api()
     async with await connected(api.port) as line:
@@ -523,7 +523,7 @@ async def test_body_that_does_not_come_is_timed_out(
 
 async def test_body_that_trickles_is_timed_out(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline is for the whole body: bytes that keep coming do not extend it."""
-    monkeypatch.setattr(events, "BODY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.2)
     async with await connected(api.port) as line:
         line.send(recording().removesuffix(EVENT))
         for _ in range(15):

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.api.handlers.health import metrics_fingerprint, render_metrics
+from service.api.handlers.metrics import metrics_fingerprint, render_metrics
 from service.api.poll_path.timeouts import Timeouts
 from service.api.server import serving_metrics
 from service.api.worker_metrics import WorkerMetrics, merge

@@ -1,5 +1,8 @@
-"""The page to explore the API with: static files that draw `/openapi.json`, and may load nothing
-from elsewhere."""
+"""The OpenAPI document, and the page to try the API.
+
+The page consists of static files that render `/openapi.json`. Its content security policy allows
+nothing from another origin.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -8,6 +11,7 @@ from aiohttp import web
 
 from service.api.context import ApiContext
 from service.api.http.headers import CACHE_CONTROL, COMMON_HEADERS, CONTENT_TYPE
+from service.api.http.no_store import no_store_response
 from service.errors import UnknownEndpoint
 
 _FOLDER = Path(__file__).parent / "page"
@@ -22,13 +26,18 @@ _POLICY = (
 )
 
 
+async def openapi(context: ApiContext, _request: web.Request) -> web.StreamResponse:
+    """The OpenAPI document for the configured services."""
+    return no_store_response(context.openapi)
+
+
 async def page(_context: ApiContext, _request: web.Request) -> web.StreamResponse:
-    """The page."""
+    """The page to try the API."""
     return _file("explore.html")
 
 
 async def file(_context: ApiContext, request: web.Request) -> web.StreamResponse:
-    """What the page is made of. Raises `UnknownEndpoint` for anything else."""
+    """A file that the page loads. Raises `UnknownEndpoint` for any other name."""
     name = request.match_info["file"]
     if name not in {"explore.js", "explore.css"}:
         raise UnknownEndpoint(request.path)

@@ -1,57 +1,49 @@
-"""The routes that manage API keys: issue, list, look at, revoke.
+"""The routes that manage API keys: create, list, get, revoke.
 
-They read and write the store itself, not the snapshot: they are rare, and whoever manages keys on
-one replica sees at once what was done on another. A change is known to this process before it is
-answered, to others by the change notice.
+They read and write the store itself, not the snapshot: these requests are rare, and a client sees
+at once what was changed through another replica. This process knows a change before it responds;
+the others learn of it by a notification.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from itertools import islice
 
 import orjson
 from aiohttp import web
 
 from service.api.authorise import client_address
 from service.api.context import ApiContext
-from service.api.handlers.events import read_body
-from service.api.handlers.health import json
+from service.api.http.bodies import JsonFields, read_body
+from service.api.http.no_store import no_store_response
 from service.api.route import PRINCIPAL
 from service.auth import Role, audit, check_name, describe, mint, parse_role
-from service.errors import (
-    InsufficientPermissions,
-    InvalidApiKey,
-    StoreUnavailable,
-    UnknownApiKey,
-)
+from service.errors import InsufficientPermissions, InvalidApiKey, StoreUnavailable, UnknownApiKey
 from service.events import microseconds
 
 BODY_LIMIT = 4_096
-"""Bytes: a name, a role and a time."""
-_MOST_UNKNOWN = 10
-"""Unknown fields that a refusal lists."""
+"""Bytes of the body of a new key: a name, a role and a time."""
 
 
 async def create(context: ApiContext, request: web.Request) -> web.StreamResponse:
-    """Makes a key and shows it, this once: 201."""
-    name, role, expires_at = parse_new_key(
-        await read_body(context, request, BODY_LIMIT), round(context.replica.wall() * 1_000_000)
-    )
+    """Creates a key: 201. This response is the only one that shows the key."""
+    body = await read_body(request, BODY_LIMIT, context.bodies.reserve())
+    name, role, expires_at = parse_new_key(body, round(context.replica.wall() * 1_000_000))
     principal = request[PRINCIPAL]
-    if role > principal.role:  # Nobody gives more than they have.
+    # A key must not have more permissions than its creator.
+    if role > principal.role:
         raise InsufficientPermissions(role.label, principal.role.label)
     key, stored = mint(name, role, await context.store.now(), expires_at)
     await context.store.create_api_key(stored)
     audit.created(stored.id, name, role.label, principal.name, client_address(context, request))
-    await _know(context)
-    return json(orjson.dumps({"id": stored.id, "name": name, "api_key": key}), 201)
+    await _refresh_snapshot(context)
+    return no_store_response(orjson.dumps({"id": stored.id, "name": name, "api_key": key}), 201)
 
 
 async def list_keys(context: ApiContext, _request: web.Request) -> web.StreamResponse:
-    """All keys by name; what is secret of them is not known here."""
+    """All keys by name, without their secrets, of which the store has only digests."""
     keys, used = await asyncio.gather(context.store.api_keys(), context.store.api_keys_used())
-    return json(orjson.dumps([describe(key, used) for _, key in sorted(keys.items())]))
+    return no_store_response(orjson.dumps([describe(key, used) for _, key in sorted(keys.items())]))
 
 
 async def get(context: ApiContext, request: web.Request) -> web.StreamResponse:
@@ -60,24 +52,27 @@ async def get(context: ApiContext, request: web.Request) -> web.StreamResponse:
     keys, used = await asyncio.gather(context.store.api_keys(), context.store.api_keys_used())
     if name not in keys:
         raise UnknownApiKey(name)
-    return json(orjson.dumps(describe(keys[name], used)))
+    return no_store_response(orjson.dumps(describe(keys[name], used)))
 
 
 async def delete(context: ApiContext, request: web.Request) -> web.StreamResponse:
-    """Revokes a key: from now on this process refuses it, every other within `MAX_STALENESS`."""
+    """Revokes a key.
+
+    This process rejects it from now on, every other process within `MAX_STALENESS`.
+    """
     name = request.match_info["name"]
     key = (await context.store.api_keys()).get(name)
     if key is None:
         raise UnknownApiKey(name)
     await context.store.delete_api_key(name)
     audit.deleted(key.id, name, request[PRINCIPAL].name, client_address(context, request))
-    await _know(context)
+    await _refresh_snapshot(context)
     context.replica.drop_api_key(name)
-    return json(orjson.dumps({"id": key.id, "name": name}))
+    return no_store_response(orjson.dumps({"id": key.id, "name": name}))
 
 
 async def note_used(context: ApiContext, days: Mapping[str, int]) -> None:
-    """Writes the days of last use of keys, by public id. Raises `StoreUnavailable`."""
+    """Writes the days on which keys were last used, by public id. Raises `StoreUnavailable`."""
     snapshot = context.replica.snapshot
     keys = snapshot.api_keys.values() if snapshot is not None else ()
     known = {key: days[key.id] for key in keys if key.id in days}
@@ -86,44 +81,49 @@ async def note_used(context: ApiContext, days: Mapping[str, int]) -> None:
 
 
 def parse_new_key(body: bytes, now: int) -> tuple[str, Role, int | None]:
-    """The name, the role and the end of a key that is asked for; times are in µs since 1970.
+    """The name, the role and the expiry of a new key; times are in µs since 1970.
 
-    Raises `InvalidApiKey` with every field at fault.
+    Raises `InvalidApiKey` with every invalid field.
     """
+    fields = JsonFields(body, InvalidApiKey)
+    name, role = _take_name(fields), _take_role(fields)
+    expires_at = _take_expiry(fields, now)
+    fields.finish()
+    return name, role, expires_at
+
+
+def _take_name(fields: JsonFields) -> str:
+    value = fields.take("name")
+    name = value if isinstance(value, str) else ""
     try:
-        fields = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise InvalidApiKey([("", "the body is not JSON")]) from None
-    if not isinstance(fields, dict):
-        raise InvalidApiKey([("", "expected a JSON object")])
-    errors: list[tuple[str, str]] = []
-    name, role, end = (
-        fields.pop("name", None),
-        fields.pop("role", "read"),
-        fields.pop("expires_at", None),
-    )
-    try:
-        check_name(name if isinstance(name, str) else "")
+        check_name(name)
     except ValueError as error:
-        errors.append(("name", str(error) if name is not None else "it is required"))
-    if parse_role(role) is Role.NONE:
-        errors.append(("role", "expected one of: read, write"))
-    expires_at = None
-    if end is not None:
-        try:
-            expires_at = microseconds(end if isinstance(end, str) else "")
-            if expires_at <= now:
-                errors.append(("expires_at", "expected a time to come"))
-        except ValueError as error:
-            errors.append(("expires_at", str(error)))
-    errors += [(field, "there is no such field") for field in islice(fields, _MOST_UNKNOWN)]
-    if errors:
-        raise InvalidApiKey(errors)
-    return name, parse_role(role), expires_at
+        fields.reject("name", str(error) if value is not None else "the field is required")
+    return name
 
 
-async def _know(context: ApiContext) -> None:
-    """Lets this process know what was just written, if the store still answers: the write stands
-    all the same."""
+def _take_role(fields: JsonFields) -> Role:
+    role = parse_role(fields.take("role", "read"))
+    if role is Role.NONE:
+        fields.reject("role", "expected one of: read, write")
+    return role
+
+
+def _take_expiry(fields: JsonFields, now: int) -> int | None:
+    value = fields.take("expires_at")
+    if value is None:
+        return None
+    try:
+        expires_at = microseconds(value if isinstance(value, str) else "")
+    except ValueError as error:
+        fields.reject("expires_at", str(error))
+        return None
+    if expires_at <= now:
+        fields.reject("expires_at", "expected a time in the future")
+    return expires_at
+
+
+async def _refresh_snapshot(context: ApiContext) -> None:
+    """Makes the last write known to this process. An outage is ignored: the write has succeeded."""
     with contextlib.suppress(StoreUnavailable):
         await context.replica.refresh_after_now()

@@ -1,7 +1,7 @@
 """The query parameters of the event list (deploy/API.md)."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from multidict import MultiMapping
@@ -14,20 +14,19 @@ from service.settings import SERVICE_NAME
 T = TypeVar("T")
 
 PAGING = ("limit", "before", "since", "until")
-"""The parameters that a list has and a stream has not."""
+"""The parameters that apply to the list only, not to an event stream."""
 PARAMETERS = (*PAGING, "selector", "service", "status")
-"""Those that are looked at; all others are ignored."""
+"""All parameters of the list; others are ignored."""
 
 _LIMIT = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
 def parse(query: "MultiMapping[str]") -> EventFilter | None:
-    """The page that a query asks for, or `None` if it asks for all events with their `status`
-    fields.
+    """The requested page; `None` for all events with their `status` fields.
 
     Raises `InvalidQueryParam`.
     """
-    given = _given(query)
+    given = _given(query, PARAMETERS)
     selection = _selection(given)
     if given.keys() <= {"selector"} and selection == Selection():
         return None
@@ -43,28 +42,36 @@ def parse(query: "MultiMapping[str]") -> EventFilter | None:
 
 
 def parse_stream(query: "MultiMapping[str]") -> Selection:
-    """What a stream sends. Raises `InvalidQueryParam`, also for the parameters that only a page
-    has."""
+    """The events that a stream sends, and their fields.
+
+    Raises `InvalidQueryParam`, also for the parameters that apply to the list only.
+    """
     for name in PAGING:
         if name in query:
             raise InvalidQueryParam(
-                name, query[name], "a stream does not take it: it begins after `Last-Event-ID`"
+                name,
+                query[name],
+                "an event stream does not support it: it begins after `Last-Event-ID`",
             )
-    return _selection(_given(query))
+    return _selection(_given(query, PARAMETERS))
 
 
-def _given(query: "MultiMapping[str]") -> dict[str, str]:
-    """The parameters of a query that are looked at, each given once. Raises `InvalidQueryParam`."""
-    given = {name: _one(query, name) for name in PARAMETERS if name in query}
-    if (
-        "status" in given
-    ):  # A status that is named again adds nothing, neither to the work nor to the link.
+def parse_selector(query: "MultiMapping[str]") -> Selector:
+    """The selector of a route that has no other parameter. Raises `InvalidQueryParam`."""
+    return _selector(_given(query, ("selector",)))
+
+
+def _given(query: "MultiMapping[str]", names: Sequence[str]) -> dict[str, str]:
+    """The parameters with these names that the query has. Raises `InvalidQueryParam`."""
+    given = {name: _one(query, name) for name in names if name in query}
+    # Repeated statuses are removed: they would make the search and the link longer.
+    if "status" in given:
         given["status"] = ",".join(dict.fromkeys(given["status"].split(",")))
     return given
 
 
 def _parsed(given: Mapping[str, str], name: str, parser: Callable[[str], T]) -> T | None:
-    """What a parameter means, `None` if it is not given. Raises `InvalidQueryParam`."""
+    """The parsed value of a parameter; `None` without it. Raises `InvalidQueryParam`."""
     if name not in given:
         return None
     try:
@@ -77,33 +84,24 @@ def _selection(given: Mapping[str, str]) -> Selection:
     service = _parsed(given, "service", _service)
     statuses = _parsed(given, "status", _statuses)
     if service is not None and statuses is None:
-        raise InvalidQueryParam("service", service, "it goes with `status`")
-    # The `status` projection has no text of a service in it: a field's bytes cannot stand for
-    # anything else.
+        raise InvalidQueryParam("service", service, "it requires the parameter `status`")
+    # The `status` projection has no text from outside, so these bytes can only be that field.
     field = f'"{service}_status":' if service is not None else '_status":'
     return Selection(
-        _parsed(given, "selector", selector) or Selector.STATUS,
+        _selector(given),
         tuple(f'{field}"{status}"'.encode() for status in statuses or ()),
     )
 
 
-def selector(text: str) -> Selector:
-    """Raises `ValueError` for a text that is no selector."""
+def _selector(given: Mapping[str, str]) -> Selector:
+    return _parsed(given, "selector", _parse_selector) or Selector.STATUS
+
+
+def _parse_selector(text: str) -> Selector:
     try:
         return Selector(text)
     except ValueError:
         raise ValueError("expected one of: status, all") from None
-
-
-def one_selector(query: "MultiMapping[str]") -> Selector:
-    """The selector of a route that has no other parameter. Raises `InvalidQueryParam`."""
-    if "selector" not in query:
-        return Selector.STATUS
-    text = _one(query, "selector")
-    try:
-        return selector(text)
-    except ValueError as error:
-        raise InvalidQueryParam("selector", text, str(error)) from None
 
 
 def _one(query: "MultiMapping[str]", name: str) -> str:
@@ -132,14 +130,14 @@ def _time(text: str) -> int:
 
 
 def _service(text: str) -> str:
-    """Any service may be asked for: events also speak of those that are configured no more."""
+    """The name of a service. It need not be configured: events may have former services."""
     if not SERVICE_NAME.fullmatch(text):
         raise ValueError("expected the name of a service, such as api")
     return text
 
 
 def _statuses(text: str) -> tuple[Status, ...]:
-    """The statuses, each once and in one order, however often they are named."""
+    """The statuses, each once and in a fixed order, so that equal selections compare equal."""
     names = set(text.split(","))
     if not names <= set(Status):
         raise ValueError(f"expected some of: {','.join(Status)}")
