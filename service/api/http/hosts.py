@@ -1,6 +1,6 @@
 """Parsing of `Host`, and the hosts for which a service without credentials accepts requests.
 
-The second is a defence against DNS rebinding: a page of `http://evil.example:8080` may read and
+The latter is a defence against DNS rebinding: a page of `http://evil.example:8080` may read and
 write whatever its own origin serves, and the owner of that name can make it resolve to 127.0.0.1.
 Such a request comes from this machine and differs from that of a local client only in its `Host`.
 """
@@ -24,10 +24,10 @@ _HOST_FIELD = re.compile(
 )
 """A host, or none, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2; zones: RFC 6874)."""
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Za-z:.%]+)\]|([^][:@/]+))(?::[0-9]*)?", re.ASCII)
-"""What a name is taken from. It also accepts what comes from elsewhere than a `Host` field.
+"""The pattern for the name without port.
 
-That is: settings and socket addresses, in which a zone has no `%25`, and the decoded host of a
-target in absolute form.
+It also accepts hosts from other sources: settings and socket addresses may have a zone without
+`%25`, and the host of a target in absolute form is decoded.
 """
 
 
@@ -36,7 +36,7 @@ class ParsedHost:
     """A host, with or without a port."""
 
     name: str
-    """The host without its port, in one spelling; a malformed host as it is, in lower case."""
+    """The host without its port, in one spelling; for a malformed host, the whole value."""
     valid: bool
     """Whether a `Host` field may have this value (RFC 9112, section 3.2)."""
 
