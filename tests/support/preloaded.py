@@ -107,7 +107,7 @@ def _serve(listening: socket.socket) -> None:
     """Forks for each connection. Returns in a forked process that is to run the service."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nothing is left of those that wait below.
     while True:
-        ready, _, _ = select.select([listening, 0], [], [])
+        ready, _, _ = select.select([listening.fileno(), 0], [], [])
         if 0 in ready:
             sys.exit()
         connection, _ = listening.accept()
@@ -136,7 +136,7 @@ def _serve(listening: socket.socket) -> None:
     sys.argv[1:] = asked["arguments"]
     if asked["env"].get("PYTHONUNBUFFERED"):  # As Python does when it starts.
         sys.stdout = io.TextIOWrapper(
-            io.FileIO(1, "w", closefd=False),  # type: ignore[type-var]
+            io.FileIO(1, "w", closefd=False),
             sys.stdout.encoding,
             sys.stdout.errors,
             write_through=True,
