@@ -193,8 +193,13 @@ class Rig:
     logs: dict[int, Path] = field(default_factory=dict)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
+    seed: int = field(default_factory=lambda: random.randrange(1_000_000))
+    """Of all waits and of what the service answers."""
 
     def __post_init__(self) -> None:
+        # Apart: how often the service is asked is no part of the plan of faults.
+        self.dice, self.service_dice = random.Random(self.seed), random.Random(self.seed)
+        click.echo(f"{self.number} monitors: the faults are those of the seed {self.seed}")
         self.client: Any = Redis.from_url(self.server.url)
 
     async def run(self, kinds: Iterable[str]) -> None:
@@ -208,7 +213,7 @@ class Rig:
                 made = len(self.faults)
                 while len(self.faults) == made:  # Between two leaders there is none to be made.
                     await self._all_there()
-                    await asyncio.sleep(random.uniform(0, 2 * CHECK_INTERVAL_S))
+                    await asyncio.sleep(self.dice.uniform(0, 2 * CHECK_INTERVAL_S))
                     await self._fault(kind)
             await self._all_there()
             await asyncio.sleep(2 * CHECK_INTERVAL_S)
@@ -245,8 +250,8 @@ class Rig:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await reader.readuntil(b"\r\n\r\n")
             self.asked.set()
-            await asyncio.sleep(random.uniform(0, 0.3 * CHECK_INTERVAL_S))
-            status = random.choice((b"200 OK", b"503 Service Unavailable"))
+            await asyncio.sleep(self.service_dice.uniform(0, 0.3 * CHECK_INTERVAL_S))
+            status = self.service_dice.choice((b"200 OK", b"503 Service Unavailable"))
             writer.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\n\r\n")
             await writer.drain()
         writer.close()
@@ -319,12 +324,12 @@ class Rig:
             self._start()
         elif kind == "pause the store":
             self.server.signal(signal.SIGSTOP)
-            await asyncio.sleep(random.uniform(0.1, 2) * self.lease_ttl)
+            await asyncio.sleep(self.dice.uniform(0.1, 2) * self.lease_ttl)
             self.server.signal(signal.SIGCONT)
         else:
             leading[0].send_signal(signal.SIGSTOP)
             await self._relieved(leader)
-            await asyncio.sleep(random.uniform(0, CHECK_INTERVAL_S))
+            await asyncio.sleep(self.dice.uniform(0, CHECK_INTERVAL_S))
             leading[0].send_signal(signal.SIGCONT)
 
     async def _relieved(self, leader: str) -> None:
@@ -336,11 +341,12 @@ class Rig:
             await asyncio.sleep(0.01)
 
 
-def for_seconds(seconds: float, kinds: Sequence[str] = FAULTS) -> Iterator[str]:
-    """Kinds of faults at random, for so long."""
+def for_seconds(seconds: float, seed: int, kinds: Sequence[str] = FAULTS) -> Iterator[str]:
+    """Kinds of faults at random, for so long. The same seed gives the same kinds."""
+    dice = random.Random(seed)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        yield random.choice(kinds)
+        yield dice.choice(kinds)
 
 
 @contextlib.contextmanager
@@ -379,13 +385,14 @@ def report(rig: Rig) -> bool:
     return not wrong and not slow
 
 
-async def _long(minutes: float, lease_ttl: float, without: tuple[str, ...]) -> bool:
+async def _long(minutes: float, lease_ttl: float, seed: int, without: tuple[str, ...]) -> bool:
     with (
-        rig(2, lease_ttl=lease_ttl, without=without) as two,
-        rig(3, lease_ttl=lease_ttl, without=without) as three,
+        rig(2, lease_ttl=lease_ttl, seed=seed, without=without) as two,
+        rig(3, lease_ttl=lease_ttl, seed=seed + 1, without=without) as three,
     ):
         await asyncio.gather(
-            two.run(for_seconds(minutes * 60)), three.run(for_seconds(minutes * 60))
+            two.run(for_seconds(minutes * 60, two.seed)),
+            three.run(for_seconds(minutes * 60, three.seed)),
         )
         return all([report(two), report(three)])
 
@@ -400,14 +407,18 @@ def main() -> None:
     parser.add_argument(
         "--lease-ttl", type=float, default=5.0, help="seconds; the other times follow from it"
     )
+    parser.add_argument("--seed", type=int, help="for the same faults again")
     parser.add_argument("--without", nargs="*", default=[], choices=["fence", "deadline"])
     arguments = parser.parse_args()
+    seed = random.randrange(1_000_000) if arguments.seed is None else arguments.seed
     if arguments.monitor:
         monitor(arguments.without)
     else:
         sys.exit(
             0
-            if asyncio.run(_long(arguments.minutes, arguments.lease_ttl, tuple(arguments.without)))
+            if asyncio.run(
+                _long(arguments.minutes, arguments.lease_ttl, seed, tuple(arguments.without))
+            )
             else 1
         )
 

@@ -77,11 +77,12 @@ async def test_faults_at_random_moments() -> None:
     """Kills, orderly ends, pauses beyond the lease and pauses of the store: no write by a former
     leader, no long silence.
 
-    Each rig meets half of the kinds; the moments are random.
+    Each rig meets half of the kinds; the moments are random, by a seed that is printed.
     """
     with rig(2) as two, rig(3) as three:
         await asyncio.gather(two.run(FAULTS[::2]), three.run(FAULTS[1::2]))
         for one, kinds in ((two, FAULTS[::2]), (three, FAULTS[1::2])):
+            assert len(one.faults) == 3
             assert tuple(fault.kind for fault in one.faults) == kinds
             assert one.violations() == []
             assert max(one.silences("terminate"), default=0) <= 1.5

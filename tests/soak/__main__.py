@@ -40,7 +40,8 @@ async def resuming(seconds: float) -> list[Mark]:
             events,
             retention=retention,
             writers=1 if cut else 2,
-            away=6.0 if cut else 2.0,
+            faults=max(8, round(share * seconds)),
+            away=300,
         )
         _show(f"resuming, {what}", outcome.figures)
         _complain(outcome.problems)

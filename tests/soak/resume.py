@@ -7,10 +7,10 @@ but where retention had cut what the watcher still needed.
 """
 
 import asyncio
-import contextlib
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import click
@@ -29,60 +29,88 @@ CAUGHT_UP_S = 3.0
 """Seconds after the last fault: the store's return, a reconnection, and a heartbeat."""
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something that breaks once `at` events are recorded."""
+
+    at: int
+    kind: str
+    victims: tuple[int, ...] = ()
+    """The watchers whose connections are cut, or the replica."""
+    away: tuple[int, ...] = ()
+    """For each of these watchers, how many events it misses before it comes back."""
+    down: float = 0.0
+    """Seconds until the process that ended is started again: without a store nothing is counted."""
+
+
+CUT, KILLED, ENDED, STORE = (
+    "connections cut",
+    "replicas killed",
+    "replicas ended in order",
+    "stores killed",
+)
+
+
+def plan(
+    seed: int, number: int, *, events: int, watchers: int, replicas: int, away: int
+) -> list[Fault]:
+    """So many faults, spread over the events. The same seed plans the same faults.
+
+    The first four are of all kinds, and the first one cuts connections so that one watcher misses
+    `away` events.
+    """
+    dice = random.Random(seed)
+    kinds = [CUT, *dice.sample([KILLED, ENDED, STORE], 3)]
+    kinds += dice.choices([CUT, KILLED, ENDED, STORE], [6, 1, 1, 2], k=number - len(kinds))
+    faults = []
+    for index, kind in enumerate(kinds):
+        at = round((index + dice.uniform(0.7, 1.3)) * events / (number + 1))
+        if kind == CUT:
+            victims = tuple(dice.sample(range(watchers), max(1, watchers // 4)))
+            missed = tuple(dice.choice([0, 0, dice.randint(1, away)]) for _ in victims[1:])
+            faults.append(Fault(at, kind, victims, (away if not index else 0, *missed)))
+        else:
+            victims = () if kind == STORE else (dice.randrange(replicas),)
+            faults.append(Fault(at, kind, victims, down=dice.uniform(0, 0.4)))
+    return faults
+
+
 @dataclass
 class Faults:
-    """Breaks what it is given, at random, one thing at a time. `counts` is how often it did
-    what."""
+    """Breaks what it is given, one thing at a time. `counts` is how often it did what."""
 
     store: Valkey
     replicas: Sequence[Replica]
     watchers: Sequence[Watcher]
-    pause: float
-    """Seconds between two faults, on average."""
-    away: float
-    """Seconds for which a watcher may stay away."""
-    counts: dict[str, int] = field(default_factory=dict)
+    recorded: Recorded
+    events: int
+    """How many are recorded in all."""
+    counts: Counter[str] = field(default_factory=Counter)
 
-    async def inject(self, enough: asyncio.Event) -> None:
-        """Goes on until it is told that it is enough, and ends with everything running."""
-        kinds: Sequence[Callable[[], Awaitable[None]]] = [
-            *[self._connections] * 6,
-            *[self._replica, self._store] * 2,
-        ]
-        first = [*kinds[-2:], *kinds[:1]]  # Even a short run has seen all.
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(0.5, 1.5) * self.pause):
-                    await enough.wait()
-                if not first:
-                    return
-            await (first.pop() if first else random.choice(kinds))()
+    async def inject(self, faults: Sequence[Fault]) -> None:
+        """Makes these faults, and ends with everything running."""
+        for fault in faults:
+            while len(self.recorded.full) < fault.at:
+                await asyncio.sleep(0.005)
+            self.counts[fault.kind] += 1
+            if fault.kind == CUT:
+                await self._cut(fault)
+            elif fault.kind == STORE:
+                self.store.kill()
+                await asyncio.sleep(fault.down)
+                await asyncio.to_thread(self.store.start)
+            else:
+                victim = self.replicas[fault.victims[0]]
+                await asyncio.to_thread(victim.stop if fault.kind == ENDED else victim.kill)
+                await asyncio.sleep(fault.down)
+                await asyncio.to_thread(victim.start)
 
-    async def _connections(self) -> None:
-        victims = random.sample(list(self.watchers), max(1, len(self.watchers) // 4))
-        for watcher in victims:
-            watcher.cut(random.choice([0.0, 0.0, random.uniform(0, self.away)]))
-        self._count("connections cut", len(victims))
-
-    async def _replica(self) -> None:
-        victim = random.choice(self.replicas)
-        if random.random() < ORDERLY:
-            await asyncio.to_thread(victim.stop)
-            self._count("replicas ended in order")
-        else:
-            victim.kill()
-            self._count("replicas killed")
-        await asyncio.sleep(random.uniform(0, 0.3))
-        await asyncio.to_thread(victim.start)
-
-    async def _store(self) -> None:
-        self.store.kill()
-        self._count("stores killed")
-        await asyncio.sleep(random.uniform(0, 0.5))
-        await asyncio.to_thread(self.store.start)
-
-    def _count(self, what: str, times: int = 1) -> None:
-        self.counts[what] = self.counts.get(what, 0) + times
+    async def _cut(self, fault: Fault) -> None:
+        for index, away in zip(fault.victims, fault.away, strict=True):
+            watcher = self.watchers[index]
+            while not watcher.log:  # It has a place in the history, so that it can lose it.
+                await asyncio.sleep(0.005)
+            watcher.cut(min(self.recorded.sent + away, self.events) if away else 0)
 
 
 @dataclass
@@ -96,6 +124,7 @@ class Outcome:
     connections: int
     resets: int
     problems: list[str]
+    seed: int
 
     @property
     def figures(self) -> dict[str, str]:
@@ -118,11 +147,18 @@ async def run(
     retention: int,
     watchers: int = 40,
     writers: int = 2,
-    pause: float = 1.0,
-    away: float = 2.0,
+    faults: int = 60,
+    away: int = 60,
+    seed: int | None = None,
 ) -> Outcome:
-    """Records `events` over `seconds` while things break, then mends everything and compares."""
+    """Records `events` over `seconds` while so many things break, then compares.
+
+    `away` is the most events that a watcher misses before it comes back. The same `seed` plans the
+    same faults; without one it is chosen, and printed.
+    """
     recorded = Recorded()
+    seed = random.randrange(1_000_000) if seed is None else seed
+    click.echo(f"the faults are those of the seed {seed}")
     with folder() as path:
         store = Valkey(path)
         replicas = [
@@ -138,13 +174,15 @@ async def run(
                 for index in range(watchers)
             ]
             tasks = [asyncio.create_task(watcher.watch()) for watcher in crowd]
-            faults = Faults(store, replicas, crowd, pause, away)
-            began, enough = time.monotonic(), asyncio.Event()
-            breaking = asyncio.create_task(faults.inject(enough))
+            planned = plan(
+                seed, faults, events=events, watchers=watchers, replicas=len(replicas), away=away
+            )
+            chaos = Faults(store, replicas, crowd, recorded, events)
+            began = time.monotonic()
+            breaking = asyncio.create_task(chaos.inject(planned))
             try:
                 await _write(ports, recorded, seconds, events, writers)
                 took = time.monotonic() - began
-                enough.set()
                 await breaking
                 history = recorded.history()
                 await _settle(crowd, history)
@@ -168,7 +206,7 @@ async def run(
                 await asyncio.gather(*tasks, breaking, return_exceptions=True)
     resets = sum(what == RESET for one in crowd for what, _ in one.log[_first_id(one) :])
     connections = sum(one.connections for one in crowd)
-    return Outcome(recorded, faults.counts, took, watchers, connections, resets, problems)
+    return Outcome(recorded, chaos.counts, took, watchers, connections, resets, problems, seed)
 
 
 async def _write(
@@ -253,8 +291,6 @@ def _first_id(watcher: Watcher) -> int:
 def main(seconds: float, events: int, watchers: int, retention: int, seed: int | None) -> None:
     """Breaks connections, replicas and the store while events are recorded, and compares every
     watcher's log."""
-    seed = seed if seed is not None else random.randrange(1_000_000)
-    random.seed(seed)
     outcome = asyncio.run(
         run(
             seconds,
@@ -262,10 +298,12 @@ def main(seconds: float, events: int, watchers: int, retention: int, seed: int |
             retention=retention or events,
             watchers=watchers,
             writers=1 if retention else 2,
-            away=2 * retention * seconds / events if retention else 2.0,
+            faults=max(4, round(seconds)),
+            away=2 * retention or max(1, round(2 * events / seconds)),
+            seed=seed,
         )
     )
-    for name, value in (outcome.figures | {"seed": str(seed)}).items():
+    for name, value in (outcome.figures | {"seed": str(outcome.seed)}).items():
         click.echo(f"{name:<40} {value}")
     for problem in outcome.problems[:10]:
         click.echo(problem, err=True)

@@ -98,8 +98,8 @@ class Watcher:
     everything."""
     connections: int = 0
     stream: Stream | None = None
-    away: float = 0.0
-    """Seconds for which it stays away before it comes back."""
+    back_at: int = 0
+    """How many events must have been sent before it comes back."""
 
     async def watch(self) -> None:
         """Watches until it is cancelled."""
@@ -117,12 +117,13 @@ class Watcher:
                 pass
             finally:
                 stream.abort()
-            away, self.away = self.away, 0.0
-            await asyncio.sleep(away or random.uniform(0.02, 0.2))
+            await asyncio.sleep(random.uniform(0.02, 0.2))
+            while self.sent() < self.back_at:
+                await asyncio.sleep(0.01)
 
-    def cut(self, away: float = 0.0) -> None:
-        """Loses the connection."""
-        self.away = away
+    def cut(self, back_at: int = 0) -> None:
+        """Loses the connection, until so many events have been sent."""
+        self.back_at = back_at
         if self.stream is not None:
             self.stream.abort()
 
