@@ -160,8 +160,9 @@ async def _first_event(context: ApiContext, stop: asyncio.Event) -> None:
 
 def _welcome(address: str, token: str, samples: Mapping[str, str], settings: Settings) -> str:
     some = samples["compiler"]
+    running = f"{len(samples)} sample services, checked every {settings.check_interval:g} s"
     return f"""
-cluster-events is running: {len(samples)} sample services, checked every {settings.check_interval:g} s. Ctrl-C ends everything.
+cluster-events is running: {running}. Ctrl-C ends everything.
 
 In another terminal (the token may write, and is valid for 24 h):
 

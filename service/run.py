@@ -69,7 +69,8 @@ async def _serve(
         ready()
         if context.authenticator.open_to_all:
             log.warning(
-                "no credential is asked for: whoever reaches this address may read and write everything"
+                "no credential is asked for: whoever reaches this address may read and write "
+                "everything"
             )
         await stop.wait()
         await context.drain()

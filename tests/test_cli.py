@@ -188,7 +188,8 @@ async def test_stale_event_is_marked(make_api: MakeApi) -> None:
     for ran in await asyncio.gather(ask(api, "events", "--json"), ask(api, "event", "latest")):
         assert ran.code == 0
         assert ran.err.startswith(
-            "cluster-events: this may not be the current state: the monitor is silent; last check: 2"
+            "cluster-events: this may not be the current state: the monitor is silent; last "
+            "check: 2"
         )
         assert ran.out
 
@@ -482,7 +483,8 @@ async def test_monitor_without_urls() -> None:
     ran = await run("monitor")
     assert ran.code == WRONG_SETTINGS
     assert tells_one_line(ran) == (
-        "cluster-events: CLUSTER_EVENTS_SERVICES: no URL to check for api, compiler, runner: expected api=http://…"
+        "cluster-events: CLUSTER_EVENTS_SERVICES: no URL to check for api, compiler, runner: "
+        "expected api=http://…"
     )
 
 
@@ -527,7 +529,7 @@ async def test_reader_that_leaves(api: Api) -> None:
     """A reader that goes away in the middle, as `head` does, gets no traceback."""
     await record(api, *[ALL_GOOD] * 400)
     for options in ("", "--json"):
-        pipe = f"{sys.executable} -m service events {options} | {{ read -r -n 10 some; exec 0<&-; sleep 0.5; }}"
+        pipe = f"{sys.executable} -m service events {options} | {{ read -r -n 10 some; exec 0<&-; sleep 0.5; }}"  # noqa: E501
         process = await asyncio.create_subprocess_exec(
             *("bash", "-c", pipe),
             cwd=ROOT,

@@ -11,7 +11,10 @@ from tests.support.commands import HEALTHY, TOKEN, UNHEALTHY, WRONG_SETTINGS, re
 from tests.support.observations import ALL_GOOD
 from tests.support.settings import JWT_SECRET
 
-MISSPELT = "CLUSTER_EVENTS_RETENTON_HOURS is not used: there is no such setting; the nearest is CLUSTER_EVENTS_RETENTION_HOURS"
+MISSPELT = (
+    "CLUSTER_EVENTS_RETENTON_HOURS is not used: there is no such setting; the nearest is "
+    "CLUSTER_EVENTS_RETENTION_HOURS"
+)
 LINKS = {
     "port": "tcp://10.0.0.1:80",
     "service_host": "10.0.0.1",

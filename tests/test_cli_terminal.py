@@ -329,7 +329,7 @@ async def test_malformed_stream_ends_the_watch(data: bytes) -> None:
 async def test_other_fields_of_a_stream_are_passed_over() -> None:
     """Comments, events of other names, odd ids and odd times to retry are no reason to stop."""
     odd = (
-        b": comment\n\nevent: freshness\ndata: {\n\nid: \x1b\xff\nretry: x\nretry: \xd9\xa1\n\nretry: "
+        b": comment\n\nevent: freshness\ndata: {\n\nid: \x1b\xff\nretry: x\nretry: \xd9\xa1\n\nretry: "  # noqa: E501
         + b"9" * 5_000
         + b"\n\nevent:\n"
     )

@@ -30,7 +30,7 @@ def test_break_and_mend(tmp_path: Path) -> None:
         assert running.get("/v0/cluster/events")[1]
         assert running.health() == 0
         assert (
-            f'curl -s -H "Authorization: Bearer $CLUSTER_EVENTS_TOKEN" {running.url}/v0/cluster/events/latest'
+            f'curl -s -H "Authorization: Bearer $CLUSTER_EVENTS_TOKEN" {running.url}/v0/cluster/events/latest'  # noqa: E501
             in (running.said)
         )
         for verb, compiler, code in (("break", "Unhealthy", 2), ("mend", "Healthy", 0)):

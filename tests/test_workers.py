@@ -370,7 +370,10 @@ def test_workers_that_cannot_be_forked() -> None:
 def test_workers_that_do_not_end_are_killed() -> None:
     """A worker that ignores the signal to stop is killed in the end, and the parent ends in
     order."""
-    work = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, flush=True); live(lifeline, ready)"
+    work = (
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', file=sys.stderr, "
+        "flush=True); live(lifeline, ready)"
+    )
     with supervised(work, stop_within=0.1) as process:
         logged(process, "(up)")
         process.terminate()

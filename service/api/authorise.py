@@ -51,9 +51,9 @@ async def authorise(context: ApiContext, request: web.Request, route: Route) -> 
 
 
 def authenticate_at_once(context: ApiContext, fields: Sequence[str]) -> Principal | None:
-    """The same as `authenticate`; `None` in the rare case that the store or an issuer must be asked.
+    """The same as `authenticate`, or `None` if the store or an issuer must be asked.
 
-    It saves a coroutine per request.
+    That is rare: this saves a coroutine per request.
     """
     if len(fields) > 1:
         return None
@@ -107,10 +107,10 @@ async def authenticate(context: ApiContext, fields: Sequence[str]) -> Principal:
 
 
 def _role_without_credential(context: ApiContext, request: web.Request, route: Route) -> Role:
-    """What a request may do where no credential is asked for: all, but for making credentials,
-    which would outlast that.
+    """The role of a request without a credential, with `AUTH=none`.
 
-    A page of another site (by its `Origin`) may not write in our name.
+    It may do everything but make credentials, which would outlast that setting. A page of another
+    origin may not write.
     """
     if route.makes_credentials:
         return Role.NONE

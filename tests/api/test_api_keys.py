@@ -205,9 +205,10 @@ UNREADABLE: dict[str, bytes] = {
     "not an object": b"[]",
     "not UTF-8": b'"\xff"',
     "no digest": b'{"name":"odd","id":"12345678","role":"read","created_at":0}',
-    "made after year 9999": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":%d}'
+    "made after year 9999": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":%d}'  # noqa: E501
     % (LAST_US + 1),
-    "ended before year 1": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":0,"expires_at":%d}'
+    "ended before "
+    "year 1": b'{"name":"odd","id":"12345678","role":"read","sha256":"","created_at":0,"expires_at":%d}'  # noqa: E501
     % -(2**60),
 }
 

@@ -299,7 +299,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "compressed": {"body": b"\x1f\x8b\x08\x00", "headers": {"Content-Encoding": "gzip"}},
     "a secret": {"body": b'{"keys": [{"kty": "oct", "kid": "first", "k": "c2VjcmV0"}]}'},
     "odd members": {
-        "body": b'{"keys": [null, 7, {"kty": ["EC"]}, {"kty": "EC", "crv": {}}, {"kty": "EC", "crv": "P-256"}]}'
+        "body": b'{"keys": [null, 7, {"kty": ["EC"]}, {"kty": "EC", "crv": {}}, {"kty": "EC", "crv": "P-256"}]}'  # noqa: E501
     },
     "too many": {
         "body": json.dumps(

@@ -23,14 +23,14 @@ WATCH = """(url) => {
         seen.push(event.lastEventId); kinds.push(event.type + (JSON.parse(event.data).id === event.lastEventId));
     };
     source.addEventListener("reset", (event) => { seen.push("reset"); kinds.push(event.type); });
-}"""
+}"""  # noqa: E501
 FETCH = """async (url) => {
     const answer = await fetch(url, {cache: "no-cache"});
     return [answer.status, answer.headers.get("ETag"), (await answer.json()).id];
 }"""
 FETCH_FAILS = """async (url) => {
     try { const answer = await fetch(url); return answer.status; } catch (error) { return error.name; }
-}"""
+}"""  # noqa: E501
 
 
 @pytest.fixture

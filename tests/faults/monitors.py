@@ -1,8 +1,8 @@
 """Several monitors as processes on one real store, under faults at random moments, and the checker
 of what they wrote.
 
-    python -m tests.faults.monitors --minutes 10        two rigs at once, of two and of three monitors
-    python -m tests.faults.monitors --minutes 1 --without fence deadline        what the checker must find
+    python -m tests.faults.monitors --minutes 10    two rigs at once, of two and of three monitors
+    python -m tests.faults.monitors --minutes 1 --without fence deadline    the checker must find it
 
 The monitors are the real ones, but for one line in each of the store's scripts: in the same step in
 which a script grants a lease, appends an event or notes a check, it adds an entry to a journal. So
@@ -129,7 +129,7 @@ def silence(journal: Sequence[Entry], since: float, owner: str) -> float:
 
 def _entry(fields: str) -> str:
     """The line of a script that adds an entry."""
-    return f"redis.call('RPUSH', '{KEY}journal', cjson.encode({{{fields}, time = redis.call('TIME')}}))\n"
+    return f"redis.call('RPUSH', '{KEY}journal', cjson.encode({{{fields}, time = redis.call('TIME')}}))\n"  # noqa: E501
 
 
 # -- a monitor -------------------------------------------------------------------------------------

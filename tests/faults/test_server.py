@@ -187,8 +187,10 @@ async def test_a_user_with_few_rights(server: Server, client: Redis, open_at: Op
 ERRORS = {
     "READONLY You can't write against a read only replica.": "it is a read-only replica",
     "NOAUTH Authentication required.": "it refuses this service's credentials",
-    "WRONGPASS invalid username-password pair or user is disabled.": "it refuses this service's credentials",
-    "NOPERM User app has no permissions to run the 'evalsha' command": "it refuses this service's credentials",
+    "WRONGPASS invalid username-password pair or user is "
+    "disabled.": "it refuses this service's credentials",
+    "NOPERM User app has no permissions to run the 'evalsha' "
+    "command": "it refuses this service's credentials",
     "LOADING Redis is loading the dataset in memory": "it is loading its data",
     "OOM command not allowed when used memory > 'maxmemory'.": "it is out of memory",
     "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.": None,

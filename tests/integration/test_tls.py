@@ -96,7 +96,7 @@ async def test_events_travel_over_tls(tls_server: tuple[int, Path]) -> None:
     "url",
     [
         "rediss://:secret@localhost:{port}/0",  # An authority that this machine does not know.
-        "rediss://:secret@127.0.0.1:{port}/0?ssl_ca_certs={certificate}",  # A name that is not the certificate's.
+        "rediss://:secret@127.0.0.1:{port}/0?ssl_ca_certs={certificate}",  # A name that is not the certificate's.  # noqa: E501
         "redis://:secret@localhost:{port}/0",  # No TLS where TLS is spoken.
     ],
 )

@@ -28,7 +28,7 @@ def draw(title: str, bars: Sequence[Bar]) -> str:
     scale = (_WIDTH - _LEFT - _RIGHT) / longest
     height = _TOP + _ROW * len(bars) + 12
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" fill="{_TEXT}" {_FONT}>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" fill="{_TEXT}" {_FONT}>',  # noqa: E501
         f"<title>{escape(title)}</title>",
         f'<text x="8" y="22" font-size="15" font-weight="600">{escape(title)}</text>',
     ]
@@ -43,7 +43,7 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
     server, store = max(bar.server_us * scale, 1.0), bar.store_us * scale
     label = f"{bar.server_us:.1f} µs"
     lines = [
-        f'<text x="{_LEFT - 10}" y="{middle}" text-anchor="end" font-weight="{weight}">{escape(bar.name)}</text>',
+        f'<text x="{_LEFT - 10}" y="{middle}" text-anchor="end" font-weight="{weight}">{escape(bar.name)}</text>',  # noqa: E501
         _rectangle(_LEFT, y, server, _OURS if bar.ours else _OTHERS),
     ]
     # A share that is not a tenth of a microsecond is the heartbeat's, not the requests'.
@@ -52,7 +52,7 @@ def _bar(bar: Bar, top: int, scale: float) -> list[str]:
         label += f" + {bar.store_us:.1f} in Redis"
         server += store
     lines.append(
-        f'<text x="{_LEFT + server + 8:.1f}" y="{middle}" font-weight="{weight}">{escape(label)}</text>'
+        f'<text x="{_LEFT + server + 8:.1f}" y="{middle}" font-weight="{weight}">{escape(label)}</text>'  # noqa: E501
     )
     return lines
 

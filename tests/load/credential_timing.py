@@ -55,7 +55,8 @@ def tell(what: str, times: dict[str, list[int]]) -> bool:
     unknown, wrong = (statistics.median(found) / 1_000 for found in times.values())
     difference = abs(unknown - wrong) / max(unknown, wrong)
     click.echo(
-        f"{what}: unknown id {unknown:.2f} µs, wrong secret {wrong:.2f} µs, difference {difference:.2%} (n = {SAMPLES:,} each)"
+        f"{what}: unknown id {unknown:.2f} µs, wrong secret {wrong:.2f} µs, difference "
+        f"{difference:.2%} (n = {SAMPLES:,} each)"
     )
     return difference <= TOLERANCE
 
@@ -96,7 +97,7 @@ async def measure_http(settings: Settings, known: list[StoredKey]) -> bool:
         await state.replica.refresh()
         reader, writer = await asyncio.open_connection(*sock.getsockname()[:2])
         for kind, credential in in_turn(Pair(known)):
-            request = f"GET /v0/config HTTP/1.1\r\nHost: here\r\nAuthorization: {credential}\r\n\r\n".encode()
+            request = f"GET /v0/config HTTP/1.1\r\nHost: here\r\nAuthorization: {credential}\r\n\r\n".encode()  # noqa: E501
             started = time.perf_counter_ns()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")

@@ -85,8 +85,8 @@ def _server(site: Site, port: int, root: Path) -> str:
         path.write_bytes(site.like.body)
         answer = f"root {root};"
     else:
-        answer = f"return {site.like.status} {_quoted(site.like.body.decode()) if site.like.body else ''};"
-    return f"    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ {' '.join(headers)} {answer} }} }}"
+        answer = f"return {site.like.status} {_quoted(site.like.body.decode()) if site.like.body else ''};"  # noqa: E501
+    return f"    server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ {' '.join(headers)} {answer} }} }}"  # noqa: E501
 
 
 def _quoted(text: str) -> str:

@@ -92,7 +92,8 @@ class Case:
         got = wire.ask(self.server.port, wire.get(self.load.path, *self.load.headers))
         if got.status != self.like.status or len(got.body) != len(self.like.body):
             raise BenchError(
-                f"{name} answers {got.status} with {len(got.body)} bytes, expected {self.like.status} with "
+                f"{name} answers {got.status} with {len(got.body)} bytes, expected "
+                f"{self.like.status} with "
                 f"{len(self.like.body)}: {got.body[:200]!r}"
             )
 
@@ -184,7 +185,8 @@ class Row:
                 tell(f"remark: {name}: {found.socket_errors} socket errors")
             if max(found.others) > _QUIET:
                 tell(
-                    f"remark: {name}: others took up to {max(found.others):.0%} of the server's core"
+                    f"remark: {name}: others took up to {max(found.others):.0%} of the "
+                    f"server's core"
                 )
         return figures
 

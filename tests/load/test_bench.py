@@ -56,7 +56,7 @@ def test_wrk_report() -> None:
 def test_wrk_report_of_errors() -> None:
     """Refused requests and socket errors are counted, and minutes are 60 seconds."""
     report = REPORT.replace("4.02s", "1.50m")
-    report += "  Socket errors: connect 1, read 20, write 300, timeout 4000\n  Non-2xx or 3xx responses: 7\n"
+    report += "  Socket errors: connect 1, read 20, write 300, timeout 4000\n  Non-2xx or 3xx responses: 7\n"  # noqa: E501
     run = parse_wrk(report)
     assert (run.seconds, run.refused, run.socket_errors) == (90.0, 7, 4_321)
 
@@ -199,7 +199,10 @@ def test_process_accounting(tmp_path: Path) -> None:
     needs.linux("the affinity of processes to cores")
     core = min(os.sched_getaffinity(0))
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
-    work = "import pathlib, time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
+    work = (
+        "import pathlib, time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: "
+        "pass\n"
+    )
     work += "pathlib.Path('done').touch()\ntime.sleep(60)"
     with process(
         [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r}); {code}", work],

@@ -141,7 +141,8 @@ DEADLINE = condition(
 )
 
 CRASH_LINE = (
-    "deployment/api-server: 2 of 3 replicas available: pod api-server-a: container api is in CrashLoopBackOff, after OOMKilled "
+    "deployment/api-server: 2 of 3 replicas available: pod api-server-a: container api is in "
+    "CrashLoopBackOff, after OOMKilled "
     "(exit code 137) at 2026-11-24T09:01:02Z, 12 restarts."
 )
 PREFIX = "deployment/api-server: 2 of 3 replicas available: pod api-server-a: "
@@ -263,7 +264,7 @@ async def test_stuck_rollout_shows_the_pod_first(cluster: Cluster, client: Kuber
     assert look.info.splitlines()[:3] == [
         "deployment/api-server: 3 of 3 replicas available: pod api-server-a: " + IMAGE_LINE,
         "A rollout is in progress: 1 of 3 replicas updated.",
-        'Progressing is false: ProgressDeadlineExceeded: ReplicaSet "api-server-5d" has timed out progressing.',
+        'Progressing is false: ProgressDeadlineExceeded: ReplicaSet "api-server-5d" has timed out progressing.',  # noqa: E501
     ]
 
 
@@ -316,7 +317,8 @@ async def test_restarts_of_healthy_pods_are_told(cluster: Cluster, client: Kuber
     assert look == WorkloadHealth(
         True,
         "deployment/api-server: 3 of 3 replicas available.\n"
-        "Pod api-server-a: 2 restarts, last after OOMKilled (exit code 137) at 2026-11-24T09:01:02Z.",
+        "Pod api-server-a: 2 restarts, last after OOMKilled (exit code 137) at "
+        "2026-11-24T09:01:02Z.",
     )
 
 
@@ -340,7 +342,8 @@ async def test_many_failing_pods_are_cut_with_the_important_first(
     look = await client.check(API, 2.0)
     assert INFO_LIMIT - 3 <= len(look.info.encode()) <= INFO_LIMIT
     assert first(look).startswith(
-        "deployment/api-server: 0 of 200 replicas available: pod api-server-000: container api is in"
+        "deployment/api-server: 0 of 200 replicas available: pod api-server-000: container "
+        "api is in"
     )
 
 

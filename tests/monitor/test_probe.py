@@ -88,8 +88,10 @@ async def test_success_is_healthy(answer: bytes, info: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "first_line", "rest"),
     [
-        (http("500 Internal Server Error", b'{"error": "no disk"}'), "HTTP 500 Internal Server Error", '{"error": "no disk"}'),
-        (http("503 Service Unavailable", b"starting\n"), "HTTP 503 Service Unavailable", "starting"),
+        (http("500 Internal Server "
+        "Error", b'{"error": "no disk"}'), "HTTP 500 Internal Server Error", '{"error": "no disk"}'),  # noqa: E501
+        (http("503 Service "
+        "Unavailable", b"starting\n"), "HTTP 503 Service Unavailable", "starting"),
         (http("503 Service Unavailable"), "HTTP 503 Service Unavailable", ""),
         (http("503"), "HTTP 503", ""),
         (http("404 Not Found", b"no such page"), "HTTP 404 Not Found", "no such page"),

@@ -352,7 +352,10 @@ async def test_headers_and_statuses_of_its_own(tmp_path: Path) -> None:
         await writer.drain()
 
     async with service(behave) as port:
-        text = f"[api]\nurl = 'http://127.0.0.1:{port}/'\nheaders = {{ X-Key = 'k1' }}\nexpected = [401]"
+        text = (
+            f"[api]\nurl = 'http://127.0.0.1:{port}/'\nheaders = {{ X-Key = 'k1' }}\nexpected = "
+            f"[401]"
+        )
         settings = make_settings(services_file=file(tmp_path, text))
         ran = await run("monitor", "--once", "--json", services_file=str(settings.services_file))
     assert ran[0] == 0
@@ -593,8 +596,8 @@ async def test_config_check(tmp_path: Path) -> None:
     )
     assert (code, out) == (2, "")
     assert (
-        err
-        == "cluster-events: CLUSTER_EVENTS_SERVICES_FILE: [api]: timeout: expected a duration such as 500ms, 30s, 10m or 72h\n"
+        err == "cluster-events: CLUSTER_EVENTS_SERVICES_FILE: [api]: timeout: expected a duration "
+        "such as 500ms, 30s, 10m or 72h\n"
     )
     code, out, _ = await run("config", "check")
     assert (code, out) == (

@@ -10,7 +10,8 @@ has, and what each replica knows of it. After each step it asks the replicas, an
 be one of these:
 
 - a replica that reaches the store says what the store has, as current;
-- a replica that does not says what it knows, marked as stale, or 503; it denies nothing (no 404, no 401).
+- a replica that does not says what it knows, marked as stale, or 503; it denies nothing (no 404,
+  no 401).
 """
 
 import asyncio
@@ -791,7 +792,8 @@ def main(minutes: float, seeds: Sequence[int]) -> None:
         steps = ", ".join(f"{name} {count}" for name, count in sorted(history.steps.items()))
         losses = sum(node.losses for node in history.nodes)
         click.echo(
-            f"seed {seed}: {history.asked:,} answers, {len(history.problems)} wrong, {losses:g} losses; {steps}"
+            f"seed {seed}: {history.asked:,} answers, {len(history.problems)} wrong, "
+            f"{losses:g} losses; {steps}"
         )
         for problem in history.problems:
             click.echo(f"  {problem}", err=True)

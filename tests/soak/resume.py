@@ -254,12 +254,12 @@ def _wrong_order(watcher: Watcher, history: Sequence[str], retention: int) -> It
     for what, sent in watcher.log:
         if what == RESET:
             if place >= 0 and sent < place + 1 + retention:
-                yield f"a reset after event {place}, which retention cannot have cut: {sent} had been sent"
+                yield f"a reset after event {place}, which retention cannot have cut: {sent} had been sent"  # noqa: E501
             reset = True
             continue
         here = place_of.get(what, -1)
         if reset and here > 0 and here + retention > sent:
-            yield f"after a reset it begins with event {here} though older ones were retained: {sent} had been sent"
+            yield f"after a reset it begins with event {here} though older ones were retained: {sent} had been sent"  # noqa: E501
         if here <= place or (not reset and here != place + 1):
             yield f"event {here} after {place}"
         place, reset = here, False

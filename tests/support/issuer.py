@@ -118,7 +118,7 @@ class Issuer:
             "iat": now,
             "exp": now + 600,
         } | claims
-        parts = f"{_segment({'alg': algorithm, 'typ': 'JWT', **(headers or {})})}.{_segment(all_claims)}"
+        parts = f"{_segment({'alg': algorithm, 'typ': 'JWT', **(headers or {})})}.{_segment(all_claims)}"  # noqa: E501
         return f"{parts}.{_encoded(_signature(key, algorithm, parts.encode()))}"
 
     def rotate(self, kid: str, algorithm: str = "ES256", number: int = 1) -> None:

@@ -155,7 +155,7 @@ def _report(connection: socket.socket, pid: int) -> NoReturn:
 
 
 def _end(code: object) -> NoReturn:
-    """Ends as Python does after `SystemExit`, but without freeing all modules, which takes 0.2 s."""
+    """Ends as Python does after `SystemExit`, without freeing all modules, which takes 0.2 s."""
     if isinstance(code, str):
         print(code, file=sys.stderr)  # noqa: T201  # As Python does.
     status = code if isinstance(code, int) else int(code is not None)

@@ -783,7 +783,8 @@ def test_redis_urls(url: str) -> None:
 def test_the_retention_in_words() -> None:
     """The retention is told with its two numbers and its exception."""
     assert load({}).retention == (
-        "at most 1,000 events are retained, of 64 MiB together, and none older than 72 h, except the latest"
+        "at most 1,000 events are retained, of 64 MiB together, and none older than 72 h, "
+        "except the latest"
     )
     assert "of 0.5 MiB together" in load(environ(retention_bytes=512 * 1024)).retention
     assert "at most 5 events" in load(environ(retention_events=5)).retention

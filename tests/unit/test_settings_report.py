@@ -55,7 +55,8 @@ def test_settings_are_not_warned_of(name: str) -> None:
     assert warnings(environ(**{name: "x"})) == []
     if f"{name}_file" not in Settings.model_fields:
         of_file = [
-            f"{PREFIX}{name.upper()}_FILE is not used: only secrets are read from files; set {PREFIX}{name.upper()} itself"
+            f"{PREFIX}{name.upper()}_FILE is not used: only secrets are read from files; set "
+            f"{PREFIX}{name.upper()} itself"
         ]
         assert warnings(environ(**{f"{name}_file": "/x"})) == ([] if is_secret(name) else of_file)
 
