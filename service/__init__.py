@@ -1,3 +1,3 @@
-"""cluster-events: is the platform healthy, and since when?"""
+"""Probes the services of a platform, records events in Redis, and serves them over HTTP."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`python -m service` is the `cluster-events` command."""
+"""`python -m service` runs the console script `cluster-events`."""
 
 from service.cli.main import main
 

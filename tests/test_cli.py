@@ -175,7 +175,8 @@ async def test_stale_verdict_is_not_known(make_api: MakeApi, observed: Any) -> N
     ran, as_json = await asyncio.gather(ask(api, "health"), ask(api, "health", "--json"))
     assert ran.code == as_json.code == FAILED
     assert (
-        ran.out.splitlines()[0] == "The state of the cluster is not known: the knowledge is stale."
+        ran.out.splitlines()[0]
+        == "The state of the cluster is not known: the last known state is stale."
     )
     assert json.loads(as_json.out)["stale"] is True
 
@@ -313,7 +314,7 @@ async def test_missing_and_wrong_token(api: Api) -> None:
     ran = await run("events", "--url", api.url)
     assert ran.code == FAILED
     assert tells_one_line(ran) == (
-        "Error: a token is needed: give --token or CLUSTER_EVENTS_TOKEN (401 AuthenticationFailed)"
+        "Error: a token is required: set --token or CLUSTER_EVENTS_TOKEN (401 AuthenticationFailed)"
     )
     for token in ("wr0ng", "wr0ng\ntoken", "wr0ng-tök€n"):
         ran = await run("events", url=api.url, token=token)

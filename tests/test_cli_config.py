@@ -41,7 +41,7 @@ async def test_misspelt_setting_is_reported() -> None:
     ran = await run("config", "check", retenton_hours="5")
     assert ran.code == 0
     assert ran.out.splitlines()[0] == f"Warning: {MISSPELT}."
-    assert ran.out.splitlines()[1].startswith("The settings are right.")
+    assert ran.out.splitlines()[1].startswith("The settings are valid.")
 
 
 async def test_misspelt_setting_is_reported_beside_mistakes() -> None:

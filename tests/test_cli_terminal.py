@@ -323,7 +323,9 @@ async def test_malformed_stream_ends_the_watch(data: bytes) -> None:
     async with pretending(answers(), stream=frame(event()) + b"data: " + data + b"\n\n") as url:
         ran = await here("watch", url=url)
     assert (ran.code, ran.out.count("\n")) == (FAILED, 2)
-    assert one_line(ran) == f"Error: {url} sent no event in its stream: is this cluster-events?"
+    assert (
+        one_line(ran) == f"Error: {url} sent something else than an event: is this cluster-events?"
+    )
 
 
 async def test_other_fields_of_a_stream_are_passed_over() -> None:
@@ -345,7 +347,7 @@ async def test_other_fields_of_a_stream_are_passed_over() -> None:
 def test_time_to_retry_is_bounded(value: str, seconds: float | None) -> None:
     """A service cannot make its clients hammer it, or sleep for ever."""
     found = Frame()
-    found.take("retry", value)
+    found.add_field("retry", value)
     assert found.retry == seconds
 
 
@@ -447,7 +449,7 @@ async def test_help_is_ascii(words: tuple[str, ...]) -> None:
     ran = await here(*words, "--help", encoding="ascii")
     assert (ran.code, ran.err) == (0, "")
     assert "Usage:" in ran.out
-    assert "?" not in ran.out.replace("Is the platform healthy, and since when?", "")
+    assert "?" not in ran.out
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The commands that ask a running service: `events`, `event`, `health`, `watch`, `wait`."""
+"""The commands that query a running service: `events`, `event`, `health`, `watch` and `wait`."""
 
 import json
 import sys
@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.common import (
-    FAILED,
-    UNHEALTHY,
-    print_result,
-)
+from service.cli.common import FAILED, UNHEALTHY, print_result
 from service.cli.terminal import note, one_line, say
 from service.text import stripped
 
@@ -20,8 +16,8 @@ if TYPE_CHECKING:
     from service.cli.http_client import Client, Reply
 
 
-def asks(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of a command that asks a running service; `ClientError` exits with 1."""
+def _with_client(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a client command, and report `ClientError` with exit code 1."""
 
     @click.option(
         "--url", envvar="CLUSTER_EVENTS_URL", default="http://127.0.0.1:8080", show_default=True
@@ -29,9 +25,9 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
     @click.option(
         "--token",
         envvar="CLUSTER_EVENTS_TOKEN",
-        help="A JWT or an API key; better in CLUSTER_EVENTS_TOKEN.",
+        help="A JWT or an API key. CLUSTER_EVENTS_TOKEN is safer.",
     )
-    @click.option("--json", "as_json", is_flag=True, help="Print the service's JSON.")
+    @click.option("--json", "as_json", is_flag=True, help="Print the JSON of the service.")
     @wraps(command)
     def wrapped(*args: Any, url: str, token: str | None, **kwargs: Any) -> None:
         from service.cli.http_client import Client, ClientError
@@ -45,8 +41,8 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1, 1000), help="The newest N only.")
-@asks
+@click.option("--limit", type=click.IntRange(1, 1000), help="List only the newest N events.")
+@_with_client
 def events(client: "Client", limit: int | None, *, as_json: bool) -> None:
     """List the retained events, newest first."""
     from service.cli import tables
@@ -59,7 +55,7 @@ def events(client: "Client", limit: int | None, *, as_json: bool) -> None:
 @click.command()
 @click.argument("event_id", metavar="ID|latest")
 @click.option("--selector", type=click.Choice(["status", "all"]), default="all", show_default=True)
-@asks
+@_with_client
 def event(client: "Client", event_id: str, selector: str, *, as_json: bool) -> None:
     """Show one event."""
     from service.cli import tables
@@ -70,11 +66,11 @@ def event(client: "Client", event_id: str, selector: str, *, as_json: bool) -> N
 
 
 @click.command()
-@asks
+@_with_client
 def health(client: "Client", *, as_json: bool) -> None:
-    """Show the verdict.
+    """Show whether the cluster is healthy.
 
-    Exits with 0 if the cluster is healthy, 2 if it is not, 1 if that is not known.
+    Exits with 0 if it is healthy, 2 if it is not, and 1 if that is not known.
     """
     from service.cli import tables
 
@@ -89,15 +85,15 @@ def health(client: "Client", *, as_json: bool) -> None:
 @click.option(
     "--selector", type=click.Choice(["status", "all"]), default="status", show_default=True
 )
-@asks
+@_with_client
 def watch(client: "Client", selector: str, *, as_json: bool) -> None:
     """Print the latest event, then each event as it is recorded, until Ctrl-C."""
     from service.cli import tables
 
-    for found in client.watch(
+    for recorded in client.watch(
         selector, note=lambda text: note(f"cluster-events: {one_line(text)}")
     ):
-        say(json.dumps(found) if as_json else tables.line(found))
+        say(json.dumps(recorded) if as_json else tables.line(recorded))
 
 
 @click.command()
@@ -107,12 +103,12 @@ def watch(client: "Client", selector: str, *, as_json: bool) -> None:
 @click.option(
     "--timeout", default="5m", show_default=True, help="How long to wait, such as 30s or 5m."
 )
-@asks
+@_with_client
 def wait(client: "Client", until: str, timeout: str, *, as_json: bool) -> None:
     """Wait until the cluster is healthy, or unhealthy.
 
-    Exits with 0 when it is, 2 if it is not in time, 1 if that is not known. While the service
-    cannot be reached, the command tries again until the time is over.
+    Exits with 0 once it is, 2 if it is not within the timeout, and 1 if that is not known. While
+    the service is unreachable, the command tries again until the timeout.
     """
     import time
 
@@ -124,7 +120,7 @@ def wait(client: "Client", until: str, timeout: str, *, as_json: bool) -> None:
         deadline = time.monotonic() + seconds(timeout)
     except ValueError as error:
         raise click.UsageError(f"--timeout: {error}") from error
-    last: Any = ClientError("there was no time to ask")
+    last: Any = ClientError("the timeout was over before the first request")
     for last in client.verdicts(deadline):
         if isinstance(last, ClientError) or last.body.get("stale"):
             continue

@@ -1,8 +1,4 @@
-"""What the commands share: exit codes, settings, output.
-
-Imports of the service are inside functions: a client command starts in a fraction of the
-server's time.
-"""
+"""Code shared by the commands: exit codes, loading of the settings, and output of results."""
 
 import json
 import os
@@ -11,28 +7,25 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-import click
-
 from service.cli.terminal import note, one_line, say
 from service.errors import SettingsError
 
 if TYPE_CHECKING:
-    from socket import socket
-
     from service.settings import Settings
-
 
 FAILED = 1
 UNHEALTHY = 2
-WRONG_SETTINGS = 2
-WRONG_COMMAND_LINE = 64
+INVALID_SETTINGS = 2
+INVALID_COMMAND_LINE = 64
+"""`EX_USAGE` of the BSD header sysexits.h."""
 INTERRUPTED = 130
+"""128 + SIGINT, as a shell reports it."""
 
 P = ParamSpec("P")
 
 
 def with_settings(command: Callable[P, None]) -> Callable[P, None]:
-    """Makes a command report invalid settings, one per line, and exit with 2."""
+    """Print the problems of invalid settings, one a line, and exit with `INVALID_SETTINGS`."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -41,25 +34,16 @@ def with_settings(command: Callable[P, None]) -> Callable[P, None]:
         except SettingsError as error:
             for problem in error.problems:
                 note(f"cluster-events: {one_line(problem)}")
-            sys.exit(WRONG_SETTINGS)
+            sys.exit(INVALID_SETTINGS)
 
     return wrapped
 
 
-def open_socket(host: str, port: int) -> "socket":
-    """A listening socket. Raises `ClickException` if the address cannot be used."""
-    from service.sockets import listen
-
-    try:
-        return listen(host, port)
-    except OSError as error:
-        raise click.ClickException(str(error.strerror)) from error
-
-
 def load_settings(*, log_unused: bool = True, **overrides: Any) -> "Settings":
-    """The settings of the environment. Raises `SettingsError`.
+    """Load the settings from the environment, and configure logging.
 
-    Variables that are no settings are logged, unless the command prints them itself.
+    Variables with our prefix that are not used are logged, unless `log_unused` is false. Raises
+    `SettingsError`.
     """
     import logging
 
@@ -70,7 +54,8 @@ def load_settings(*, log_unused: bool = True, **overrides: Any) -> "Settings":
     unused = warnings(os.environ)
     try:
         settings = load(os.environ, **overrides)
-    except SettingsError as error:  # A misspelt one may be the reason.
+    except SettingsError as error:
+        # A misspelt variable may be the cause of the problems.
         raise SettingsError([*error.problems, *unused]) from error
     configure_logging(settings.log_format)
     for warning in unused if log_unused else ():
@@ -79,9 +64,11 @@ def load_settings(*, log_unused: bool = True, **overrides: Any) -> "Settings":
 
 
 def print_result(result: Any, *, as_json: bool, table: Callable[[Any], None]) -> None:
-    """Prints a result as JSON for programs, or as a table for people."""
+    """Print a result to stdout, as JSON or with the function `table`.
+
+    JSON is printed in ASCII: it contains no control characters, and every encoding has all of it.
+    """
     if as_json:
-        # In ASCII: without control characters, whatever the terminal's encoding.
         say(json.dumps(result))
     else:
         table(result)

@@ -1,21 +1,13 @@
-"""The commands about settings, and the API description: `config`, `openapi`."""
+"""The commands about the configuration: `config check`, `config show` and `openapi`."""
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.common import (
-    load_settings,
-    print_result,
-    with_settings,
-)
+from service.cli.common import load_settings, print_result, with_settings
 from service.cli.terminal import one_line, say
 from service.errors import SettingsError
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group()
@@ -35,6 +27,7 @@ def config_check() -> None:
     from service.settings.report import warnings
 
     settings = load_settings(log_unused=False)
+    # The API needs only the names of the services, so this is not a problem.
     without_urls = settings.services_file is None and not any(settings.services.values())
     problems: list[str] = []
     for check in (JwtVerifier, *(() if without_urls else (services,))):
@@ -47,11 +40,9 @@ def config_check() -> None:
     for warning in warnings(os.environ):
         say(one_line(f"Warning: {warning}."))
     if without_urls:
-        say(
-            "The settings are right. No service has a URL: enough for the API, not for the monitor."
-        )
+        say("The settings are valid. No service has a URL: that is enough for the API only.")
     else:
-        say(f"The settings are right. Services: {', '.join(settings.services)}.")
+        say(f"The settings are valid. Services: {', '.join(settings.services)}.")
 
 
 @config.command("show")
@@ -62,20 +53,20 @@ def config_check() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings
 def config_show(host: str | None, port: int | None, *, as_json: bool) -> None:
-    """Show the effective settings, and where each comes from.
+    """Show the effective value and the origin of every setting.
 
-    Secrets are masked. Durations are in seconds.
+    Secrets are masked, durations are in seconds.
     """
     from service.cli import tables
     from service.settings.report import effective
 
     rows = {
-        one.variable: {
-            "value": one.value,
-            "from": one.origin.kind.value,
-            "file": str(one.origin.file) if one.origin.file is not None else None,
+        setting.variable: {
+            "value": setting.value,
+            "from": setting.origin.kind.value,
+            "file": str(setting.origin.file) if setting.origin.file is not None else None,
         }
-        for one in effective(load_settings(host=host, port=port))
+        for setting in effective(load_settings(host=host, port=port))
     }
     print_result(rows, as_json=as_json, table=tables.settings)
 
@@ -83,7 +74,7 @@ def config_show(host: str | None, port: int | None, *, as_json: bool) -> None:
 @click.command()
 @with_settings
 def openapi() -> None:
-    """Print the API's description (OpenAPI 3.1) for the configured services."""
+    """Print the OpenAPI 3.1 document for the configured services."""
     from service.api.docs.openapi import document
 
     settings = load_settings()

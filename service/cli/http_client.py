@@ -1,7 +1,7 @@
-"""A client of a running service, for the command line.
+"""An HTTP client of a running service, for the command line.
 
-It uses the standard library: these commands run in probes and scripts, where the time to start
-counts more than anything a client library offers.
+It uses only the standard library: the commands run in probes and scripts, where a short start-up
+time is more important than the features of a client library.
 """
 
 import http.client
@@ -17,34 +17,35 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 TIMEOUT_S = 10.0
+"""Seconds for one request."""
 BODY_LIMIT = 64 * 1024 * 1024
-"""Bytes of a body, or of one event of a stream: the limit of a page in the service is 4 MiB."""
+"""The most bytes of a body, or of one event of a stream; the service's pages have at most 4 MiB."""
 LONGEST_WAIT_S = 60
-"""The maximum seconds for which the service holds a long poll."""
+"""The most seconds that the service allows for a long poll."""
 SILENCE_S = 45.0
-"""Seconds without a byte after which a stream counts as lost: three missed comments."""
-NOTHING_YET = "00000000-0000-0000-0000-000000000000"
-"""The id of no event. A stream that resumes after it begins with all retained events."""
+"""Seconds of silence after which a stream counts as lost: three comments are missing."""
+BEFORE_ALL_EVENTS = "00000000-0000-0000-0000-000000000000"
+"""The id of no event: a stream that resumes after it begins with all retained events."""
 RETRY_S = 2.0
-"""Seconds before the next try, where the service does not name them."""
+"""Seconds before the next attempt, unless the service sets another time."""
 _RETRY_BOUNDS_S = (0.1, 60.0)
-"""The range in which the service may choose the seconds before the next try."""
+"""The shortest and the longest time before the next attempt that the service may set."""
 
-_MENDED_BY_TIME = frozenset({404, 408, 429})
-"""Statuses that may go away: no event yet, too slow, too many requests."""
+_TEMPORARY = frozenset({404, 408, 429})
+"""Client errors after which a retry may succeed: no event yet, timeout, too many requests."""
 
 
 class ClientError(Exception):
-    """There is no usable response. The text gives the reason, for people."""
+    """There is no usable response; the message says why."""
 
 
 class RefusedError(ClientError):
-    """The service responded with an error that will not go away."""
+    """The service refused the request, and a retry would not change that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response: status, header fields (names in lower case), JSON body."""
+    """The status, the header fields (names in lower case) and the JSON body of a response."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,13 +53,13 @@ class Reply:
 
     @property
     def stale(self) -> str | None:
-        """Why the response may not be the current state; `None` if it is current."""
+        """Why the response may not be the current state, for people; `None` if it is current."""
         match self.headers.get("cluster-stale"):
             case None:
                 return None
             case "store-unreachable":
                 age = self.headers.get("age", "?")
-                return f"the store cannot be reached; last confirmed {age} s ago"
+                return f"the store is unreachable; the state was confirmed {age} s ago"
             case "monitor-silent":
                 checked_at = self.headers.get("cluster-checked-at", "never")
                 return f"the monitor is silent; last check: {checked_at}"
@@ -68,16 +69,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The address of a service, and the credential for it."""
+    """A client of the service at `url`, with a credential. All methods raise `ClientError`."""
 
     url: str
     token: str | None
 
     def events(self, limit: int | None = None) -> Reply:
-        """The retained events, newest first, or the newest `limit`.
-
-        Raises `ClientError`, as all these methods do.
-        """
+        """The retained events, newest first; with `limit`, at most so many."""
         return self._get("/v0/cluster/events" + (f"?limit={limit}" if limit else ""), _are_events)
 
     def event(self, event_id: str, selector: str) -> Reply:
@@ -87,14 +85,14 @@ class Client:
         )
 
     def verdict(self) -> Reply:
-        """The verdict, with either status."""
+        """The verdict, whether healthy or not."""
         return self._get("/v0/cluster_healthz", _is_verdict, accept=(200, 503))
 
     def verdicts(self, until: float) -> Iterator[Reply | ClientError]:
-        """The verdict now and at each change, until the monotonic time `until`.
+        """Yield the verdict now and after each change, until the monotonic time `until`.
 
-        Yields the error where there is none at the moment. Raises `ClientError` for an error that
-        will not go away, such as a refused credential.
+        While there is no usable response, the error is yielded and the request retried. Raises
+        `RefusedError` if a retry would not help, such as for an invalid credential.
         """
         etag: str | None = None
         while (left := until - time.monotonic()) > 0:
@@ -113,36 +111,36 @@ class Client:
             if reply.status != HTTPStatus.NOT_MODIFIED:
                 etag = reply.headers.get("etag")
                 yield reply
-            elif (
-                time.monotonic() < until - left + wait / 2
-            ):  # A service that is about to stop lets nobody wait.
+            # A draining service responds to a long poll at once: do not repeat it without a pause.
+            elif time.monotonic() < until - left + wait / 2:
                 time.sleep(RETRY_S)
 
     def watch(self, selector: str, note: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-        """The latest event, then each event as it is recorded, also after lost connections.
+        """Yield the latest event, then each event as it is recorded.
 
-        `note` gets texts for people: about the connection, and where the history was cut. Raises
-        `ClientError` if the first request fails, or for an error that will not go away.
+        After a lost connection the stream is resumed, so no event is missed. `note` gets messages
+        for people, about the connection and about events that are no longer retained. Raises
+        `ClientError` if the first request fails, and `RefusedError` if a retry would not help.
         """
         latest = self._get(f"/v0/cluster/events?limit=1&selector={selector}", _are_events).body
         yield from latest
-        last, retry = (_sendable(latest[0]["id"]) if latest else NOTHING_YET), RETRY_S
+        last, retry = (_header_safe(latest[0]["id"]) if latest else BEFORE_ALL_EVENTS), RETRY_S
         while True:
             try:
                 for frame in self._stream(f"/v0/cluster/events?selector={selector}", last):
                     retry = frame.retry or retry
                     if frame.name == "reset":
-                        if last == NOTHING_YET:
+                        if last == BEFORE_ALL_EVENTS:
                             continue
                         note(
-                            "the history was cut: some events may be missing; all retained events "
-                            "follow"
+                            "some events may be missing, since they are no longer retained; "
+                            "all retained events follow"
                         )
                     elif frame.name == "message" and frame.data:
-                        found = self._event_of(frame)
+                        event = self._event_of(frame)
                         last = frame.id or last
-                        yield found
-                note("the stream has ended, coming back to it")
+                        yield event
+                note("the stream has ended; reconnecting")
             except RefusedError:
                 raise
             except ClientError as error:
@@ -150,15 +148,15 @@ class Client:
             time.sleep(retry)
 
     def _stream(self, path: str, last_event_id: str) -> Iterator["Frame"]:
-        """The frames of a stream, until it ends."""
+        """Yield the frames of an event stream, until it ends."""
         headers = {"Accept": "text/event-stream"} | (
             {"Last-Event-ID": last_event_id} if last_event_id else {}
         )
-        with self._opened(path, headers, SILENCE_S) as answer:
-            if answer.status != HTTPStatus.OK:
-                raise self._refusal(answer.status, _json(_body(answer)))
+        with self._response(path, headers, SILENCE_S) as response:
+            if response.status != HTTPStatus.OK:
+                raise self._error(response.status, _json(_body(response)))
             frame, size = Frame(), 0
-            while raw := answer.readline(BODY_LIMIT + 1):
+            while raw := response.readline(BODY_LIMIT + 1):
                 size += len(raw)
                 if size > BODY_LIMIT:
                     raise RefusedError(
@@ -169,69 +167,75 @@ class Client:
                     yield frame
                     frame, size = Frame(), 0
                 else:
-                    frame.take(name, value.removeprefix(" "))
+                    frame.add_field(name, value.removeprefix(" "))
 
     def _event_of(self, frame: "Frame") -> dict[str, Any]:
-        """The event that a frame carries. Raises `RefusedError` if it is none."""
-        found: Any = _json(frame.data)
-        if not _is_event(found):
-            raise RefusedError(f"{self.url} sent no event in its stream: is this cluster-events?")
-        return dict(found)
+        """The event in a frame. Raises `RefusedError` if the data is not an event."""
+        event: Any = _json(frame.data)
+        if not _is_event(event):
+            raise RefusedError(
+                f"{self.url} sent something else than an event: is this cluster-events?"
+            )
+        return dict(event)
 
     def _get(
         self,
         path: str,
-        fits: Callable[[Any], bool],
+        is_valid: Callable[[Any], bool],
         accept: tuple[int, ...] = (200,),
         headers: Mapping[str, str] = MappingProxyType({}),
         timeout: float = TIMEOUT_S,
     ) -> Reply:
         """The response to a GET.
 
-        Raises `ClientError` for another status, for a body that does not fit, and for no response.
+        Raises `ClientError` for a status that is not in `accept`, for an invalid body, and if there
+        is no response.
         """
-        with self._opened(path, {"Accept": "application/json", **headers}, timeout) as answer:
-            body = _json(_body(answer))
-        fields = {name.lower(): value for name, value in answer.getheaders()}
-        if (answer.status in accept and fits(body)) or (
-            headers and answer.status == HTTPStatus.NOT_MODIFIED
-        ):
-            return Reply(answer.status, fields, body)
-        raise self._refusal(answer.status, body)
+        fields = {"Accept": "application/json", **headers}
+        with self._response(path, fields, timeout) as response:
+            body = _json(_body(response))
+        accepted = response.status in accept and is_valid(body)
+        # Only a request with `If-None-Match` may get 304.
+        if accepted or (headers and response.status == HTTPStatus.NOT_MODIFIED):
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, received, body)
+        raise self._error(response.status, body)
 
-    def _refusal(self, status: int, body: Any) -> ClientError:
-        """Why an answer cannot be used."""
-        kind = (
-            RefusedError if 400 <= status < 500 and status not in _MENDED_BY_TIME else ClientError  # noqa: PLR2004
-        )
+    def _error(self, status: int, body: Any) -> ClientError:
+        """The exception for an error response, or for another response that cannot be used."""
+        is_client_error = 400 <= status < 500  # noqa: PLR2004
+        error_type = RefusedError if is_client_error and status not in _TEMPORARY else ClientError
         if not _is_error(body):
-            return kind(f"{self.url} answered {status}: is this cluster-events?")
+            return error_type(f"{self.url} answered {status}: is this cluster-events?")
         code = f"({status} {body['error_code']})"
         if status == HTTPStatus.UNAUTHORIZED and not self.token:
-            return kind(f"a token is needed: give --token or CLUSTER_EVENTS_TOKEN {code}")
-        return kind(f"{body['message']} {code}")
+            return error_type(f"a token is required: set --token or CLUSTER_EVENTS_TOKEN {code}")
+        return error_type(f"{body['message']} {code}")
 
     @contextmanager
-    def _opened(
+    def _response(
         self, path: str, headers: Mapping[str, str], timeout: float
     ) -> Iterator[http.client.HTTPResponse]:
-        """An answer whose body can be read. What the network does meanwhile is a `ClientError`."""
+        """Send a GET; the body of the response can be read in the context.
+
+        Errors of the network in it become `ClientError`.
+        """
         fields = {"User-Agent": "cluster-events-cli", **headers}
         if self.token:
-            fields["Authorization"] = f"Bearer {_checked(self.token)}"
+            fields["Authorization"] = f"Bearer {_checked_token(self.token)}"
         try:
             url = urlsplit(self.url)
             if url.scheme not in {"http", "https"} or not url.hostname:
                 raise ClientError(f"'{self.url}' is not an http:// or https:// URL")
-            kind = (
+            connection_type = (
                 http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
             )
-            connection = kind(url.hostname, url.port, timeout=timeout)
+            connection = connection_type(url.hostname, url.port, timeout=timeout)
             try:
                 connection.request("GET", url.path.rstrip("/") + path, headers=fields)
-                # The answer may own the socket, and then closing the connection leaves it open.
-                with connection.getresponse() as answer:
-                    yield answer
+                # With `Connection: close` the response owns the socket, and must be closed too.
+                with connection.getresponse() as response:
+                    yield response
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -257,15 +261,15 @@ class Frame:
 
     @property
     def data(self) -> str:
-        """Its data lines."""
+        """The lines of its data."""
         return "\n".join(self.lines)
 
-    def take(self, name: str, value: str) -> None:
-        """Takes in one line; fields that it does not know are ignored."""
+    def add_field(self, name: str, value: str) -> None:
+        """Add the field of one line. Unknown fields are ignored."""
         if name == "event":
             self.name = value or "message"
         elif name == "id":
-            self.id = _sendable(value)
+            self.id = _header_safe(value)
         elif name == "data":
             self.lines.append(value)
         elif name == "retry" and value.isascii() and value.isdigit():
@@ -273,38 +277,41 @@ class Frame:
             self.retry = min(max(float(value) / 1_000, shortest), longest)
 
 
-def _sendable(event_id: str) -> str:
-    """An event's id, which is sent back in a header field; nothing if it cannot be."""
+def _header_safe(event_id: str) -> str:
+    """An event id for `Last-Event-ID`; empty if it cannot be sent in a header field."""
     return event_id if event_id.isascii() and event_id.isprintable() else ""
 
 
-def _checked(token: str) -> str:
-    """A token that can stand in a header field. The library's own error would repeat it."""
+def _checked_token(token: str) -> str:
+    """A token that can be sent in a header field.
+
+    For another one, the exception of `http.client` would contain the token.
+    """
     token = token.strip()
     if not (token.isascii() and token.isprintable()):
-        raise ClientError("the token has characters that no token has")
+        raise ClientError("the token has characters other than printable ASCII")
     return token
 
 
-def _body(answer: http.client.HTTPResponse) -> bytes:
+def _body(response: http.client.HTTPResponse) -> bytes:
     """The whole body. Raises `ClientError` if it is longer than `BODY_LIMIT`."""
-    length = answer.length  # `None` where the end of the body is found by reading.
-    body = (
-        answer.read(BODY_LIMIT + 1)
-        if length is None
-        else answer.read()
-        if length <= BODY_LIMIT
-        else None
-    )
+    # The length is `None` for a chunked body, or one that ends with the connection.
+    if response.length is None:
+        body = response.read(BODY_LIMIT + 1)
+    elif response.length <= BODY_LIMIT:
+        # Without an argument, `read` raises an exception if the body is shorter than announced.
+        body = response.read()
+    else:
+        body = None
     if body is None or len(body) > BODY_LIMIT:
         raise ClientError(
-            f"the answer is longer than {BODY_LIMIT:,} bytes: is this cluster-events?"
+            f"the response is longer than {BODY_LIMIT:,} bytes: is this cluster-events?"
         )
     return body
 
 
 def _json(text: bytes | str) -> Any:
-    """The value; `None` if it is none, or is nested so deeply that nothing of ours is."""
+    """The JSON value; `None` for text that is not JSON, or is nested too deeply."""
     try:
         return json.loads(text) if text else None
     except (ValueError, RecursionError):
@@ -334,8 +341,8 @@ def _is_verdict(body: Any) -> bool:
         isinstance(body, dict)
         and isinstance(body.get("all_healthy"), bool)
         and all(
-            isinstance(seen.get("healthy"), bool)
-            for seen in body.values()
-            if isinstance(seen, dict)
+            isinstance(service.get("healthy"), bool)
+            for service in body.values()
+            if isinstance(service, dict)
         )
     )

@@ -1,21 +1,19 @@
-"""The commands for credentials: `keys`, `token`."""
+"""The commands that manage credentials: `keys` and `token`."""
 
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from service.cli.common import (
-    load_settings,
-    print_result,
-    with_settings,
-)
+from service.cli.common import load_settings, print_result, with_settings
 from service.cli.terminal import note, say
 from service.errors import ApiError
 
 if TYPE_CHECKING:
     from service.store import Store
+
+T = TypeVar("T")
 
 
 @click.group()
@@ -27,12 +25,12 @@ def keys() -> None:
 @click.argument("name")
 @click.option("--role", type=click.Choice(["read", "write"]), default="read", show_default=True)
 @click.option(
-    "--expires", help="A duration such as 90d. Without it the key is valid until it is deleted."
+    "--expires", help="The lifetime, such as 90d. By default the key is valid until it is deleted."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_settings
 def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> None:
-    """Create a key and print it. It cannot be shown again."""
+    """Create a key and print it. The key is shown only once."""
     from service.auth import check_name, mint, parse_role
 
     try:
@@ -51,14 +49,14 @@ def keys_create(name: str, role: str, expires: str | None, *, as_json: bool) -> 
         await store.create_api_key(stored)
         return key, stored.id
 
-    key, key_id = _in_store(create)
+    key, key_id = _with_store(create)
     if as_json:
         say(json.dumps({"id": key_id, "name": name, "role": role, "api_key": key}))
     else:
         say(key)
         note(
-            f"This is the key '{name}' ({role}). It cannot be shown again: the store keeps its "
-            "digest only."
+            f"This is the key '{name}' ({role}). "
+            "It is shown only once: the store has only its digest."
         )
 
 
@@ -69,7 +67,7 @@ def keys_list(*, as_json: bool) -> None:
     """List the keys, without their secrets."""
     from service.cli import tables
 
-    print_result(_described(), as_json=as_json, table=tables.keys)
+    print_result(_descriptions(), as_json=as_json, table=tables.keys)
 
 
 @keys.command("show")
@@ -81,10 +79,10 @@ def keys_show(name: str, *, as_json: bool) -> None:
     from service.cli import tables
     from service.errors import UnknownApiKey
 
-    found = next((key for key in _described() if key["name"] == name), None)
-    if found is None:
+    description = next((key for key in _descriptions() if key["name"] == name), None)
+    if description is None:
         raise click.ClickException(UnknownApiKey(name).message)
-    print_result(found, as_json=as_json, table=lambda key: tables.keys([key]))
+    print_result(description, as_json=as_json, table=lambda key: tables.keys([key]))
 
 
 @keys.command("delete")
@@ -96,7 +94,7 @@ def keys_delete(name: str) -> None:
     async def delete(store: "Store") -> None:
         await store.delete_api_key(name)
 
-    _in_store(delete)
+    _with_store(delete)
     note(f"The key '{name}' is revoked.")
 
 
@@ -104,11 +102,11 @@ def keys_delete(name: str) -> None:
 @click.option("--role", type=click.Choice(["read", "write"]), default="read", show_default=True)
 @click.option("--subject", default="cli", show_default=True)
 @click.option(
-    "--expires", default="1h", show_default=True, help="How long it is valid, such as 10m or 24h."
+    "--expires", default="1h", show_default=True, help="The lifetime, such as 10m or 24h."
 )
 @with_settings
 def token(role: str, subject: str, expires: str) -> None:
-    """Print a JWT for trying out, signed with the configured secret."""
+    """Print a JWT signed with the configured secret, to try the API."""
     from service.auth import issue, parse_role
 
     try:
@@ -118,20 +116,19 @@ def token(role: str, subject: str, expires: str) -> None:
     say(issue(load_settings(), subject, parse_role(role), lifetime))
 
 
-def _described() -> list[dict[str, Any]]:
-    """All keys of the store, by name."""
+def _descriptions() -> list[dict[str, Any]]:
+    """The descriptions of all keys in the store, by name."""
     from service.auth import describe
 
     async def read(store: "Store") -> list[dict[str, Any]]:
-        found, used = await store.api_keys(), await store.api_keys_used()
-        return [describe(key, used) for _, key in sorted(found.items())]
+        keys_by_name, used = await store.api_keys(), await store.api_keys_used()
+        return [describe(key, used) for _, key in sorted(keys_by_name.items())]
 
-    keys: list[dict[str, Any]] = _in_store(read)
-    return keys
+    return _with_store(read)
 
 
 def _lifetime(text: str) -> float:
-    """A duration in seconds, at least 1. Raises `ValueError`."""
+    """A lifetime in seconds. Raises `ValueError` for an invalid duration, or less than a second."""
     from service.settings import seconds
 
     lifetime = seconds(text)
@@ -140,15 +137,18 @@ def _lifetime(text: str) -> float:
     return lifetime
 
 
-def _in_store(work: Callable[["Store"], Any]) -> Any:
-    """The result of work on the store. An error of the store is reported, and exits with 1."""
+def _with_store(work: Callable[["Store"], Awaitable[T]]) -> T:
+    """The result of `work` with the store of the settings.
+
+    An `ApiError` becomes an error message with exit code 1.
+    """
     import asyncio
 
     from service.store import open_store
 
     settings = load_settings()
 
-    async def run() -> Any:
+    async def run() -> T:
         store = open_store(settings)
         try:
             return await work(store)

@@ -1,7 +1,11 @@
-"""The console script. Data goes to stdout, messages to stderr.
+"""The command line: the group of all commands, and its errors and exit codes.
 
-Exit codes: 0 success; 1 failure, or the answer is not known; 2 unhealthy (`health`), or invalid
-settings; 64 an invalid command line.
+Data goes to stdout, messages go to stderr. Exit codes: 0 success; 1 failure, or the answer is not
+known; 2 unhealthy (`health`, `wait`, `monitor --once`), or invalid settings; 64 invalid command
+line; 130 interrupted.
+
+Each command imports what it needs when it runs. So the client commands start in a fraction of the
+time of the server.
 """
 
 import io
@@ -11,22 +15,21 @@ from typing import NoReturn
 import click
 
 from service import __version__
-from service.cli.ask import event, events, health, wait, watch
-from service.cli.common import FAILED, INTERRUPTED, WRONG_COMMAND_LINE
-from service.cli.config import config, openapi
-from service.cli.keys import keys, token
-from service.cli.serve import dev, monitor, serve
+from service.cli import ask, config, keys, serve
+from service.cli.common import FAILED, INTERRUPTED, INVALID_COMMAND_LINE
 from service.cli.terminal import discard, is_lost, note, one_line, replace_missing_characters
 
 
 def main() -> NoReturn:
-    """Runs the command line, and exits with its code."""
+    """The console script."""
     replace_missing_characters()
     try:
         code = _run()
         if sys.stdout is not None:
-            sys.stdout.flush()  # At Python's end a failure would be a traceback.
-    except BrokenPipeError:  # The reader of the output has closed it.
+            # Flush now: if the flush at Python's exit fails, Python prints a traceback.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The process that reads our output has ended: a message would not help.
         discard(sys.stdout)
         code = FAILED
     except OSError as error:
@@ -39,19 +42,22 @@ def main() -> NoReturn:
 
 
 def _run() -> int | str | None:
-    """The exit code of the command. Raises `OSError` if its output cannot be written."""
+    """Run the command of the command line and return its exit code.
+
+    Raises `OSError` if its output cannot be written.
+    """
     try:
         code: int | None = cli(standalone_mode=False, auto_envvar_prefix=None)
     except SystemExit as ended:
         return ended.code
     except click.exceptions.NoArgsIsHelpError as error:
         note(error.format_message())
-        return WRONG_COMMAND_LINE
+        return INVALID_COMMAND_LINE
     except click.UsageError as error:
         text = io.StringIO()
         error.show(file=text)
         note(text.getvalue().rstrip())
-        return WRONG_COMMAND_LINE
+        return INVALID_COMMAND_LINE
     except click.ClickException as error:
         note(f"Error: {one_line(error.format_message())}")
         return FAILED
@@ -63,24 +69,16 @@ def _run() -> int | str | None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(version)s")
 def cli() -> None:
-    """Is the platform healthy, and since when?
+    """Monitor the services of a platform, and read their status.
 
     Settings come from the environment (CLUSTER_EVENTS_*); deploy/SETTINGS.md lists them.
     """
 
 
 for command in (
-    serve,
-    monitor,
-    dev,
-    config,
-    events,
-    event,
-    health,
-    watch,
-    wait,
-    keys,
-    token,
-    openapi,
+    *(serve.serve, serve.monitor, serve.dev),
+    *(ask.events, ask.event, ask.health, ask.watch, ask.wait),
+    *(keys.keys, keys.token),
+    *(config.config, config.openapi),
 ):
     cli.add_command(command)

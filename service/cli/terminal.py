@@ -1,6 +1,7 @@
-"""Output of the commands: cleaned text for a terminal of any encoding.
+"""Output of the commands, and its errors.
 
-Texts come from servers, which are not trusted: no printed text can control the terminal.
+The text comes from servers, which are not trusted, so control characters are removed. The terminal
+may have any encoding, and the streams may be closed.
 """
 
 import errno
@@ -13,7 +14,7 @@ import click
 
 from service.events import clean
 
-_GONE = {
+_WRITE_ERRORS = {
     errno.EPIPE,
     errno.ENOSPC,
     errno.EDQUOT,
@@ -23,26 +24,29 @@ _GONE = {
     errno.EAGAIN,
     errno.ENXIO,
 }
-"""The errors of writing to a file, a pipe or a terminal that has gone."""
+"""Errors of a write to a file, a pipe or a terminal."""
 
 
 def replace_missing_characters() -> None:
-    """Makes stdout print `?` for a character that its encoding lacks.
+    """Make stdout print `?` for a character that its encoding does not have.
 
-    Python escapes such characters on stderr already.
+    On stderr, Python escapes such characters by default.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
-    """Prints a line to stdout, with colours. Raises `OSError` (see `is_lost`)."""
-    # Without `file`, click encodes as UTF-8 for a terminal whose encoding is ASCII.
+    """Print a line to stdout; without a terminal, colours are removed.
+
+    Raises `OSError` if the write fails (see `is_lost`).
+    """
+    # Without `file`, click would write UTF-8 to a terminal whose encoding is ASCII.
     click.echo(text, file=sys.stdout)
 
 
 def note(text: str) -> None:
-    """Prints lines for people to stderr, cleaned. A failure is ignored."""
+    """Print a message to stderr, without control characters. A failed write is ignored."""
     try:
         click.echo(clean(text), file=sys.stderr)
     except OSError:
@@ -50,19 +54,19 @@ def note(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text, cleaned, without line breaks."""
+    """The text without control characters and line breaks."""
     return " ".join(clean(text).split())
 
 
 def is_lost(error: OSError) -> bool:
-    """Whether the error means that the output cannot be written."""
-    return error.errno in _GONE
+    """Whether the error is a failed write of our output."""
+    return error.errno in _WRITE_ERRORS
 
 
 def discard(stream: TextIO | None) -> None:
-    """Drops what a stream has not written yet.
+    """Discard the unwritten data of a stream.
 
-    Python would try to write it at its end, fail, and exit with 120.
+    Otherwise Python would try to write it at its exit, fail again, and exit with 120.
     """
     if stream is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

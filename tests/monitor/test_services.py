@@ -588,7 +588,7 @@ async def test_config_check(tmp_path: Path) -> None:
     """`config check` names the services, or all that is wrong, and exits with 0 or 2."""
     assert await run("config", "check", services_file=file(tmp_path, FULL)) == (
         0,
-        "The settings are right. Services: api, cache.\n",
+        "The settings are valid. Services: api, cache.\n",
         "",
     )
     code, out, err = await run(
@@ -602,7 +602,7 @@ async def test_config_check(tmp_path: Path) -> None:
     code, out, _ = await run("config", "check")
     assert (code, out) == (
         0,
-        "The settings are right. No service has a URL: enough for the API, not for the monitor.\n",
+        "The settings are valid. No service has a URL: that is enough for the API only.\n",
     )
 
 

@@ -54,9 +54,9 @@ def test_settings_are_not_warned_of(name: str) -> None:
     one."""
     assert warnings(environ(**{name: "x"})) == []
     if f"{name}_file" not in Settings.model_fields:
+        variable = f"{PREFIX}{name.upper()}"
         of_file = [
-            f"{PREFIX}{name.upper()}_FILE is not used: only secrets are read from files; set "
-            f"{PREFIX}{name.upper()} itself"
+            f"{variable}_FILE is not used: only secrets are read from files; set {variable} itself"
         ]
         assert warnings(environ(**{f"{name}_file": "/x"})) == ([] if is_secret(name) else of_file)
 
