@@ -18,7 +18,7 @@ SOURCES = sorted(
 )
 WORDS_ELSEWHERE = ("service/**/*.lua", "service/**/*.js", "tests/**/*.lua", "Makefile", "*.toml")
 """Other files whose words docstrings may name."""
-OF_LIBRARIES = frozenset({"http_request_duration_seconds", "restricted", "writelines"})
+OF_LIBRARIES = frozenset({"EX_USAGE", "http_request_duration_seconds", "restricted", "writelines"})
 """Names of the standard library, of libraries and of protocols that occur in prose only."""
 
 _CITED = re.compile(r'DESIGN(?:\.md)?[`]?,\s+"([^"]+)"')

@@ -1,4 +1,4 @@
-"""Error responses: all have the same JSON body (contract, section 3)."""
+"""Error responses: all have the same JSON body (deploy/API.md)."""
 
 import logging
 import secrets

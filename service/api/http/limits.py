@@ -1,4 +1,4 @@
-"""Limits of a request's head (contract, section 3), and the checks that aiohttp's parsers omit."""
+"""Limits of a request's head (deploy/API.md), and the checks that aiohttp's parsers omit."""
 
 from itertools import chain
 
