@@ -1,4 +1,4 @@
-"""`cluster-events dev`: everything on one machine, with three sample services to break and mend."""
+"""`cluster-events dev`: the whole service on one machine, with three sample services."""
 
 import asyncio
 import contextlib
@@ -23,22 +23,23 @@ from service.text import stripped
 
 SAMPLES = ("api", "compiler", "runner")
 CHECK_INTERVAL = "2s"
-"""Shorter than in earnest: who breaks a service to see what happens does not want to wait."""
+"""Shorter than the default, so that a broken sample service is visible soon."""
 CHECK_TIMEOUT = "1500ms"
-"""Less than the interval: a service that hangs must not make every check overrun."""
+"""Less than the interval, so that a check ends before the next one also if a service hangs."""
 TOKEN_LIFETIME_S = 86_400.0
 FIRST_EVENT_S = 10.0
+"""Seconds to wait for the first event before the welcome text is printed."""
 
 
 class Sample:
-    """A service that is healthy until it is broken."""
+    """A sample service: it is healthy until `POST /break`, and again after `POST /mend`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.broken = False
 
     def app(self) -> web.Application:
-        """GET /healthz, POST /break, POST /mend."""
+        """The application with `GET /healthz`, `POST /break` and `POST /mend`."""
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_post("/break", self._break)
@@ -67,11 +68,11 @@ async def dev(
     data_dir: Path | None,
     say: Callable[[str], None],
 ) -> None:
-    """Runs everything, the API on a listening socket, until a signal.
+    """Run the store, the sample services, the monitor and the API, until a signal.
 
-    `say` gets the text for the person who started it. Settings of the environment apply, but for
-    the store. `data_dir` exists. Raises `SettingsError`, or `OSError` if `data_dir` cannot be used
-    or another port cannot be listened on.
+    The API is served on the listening socket `sock`. The settings are those of `environ`, except
+    for the store. `data_dir` must exist; without it the events are not kept. `say` prints the
+    welcome text. Raises `SettingsError`, or `OSError` if `data_dir` or another port cannot be used.
     """
     host, port = sock.getsockname()[:2]
     stop = stop_signal()
@@ -86,14 +87,11 @@ async def dev(
             await stack.enter_async_context(serving_metrics(context, metrics_sock))
         await stack.enter_async_context(monitoring(settings))
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        await _first_event(context, stop)
+        await _wait_for_first_event(context, stop)
         if stop.is_set():
             return
-        say(
-            _welcome(
-                address, issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S), samples, settings
-            )
-        )
+        token = issue(settings, "dev", Role.WRITE, TOKEN_LIFETIME_S)
+        say(_welcome(address, token, samples, settings))
         await stop.wait()
 
 
@@ -107,9 +105,8 @@ def _settings(
     defaults = {
         f"{PREFIX}SERVICES": ",".join(f"{name}={url}/healthz" for name, url in samples.items())
     }
-    if not environ.get(
-        f"{PREFIX}CHECK_INTERVAL"
-    ):  # The time-out must not be longer than another interval.
+    # With another interval, `CHECK_TIMEOUT` could be longer than it, which is invalid.
+    if not environ.get(f"{PREFIX}CHECK_INTERVAL"):
         defaults |= {
             f"{PREFIX}CHECK_INTERVAL": CHECK_INTERVAL,
             f"{PREFIX}CHECK_TIMEOUT": CHECK_TIMEOUT,
@@ -120,7 +117,7 @@ def _settings(
 
 
 def _secret(data_dir: Path | None) -> str:
-    """A random secret, kept with the data so that tokens outlive a restart as events do."""
+    """A random secret. It is kept with the events, so that tokens stay valid after a restart."""
     secret = secrets.token_urlsafe(48)
     if data_dir is None:
         return secret
@@ -133,7 +130,7 @@ def _secret(data_dir: Path | None) -> str:
 
 @asynccontextmanager
 async def _samples() -> AsyncIterator[Mapping[str, str]]:
-    """The sample services, each on a free port of loopback; gives their URLs."""
+    """Run the sample services, each on a free loopback port; yields their URLs by name."""
     async with AsyncExitStack() as stack:
         urls = {}
         for name in SAMPLES:
@@ -146,12 +143,11 @@ async def _samples() -> AsyncIterator[Mapping[str, str]]:
         yield urls
 
 
-async def _first_event(context: ApiContext, stop: asyncio.Event) -> None:
-    """Waits until there is something to show, or the time is up, or the person has had enough."""
+async def _wait_for_first_event(context: ApiContext, stop: asyncio.Event) -> None:
+    """Wait until the first event is recorded, `FIRST_EVENT_S` are over, or `stop` is set."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(
-            FIRST_EVENT_S
-        ):  # A replica tells nobody of its first snapshot, so it is asked.
+        # The replica does not notify its listeners of the first snapshot, so it is polled.
+        async with asyncio.timeout(FIRST_EVENT_S):
             while not stop.is_set() and (
                 context.replica.snapshot is None or context.replica.snapshot.latest is None
             ):
@@ -159,25 +155,26 @@ async def _first_event(context: ApiContext, stop: asyncio.Event) -> None:
 
 
 def _welcome(address: str, token: str, samples: Mapping[str, str], settings: Settings) -> str:
-    some = samples["compiler"]
-    running = f"{len(samples)} sample services, checked every {settings.check_interval:g} s"
+    example = samples["compiler"]
+    others = ", ".join(f"{name} {url}" for name, url in samples.items() if url != example)
+    interval = f"{settings.check_interval:g} s"
     return f"""
-cluster-events is running: {running}. Ctrl-C ends everything.
+cluster-events is running: {len(samples)} sample services, checked every {interval}. Ctrl-C ends it.
 
 In another terminal (the token may write, and is valid for 24 h):
 
   export CLUSTER_EVENTS_URL={address}
   export CLUSTER_EVENTS_TOKEN={token}
 
-What the platform is doing:
+Read the state of the platform:
 
   curl -s -H "Authorization: Bearer $CLUSTER_EVENTS_TOKEN" {address}/v0/cluster/events/latest
   .venv/bin/cluster-events health
 
-Break a service, look again, mend it:
+Break a service, read the state again, mend the service:
 
-  curl -X POST {some}/break
-  curl -X POST {some}/mend
+  curl -X POST {example}/break
+  curl -X POST {example}/mend
 
-The others: {", ".join(f"{name} {url}" for name, url in samples.items() if url != some)}
+The other services: {others}
 """

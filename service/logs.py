@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line of JSON; line breaks in values are escaped by JSON itself."""
+        """Format the record as one line; JSON escapes the line breaks in values."""
         line: dict[str, Any] = {
             "time": rfc3339(int(record.created * 1_000_000)),
             "level": record.levelname.lower(),
@@ -37,9 +37,8 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = "".join(traceback.format_exception(*record.exc_info))
         try:
             return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        except (
-            TypeError
-        ):  # A number beyond 64 bits, or text that is not Unicode: better an odd line than none.
+        # An integer above 64 bits, or a lone surrogate: a line with strings is better than none.
+        except TypeError:
             return json.dumps({name: str(value) for name, value in line.items()})
 
 
@@ -50,7 +49,7 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # The library's name.
-        """The line without a traceback. Line breaks in values are escaped: one record, one line."""
+        """Format the record without its traceback as one line; line breaks are escaped."""
         extra = "".join(
             f" {name}={value!r}" for name, value in vars(record).items() if name not in _STANDARD
         )

@@ -1,6 +1,6 @@
-"""Metrics in Prometheus' text format.
+"""Metrics in the text format of Prometheus.
 
-Labels are bounded: route templates, roles, reasons, never ids or credentials.
+The values of labels are bounded: route templates, roles and reasons, never ids or credentials.
 """
 
 import asyncio
@@ -16,13 +16,16 @@ from prometheus_client.utils import floatToGoString
 
 from service import __version__
 
+_NAMESPACE = "cluster_events"
 DURATION_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
-"""Seconds: from a ready answer to a request that waited for the store."""
+"""Seconds: from a prepared response to a request that waited for the store."""
 
 
 class RouteStats:
-    """The requests of one route. Plain numbers, written by one thread: a request costs an addition,
-    not a lock."""
+    """The counters of one route.
+
+    They are plain numbers, which only one thread writes: a request costs an addition, not a lock.
+    """
 
     __slots__ = ("buckets", "counts", "seconds")
 
@@ -32,34 +35,36 @@ class RouteStats:
         self.seconds = 0.0
 
     def add(self, method: str, status: int, requests: int = 1) -> None:
-        """Counts requests."""
+        """Count requests."""
         key = (method, status)
         self.counts[key] = self.counts.get(key, 0) + requests
 
     def took(self, seconds: float) -> None:
-        """Notes the time that a request took."""
+        """Record the duration of a request."""
         self.buckets[bisect_left(DURATION_BOUNDS, seconds)] += 1
         self.seconds += seconds
 
 
 class RequestStats(Collector):
-    """The requests of every route, as metrics when somebody looks."""
+    """The requests of all routes; the metrics are made at each scrape."""
 
     def __init__(self) -> None:
         self._routes: dict[str, RouteStats] = {}
 
     def route(self, path: str) -> RouteStats:
-        """The numbers of a route, by its template."""
+        """The counters of a route, by its template."""
         return self._routes.setdefault(path, RouteStats())
 
     def collect(self) -> Iterator[Metric]:
-        """`http_requests_total` and `http_request_duration_seconds`."""
+        """The metrics `http_requests_total` and `http_request_duration_seconds`."""
         requests = CounterMetricFamily(
-            "cluster_events_http_requests", "Requests answered.", labels=["route", "method", "code"]
+            f"{_NAMESPACE}_http_requests",
+            "Requests that were answered.",
+            labels=["route", "method", "code"],
         )
         durations = HistogramMetricFamily(
-            "cluster_events_http_request_duration_seconds",
-            "Time from a request's head to its reply, for requests that took the ordinary way.",
+            f"{_NAMESPACE}_http_request_duration_seconds",
+            "Time from the head of a request to its response, without the poll path.",
             labels=["route"],
         )
         for path, stats in self._routes.items():
@@ -74,99 +79,120 @@ class RequestStats(Collector):
 
 
 class Metrics:
-    """Every metric of one process, on a registry of its own, so that two services in one process do
-    not mix."""
+    """All metrics of one process.
+
+    They have a registry of their own, so that two services in one process do not share metrics.
+    """
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # A second series for each counter that nobody asks for.
-        self.registry = registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, namespace="cluster_events", registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(name, text, labels, namespace="cluster_events", registry=registry)
-
-        self.requests = RequestStats()
-        registry.register(self.requests)
-        self.connections = gauge("http_connections", "Open client connections.")
-        self.auth_failures = counter(
-            "auth_failures_total", "Requests refused with 401, 403 or 429.", "code"
-        )
-        self.refreshes = counter(
-            "snapshot_refresh_total", "Readings of the store, by what they found.", "result"
-        )
-        self.divergences = counter(
-            "history_divergence_total", "Times that the store was found to have lost data."
-        )
-        self.unreadable = counter(
-            "unreadable_events_total", "Events in the store that are not events, and were left out."
-        )
-        self.lost_notices = counter(
-            "lost_notices_total", "Changes that the heartbeat found before a notice came."
-        )
-        self.snapshot_age = gauge(
-            "snapshot_age_seconds", "Seconds since the snapshot was last known to be true."
-        )
-        self.checked_age = gauge(
-            "check_age_seconds", "Seconds since the monitor last completed a check."
-        )
-        self.events = gauge("events", "Events retained.")
-        self.healthy = gauge(
-            "service_healthy", "1 if the latest event says healthy, else 0.", "service"
-        )
-        self.recorded = counter(
-            "events_recorded_total", "Events recorded by this process.", "reason"
-        )
-        self.trimmed = counter("events_trimmed_total", "Events trimmed by this process.", "reason")
-        self.unreplicated = counter(
-            "unreplicated_writes_total", "Events that too few Redis replicas confirmed in time."
-        )
-        self.checks = counter("checks_total", "Checks completed by this monitor.", "result")
-        self.check_seconds = Histogram(
-            "check_seconds",
-            "Time that one service's check took.",
-            ["service"],
-            namespace="cluster_events",
-            registry=registry,
-        )
-        self.leading = gauge("monitor_leading", "1 if this monitor leads, 0 if it stands by.")
-        self.epoch = gauge(
-            "monitor_epoch", "The epoch of the leading monitor, as this one knows it."
-        )
-        self.fenced = counter(
-            "monitor_fenced_total", "Writes refused since another monitor had taken the lead."
-        )
-        self.store_failures = counter(
-            "monitor_store_failures_total",
-            "Requests of this monitor that the store refused or did not answer: for the lease, or to record a check.",
-            "operation",
-        )
-        self.heartbeats = counter("heartbeats_total", "Calls to the watcher outside.", "result")
-        self.webhooks = counter(
-            "webhook_messages_total",
-            "Attempts to deliver a change, and changes given up.",
-            "result",
-        )
-        self.missed_checks = counter(
-            "missed_checks_total", "Checks that did not start since the one before overran."
-        )
-        gauge("build_info", "Always 1; the label is the version.", "version").labels(
+        # Otherwise each counter has a second series with its creation time.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self._add_requests()
+        self._add_replica()
+        self._add_writes()
+        self._add_monitor()
+        self._add_notifications()
+        self._gauge("build_info", "Always 1; the label is the version.", "version").labels(
             __version__
         ).set(1)
 
+    def _add_requests(self) -> None:
+        self.requests = RequestStats()
+        self.registry.register(self.requests)
+        self.connections = self._gauge("http_connections", "Open client connections.")
+        self.auth_failures = self._counter(
+            "auth_failures_total", "Requests refused with 401, 403 or 429.", "code"
+        )
+
+    def _add_replica(self) -> None:
+        self.refreshes = self._counter(
+            "snapshot_refresh_total", "Reads of the store by the replica.", "result"
+        )
+        self.divergences = self._counter(
+            "history_divergence_total", "Detected losses of data in the store."
+        )
+        self.unreadable = self._counter(
+            "unreadable_events_total", "Stored entries that are not valid events; they are skipped."
+        )
+        self.lost_notices = self._counter(
+            "lost_notices_total", "Changes that the heartbeat found before a notification arrived."
+        )
+        self.snapshot_age = self._gauge(
+            "snapshot_age_seconds", "Seconds since the snapshot was last confirmed."
+        )
+        self.checked_age = self._gauge(
+            "check_age_seconds", "Seconds since the monitor last completed a check."
+        )
+        self.events = self._gauge("events", "Retained events.")
+        self.healthy = self._gauge(
+            "service_healthy", "1 if the service is healthy in the latest event, else 0.", "service"
+        )
+
+    def _add_writes(self) -> None:
+        self.recorded = self._counter(
+            "events_recorded_total", "Events recorded by this process.", "reason"
+        )
+        self.trimmed = self._counter(
+            "events_trimmed_total", "Events trimmed by this process.", "reason"
+        )
+        self.unreplicated = self._counter(
+            "unreplicated_writes_total", "Events that too few Redis replicas confirmed in time."
+        )
+
+    def _add_monitor(self) -> None:
+        self.checks = self._counter("checks_total", "Checks completed by this monitor.", "result")
+        self.check_seconds = Histogram(
+            "check_seconds",
+            "Duration of the check of one service.",
+            ["service"],
+            namespace=_NAMESPACE,
+            registry=self.registry,
+        )
+        self.missed_checks = self._counter(
+            "missed_checks_total",
+            "Checks that did not start because the previous one was still running.",
+        )
+        self.leading = self._gauge("monitor_leading", "1 if this monitor leads, 0 on standby.")
+        self.epoch = self._gauge(
+            "monitor_epoch", "The epoch of the leading monitor, as this monitor knows it."
+        )
+        self.fenced = self._counter(
+            "monitor_fenced_total", "Writes refused because another monitor had become the leader."
+        )
+        self.store_failures = self._counter(
+            "monitor_store_failures_total",
+            "Failed store operations of this monitor, for the lease or to record a check.",
+            "operation",
+        )
+
+    def _add_notifications(self) -> None:
+        self.heartbeats = self._counter(
+            "heartbeats_total", "Requests to the heartbeat URL.", "result"
+        )
+        self.webhooks = self._counter(
+            "webhook_messages_total",
+            "Attempts to deliver a webhook message, and messages that were given up.",
+            "result",
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace=_NAMESPACE, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace=_NAMESPACE, registry=self.registry)
+
 
 EXPOSITION_S = 1.0
-"""Seconds for which rendered metrics are sent again: rendering takes a millisecond, and needs no
-credential."""
+"""Seconds for which rendered metrics are reused: rendering takes a millisecond, and any client may
+request it, since it needs no credential."""
 
 
 class Exposition:
-    """Metrics in Prometheus' text format, kept for `lifetime` seconds or until `fingerprint`
-    changes.
+    """A cache of the rendered metrics, for `lifetime` seconds or until `fingerprint` changes.
 
-    Requests at the same time share one rendering. A request that comes after a change gets a text
-    that was rendered after it.
+    Concurrent requests share one rendering. A request after a change gets a text that was rendered
+    after the change.
     """
 
     def __init__(
@@ -176,8 +202,7 @@ class Exposition:
         lifetime: float = EXPOSITION_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`fingerprint` returns a value that is not equal to the last one when the state has
-        changed."""
+        """`fingerprint` returns a value that differs from the last one if the state has changed."""
         self._render = render
         self._fingerprint = fingerprint
         self._lifetime = lifetime
@@ -188,11 +213,12 @@ class Exposition:
         self._until = -1.0
 
     async def get(self) -> bytes:
-        """The text. Raises what `render` raises."""
-        # Else requests that queue up during a slow rendering would each render it anew.
+        """The rendered metrics. Raises what `render` raises."""
+        # The time before the lock is compared: so requests that queued up during a slow rendering
+        # use its result, even if its lifetime is over by now.
         arrived = self._monotonic()
         async with self._lock:
-            # Both are read before the rendering, since the state may change during it.
+            # Both are read before the rendering, because the state may change during it.
             fingerprint, now = self._fingerprint(), self._monotonic()
             if arrived >= self._until or fingerprint != self._rendered_from:
                 self._text = await self._render()

@@ -38,8 +38,8 @@ class BoundedConnector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # The one private attribute on which this stands. `tests/test_outgoing.py` fails if aiohttp
-        # stops using it.
+        # The only private attribute of aiohttp used here. `tests/test_outgoing.py` fails if aiohttp
+        # no longer uses it.
         self._factory = cast(
             "partial[ResponseHandler]", partial(_BoundedResponses, loop=self._loop)
         )
@@ -63,21 +63,22 @@ class _BoundedResponses(ResponseHandler):
         """Parses what was received, within the limits."""
         while data and self._body is None and not self._failed:
             piece, data = data[:_PIECE], data[_PIECE:]
-            self._take(piece)
+            self._parse(piece)
         if not self._failed and (data or self._body is not None):
-            self._take(data)
+            self._parse(data)
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         self._received += len(data)
         super().data_received(data)
         body_bytes = self._body.total_bytes if self._body is not None else 0
         if self._received > HEAD_LIMIT + FRAMING * body_bytes and not self.upgraded:
-            self._fail(f"more than {HEAD_LIMIT:,} bytes that belong to no body")
+            self._fail(f"more than {HEAD_LIMIT:,} bytes outside the body")
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Takes a parsed head and its body, which may not have been received yet."""
         message, body = data
-        if 100 <= message.code < 200 and message.code != 101:  # noqa: PLR2004  # What aiohttp skips.
+        # aiohttp skips these interim responses.
+        if 100 <= message.code < 200 and message.code != 101:  # noqa: PLR2004
             self._interim += 1
             if self._interim > INTERIM_LIMIT:
                 self._fail(f"more than {INTERIM_LIMIT} interim responses")
@@ -86,12 +87,12 @@ class _BoundedResponses(ResponseHandler):
         if not self._failed:
             super().feed_data(data, size)
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         if self._failed:
             return
         self._failed = True
         if self._body is not None and not self._body.is_eof():
-            self._body.set_exception(aiohttp.ClientPayloadError(why))
-        self.set_exception(HttpProcessingError(message=why))
+            self._body.set_exception(aiohttp.ClientPayloadError(reason))
+        self.set_exception(HttpProcessingError(message=reason))
         if self.transport is not None:
             self.transport.abort()

@@ -69,8 +69,7 @@ async def _serve(
         ready()
         if context.authenticator.open_to_all:
             log.warning(
-                "no credential is asked for: whoever reaches this address may read and write "
-                "everything"
+                "AUTH=none: every client that reaches this address may read and write everything"
             )
         await stop.wait()
         await context.drain()
@@ -86,16 +85,15 @@ def serve_with_workers(
     All workers accept from `metrics_sock`, and each of them serves the metrics of all. Exits with 1
     if the workers keep ending.
     """
-    make_context(
-        settings
-    )  # Key material that is unfit is told once, here, rather than by every worker.
+    # Only for its `SettingsError`: invalid keys are reported once here, not by each worker.
+    make_context(settings)
     sockets = for_workers(sock, workers)
 
     def work(index: int, lifeline: int, ready: Callable[[], None]) -> None:
         own = sockets[index]
         _close(*(other for other in sockets if other is not own))
         run(
-            _work(
+            _serve_worker(
                 settings,
                 own,
                 metrics_sock,
@@ -107,7 +105,7 @@ def serve_with_workers(
         )
 
     def stopping() -> None:
-        # Else the port would go on listening when the workers no longer accept.
+        # Without this, the port would still accept connections that no worker serves.
         _close(*sockets, *([metrics_sock] if metrics_sock else []))
 
     stop_within = settings.drain + SHUTDOWN_S + PATIENCE_S
@@ -124,7 +122,7 @@ def _close(*sockets: socket.socket) -> None:
         sock.close()
 
 
-async def _work(
+async def _serve_worker(
     settings: Settings,
     sock: socket.socket,
     metrics_sock: socket.socket | None,
@@ -156,7 +154,8 @@ async def monitor(settings: Settings) -> None:
 
     With a services file, SIGHUP reads it again instead of ending the process.
     """
-    from service.monitor.process import monitoring  # noqa: PLC0415  # The API starts sooner without it.
+    # Imported here, so that the API starts faster.
+    from service.monitor.process import monitoring  # noqa: PLC0415
 
     stop = stop_signal()
     async with monitoring(settings) as reload:

@@ -1,4 +1,4 @@
-"""Listening TCP sockets: one for a process, or one for each worker of a service."""
+"""Listening TCP sockets: one for a process, or one for each worker."""
 
 import socket
 import sys
@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 BACKLOG = 1_024
-"""Connections that wait to be accepted: all agents reconnect at once when a replica restarts."""
+"""Connections waiting to be accepted: all agents reconnect at once when a replica restarts."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on an address on which no other process listens. Port 0 takes a free one.
+    """A listening socket on an address on which no other process listens; port 0 is a free port.
 
-    It listens at once: several sockets may be bound to one address while none of them listens, and
-    the later ones would fail only when the event loop makes them listen. Raises `OSError`, whose
-    `strerror` names the address and the reason.
+    It listens at once. Several sockets can be bound to one address as long as none of them listens,
+    so a later `listen` by the event loop could fail. Raises `OSError` with the address and the
+    reason in `strerror`.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )[0]
         return _listening(socket.socket(family, kind, protocol), address)
-    except (OSError, UnicodeError) as error:  # A name that is too long for DNS is a UnicodeError.
+    # A host name that is too long for DNS raises `UnicodeError`.
+    except (OSError, UnicodeError) as error:
         shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         reason = getattr(error, "strerror", None) or str(error)
         raise OSError(
@@ -30,12 +31,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def for_workers(first: socket.socket, workers: int) -> Sequence[socket.socket]:
-    """A listening socket for each worker, on the address of `first`, a socket of `listen`.
+    """A listening socket for each worker, on the address of `first`, which `listen` returned.
 
-    On Linux each worker has its own, `first` among them, and the kernel spreads connections evenly
-    over them (`SO_REUSEPORT`). `first` gets that option only after it listens alone, and `listen`
-    never uses it, so `listen` fails in every other process. On other systems the option does not
-    spread connections, and all workers accept from `first`.
+    On Linux each worker has its own socket, the first worker has `first`, and the kernel
+    distributes connections evenly (`SO_REUSEPORT`). `first` gets this option only after it listens
+    alone, and `listen` never sets it, so `listen` fails in every other process. On other systems
+    the option does not distribute connections, and all workers accept from `first`.
     """
     sockets = [first]
     if sys.platform == "linux":
@@ -48,9 +49,9 @@ def for_workers(first: socket.socket, workers: int) -> Sequence[socket.socket]:
 
 
 def _listening(sock: socket.socket, address: Any) -> socket.socket:
-    """Binds a socket to an address and makes it listen. Closes it on an `OSError`."""
+    """Bind a socket to an address and make it listen. It is closed if that raises `OSError`."""
     try:
-        # Else a restart would have to wait for the connections of before (TIME_WAIT).
+        # Without this option, bind fails after a restart until old connections have left TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setblocking(False)
         sock.bind(address)
