@@ -17,7 +17,7 @@ FAILED = 1
 UNHEALTHY = 2
 INVALID_SETTINGS = 2
 INVALID_COMMAND_LINE = 64
-"""`EX_USAGE` of the BSD header sysexits.h."""
+"""EX_USAGE of the BSD header sysexits.h."""
 INTERRUPTED = 130
 """128 + SIGINT, as a shell reports it."""
 
