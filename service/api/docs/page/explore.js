@@ -1,4 +1,5 @@
-// Draws the API's own description, and sends what the reader fills in. Everything is put in as text, never as markup.
+// Renders the OpenAPI document as forms, and sends the requests. All values are inserted as text,
+// never as markup.
 
 const token = document.getElementById("token");
 const main = document.getElementById("operations");
@@ -14,7 +15,7 @@ function resolved(description, node) {
   return node.$ref.slice(2).split("/").reduce((at, step) => at[step], description);
 }
 
-// A value of the shape that a schema describes, for the reader to change.
+// An example that fits a schema, which the user can change.
 function example(description, schema) {
   const shape = resolved(description, schema);
   if (shape.enum) return shape.enum[shape.enum.length - 1];
@@ -62,7 +63,7 @@ function request(path, method, fields, body) {
   return { url, headers, curl: [...curl.filter(Boolean), quoted(url.href)].join(" ") };
 }
 
-async function answer(url, options) {
+async function send(url, options) {
   try {
     const reply = await fetch(url, { ...options, cache: "no-store" });
     const text = await reply.text();
@@ -71,11 +72,11 @@ async function answer(url, options) {
     try {
       shown = JSON.stringify(JSON.parse(text), null, 2);
     } catch {
-      // Not JSON: shown as it is.
+      // The body is not JSON.
     }
     return `${reply.status} ${reply.statusText}\n${fields}\n\n${shown}`;
   } catch (error) {
-    return `No answer: ${error.message}`;
+    return `No response: ${error.message}`;
   }
 }
 
@@ -91,7 +92,7 @@ function operation(description, path, method, what) {
     curl.textContent = line;
     reply.textContent = "…";
     curl.hidden = reply.hidden = false;
-    reply.textContent = await answer(url, { method: method.toUpperCase(), headers, body: body?.value });
+    reply.textContent = await send(url, { method: method.toUpperCase(), headers, body: body?.value });
   });
   const rows = Object.entries(what.responses).map(([status, one]) => element("tr", {}, element("td", {}, status), element("td", {}, resolved(description, one).description)));
   const open = what.security && what.security.length === 0;
@@ -114,7 +115,7 @@ function operation(description, path, method, what) {
   );
 }
 
-async function draw() {
+async function render() {
   const description = await (await fetch("openapi.json")).json();
   document.getElementById("about").textContent = `${description.info.description} Version ${description.info.version}, OpenAPI ${description.openapi}.`;
   const sections = new Map((description.tags ?? []).map((tag) => [tag.name, [element("h2", {}, tag.name), element("p", {}, tag.description ?? "")]]));
@@ -128,7 +129,7 @@ async function draw() {
   main.setAttribute("aria-busy", "false");
 }
 
-draw().catch((error) => {
-  main.replaceChildren(element("p", {}, `The description cannot be read: ${error.message}`));
+render().catch((error) => {
+  main.replaceChildren(element("p", {}, `Cannot load the API description: ${error.message}`));
   main.setAttribute("aria-busy", "false");
 });
