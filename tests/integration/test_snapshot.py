@@ -772,7 +772,7 @@ async def test_a_silent_monitor_is_told(make_api: Callable[..., Any], store: Sto
         assert "Cluster-Stale" not in (await api.get("/v0/cluster/events/latest")).headers
     replica = api.context.replica
     silent = replica.snapshot.now_us(replica.monotonic()) - 301_000_000  # type: ignore[union-attr]
-    await store._client.hset(store.keys.meta, "checked_at", silent)  # type: ignore[misc]
+    await store._client.hset(store.keys.meta, "checked_at", silent)
     await replica.refresh_after_now()
     verdict = await api.get("/v0/cluster_healthz")
     assert verdict.status == 503
