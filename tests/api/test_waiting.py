@@ -14,6 +14,7 @@ from tests.support.api import Api, Got
 from tests.support.clocks import put_credentials_forward
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.settings import JWT_SECRET, READ, WRITE, bearer, make_settings, make_token
+from tests.support.waiting import PATIENCE_S, until
 
 LATEST = "/v0/cluster/events/latest"
 VERDICT = "/v0/cluster_healthz"
@@ -27,15 +28,13 @@ async def started(api: Api) -> Api:
 
 
 async def waiting(
-    api: Api, path: str, seconds: int = 10, credential: Mapping[str, str] = READ
+    api: Api, path: str, seconds: int = 60, credential: Mapping[str, str] = READ
 ) -> "asyncio.Task[Got]":
     """A read that waits for something other than what is there now."""
     etag = (await api.get(path)).headers["ETag"]
     headers = {**credential, "If-None-Match": etag, "Prefer": f"wait={seconds}"}
     task = asyncio.create_task(api.request("GET", path, headers))
-    async with asyncio.timeout(2):
-        while not len(api.context.long_polls):
-            await asyncio.sleep(0.005)
+    await until(lambda: len(api.context.long_polls))
     return task
 
 
@@ -45,10 +44,10 @@ async def test_a_change_wakes_at_once(started: Api, path: str) -> None:
     was applied."""
     task = await waiting(started, path)
     await started.context.replica.append(ONE_BAD)
-    got = await asyncio.wait_for(task, 0.5)
+    got = await asyncio.wait_for(task, PATIENCE_S)
     assert got.status == (503 if path == VERDICT else 200)
     assert got.json["all_healthy"] is False
-    assert got.headers["Preference-Applied"] == "wait=10"
+    assert got.headers["Preference-Applied"] == "wait=60"
 
 
 async def test_the_end_of_the_wait_is_304(started: Api) -> None:
@@ -56,24 +55,25 @@ async def test_the_end_of_the_wait_is_304(started: Api) -> None:
     began = time.monotonic()
     got = await (await waiting(started, LATEST, 1))
     assert (got.status, got.body, got.headers["Preference-Applied"]) == (304, b"", "wait=1")
-    assert 0.85 <= time.monotonic() - began <= 1.5
+    assert time.monotonic() - began >= 0.85
 
 
 async def test_what_has_changed_already_is_not_waited_for(started: Api) -> None:
     """A tag that is not the current one is answered at once."""
     got = await asyncio.wait_for(
-        started.get(LATEST, {"If-None-Match": '"old"', "Prefer": "respond-async, wait=10"}), 0.5
+        started.get(LATEST, {"If-None-Match": '"old"', "Prefer": "respond-async, wait=60"}),
+        PATIENCE_S,
     )
-    assert (got.status, got.headers["Preference-Applied"]) == (200, "wait=10")
+    assert (got.status, got.headers["Preference-Applied"]) == (200, "wait=60")
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Prefer": "wait=10"}, {"Prefer": "wait=x", "If-None-Match": "*"}]
+    "headers", [{"Prefer": "wait=60"}, {"Prefer": "wait=x", "If-None-Match": "*"}]
 )
 async def test_nothing_to_wait_for(started: Api, headers: dict[str, str]) -> None:
     """Without a condition, or with a preference that is none, the reply comes at once and applies
     nothing."""
-    got = await asyncio.wait_for(started.get(LATEST, headers), 0.5)
+    got = await asyncio.wait_for(started.get(LATEST, headers), PATIENCE_S)
     assert "Preference-Applied" not in got.headers
 
 
@@ -82,7 +82,7 @@ async def test_a_silent_monitor_ends_the_wait_for_the_verdict(make_api: Callable
     that."""
     api: Api = await make_api(stale_after="1s", heartbeat="100ms")
     await api.context.replica.append(ALL_GOOD)
-    got = await asyncio.wait_for(await waiting(api, VERDICT), 2)
+    got = await asyncio.wait_for(await waiting(api, VERDICT), PATIENCE_S)
     assert (got.status, got.json["stale"]) == (503, True)
 
 
@@ -100,16 +100,14 @@ async def test_a_client_that_goes_frees_its_place(started: Api) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(1):
-        while len(started.context.long_polls):
-            await asyncio.sleep(0.005)
+    await until(lambda: not len(started.context.long_polls))
 
 
 async def test_draining_answers_who_waits(started: Api) -> None:
     """A process that is to stop sends everyone away with 304 and the end of the connection."""
     task = await waiting(started, LATEST)
     await started.context.drain()
-    got = await asyncio.wait_for(task, 0.5)
+    got = await asyncio.wait_for(task, PATIENCE_S)
     assert got.status == 304
     assert got.headers["Connection"] == "close"
 
@@ -117,13 +115,13 @@ async def test_draining_answers_who_waits(started: Api) -> None:
 async def test_many_wait_at_little_cost(started: Api) -> None:
     """A hundred waiting requests are no tasks of a timer each, and one change answers them all."""
     etag = (await started.get(LATEST)).headers["ETag"]
-    headers = READ | {"If-None-Match": etag, "Prefer": "wait=20"}
+    headers = READ | {"If-None-Match": etag, "Prefer": "wait=60"}
     tasks = [asyncio.create_task(started.request("GET", LATEST, headers)) for _ in range(90)]
-    async with asyncio.timeout(5):
-        while len(started.context.long_polls) < 90:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(started.context.long_polls) == 90)
     await started.context.replica.append(ONE_BAD)
-    assert {got.status for got in await asyncio.wait_for(asyncio.gather(*tasks), 2)} == {200}
+    assert {got.status for got in await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_S)} == {
+        200
+    }
 
 
 # -- the end of a credential -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from service.events import Event, Observation, Status
 from service.metrics import Metrics
 from service.monitor.check import RESOURCES_INFO
 from service.monitor.loop import Monitor
+from tests.support.clocks import put_forward
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.settings import make_settings
 from tests.support.stores import emptied, entry_of
@@ -63,24 +64,27 @@ async def test_first_check_records_what_it_saw(make_world: MakeWorld) -> None:
     assert world.counted("checks_total", result="unhealthy") == 1
 
 
-async def test_hanging_service_delays_nobody(make_world: MakeWorld) -> None:
+async def test_hanging_service_delays_nobody(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The services are checked at the same time: all are asked at once, and a hanging one costs its
     time-out once."""
-    world = await make_world(check_timeout="300ms")
+    world = await make_world(check_interval="600s", check_timeout="300s")
     world.services["api"].hangs = world.services["runner"].hangs = True
-    started = time.monotonic()
     checking = asyncio.create_task(world.check())
     await until(lambda: all(service.asked for service in world.services.values()))
+    await until(lambda: world.seen("compiler") == {1})
+    put_forward(monkeypatch, 300)
     await checking
-    assert 0.3 <= time.monotonic() - started < 0.8
     assert await world.statuses("compiler") == [HEALTHY]
     assert await world.statuses("api") == [INITIAL]
 
 
-@pytest.mark.slow
-async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
-    """A round of a hundred services, half of which hang, ends within the time-out and half a
-    second."""
+async def test_round_of_a_hundred_services(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a hundred services are asked at the same time; the half that hangs costs its time-out
+    once."""
     world = await make_world("good", "hung")
     world.services["hung"].hangs = True
     ports = [world.services["good"].port, world.services["hung"].port]
@@ -88,12 +92,15 @@ async def test_round_of_a_hundred_services(make_world: MakeWorld) -> None:
         services=",".join(
             f"s{number}=http://127.0.0.1:{ports[number % 2]}/" for number in range(100)
         ),
-        check_timeout="1s",
+        check_interval="600s",
+        check_timeout="300s",
     )
     world.start()
-    started = time.monotonic()
-    await world.check()
-    assert time.monotonic() - started < 1.5
+    checking = asyncio.create_task(world.check())
+    await until(lambda: world.services["hung"].asked == 50)
+    await until(lambda: world.seen(*(f"s{number}" for number in range(0, 100, 2))) == {1})
+    put_forward(monkeypatch, 300)
+    await checking
     (event,) = await world.events()
     assert [seen.healthy for seen in event.services.values()] == [True, False] * 50
 
@@ -408,32 +415,44 @@ async def test_store_that_goes_and_comes_back(
 # -- the loop --------------------------------------------------------------------------------------
 
 
-async def test_loop_checks_at_every_interval(make_world: MakeWorld) -> None:
+INTERVAL_S, START_S = 600, 1
+"""Of the loops below, by a clock that is put forward; a loop starts within a second."""
+SLOW = {
+    "check_interval": f"{INTERVAL_S}s",
+    "check_timeout": f"{INTERVAL_S // 2}s",
+    "record_interval": "1d",
+}
+
+
+async def test_loop_checks_at_every_interval(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop checks once per interval without drift, and records the first event right after the
     start."""
-    world = await make_world("api", check_interval="100ms", check_timeout="100ms")
-    started = time.monotonic()
+    world = await make_world("api", **SLOW)
     async with world.running():
-        await until_recorded(world, 1)
-        assert time.monotonic() - started < 0.5
-        first = time.monotonic()
-        await until(lambda: world.services["api"].asked >= 8)
-        elapsed = time.monotonic() - first
-    assert 0.6 <= elapsed <= 2.0  # Seven intervals, or some more on a busy machine.
+        for number in range(1, 9):
+            put_forward(monkeypatch, INTERVAL_S if number > 1 else START_S)
+            await until(lambda number=number: world.rounds == number)  # type: ignore[misc]
+            assert world.services["api"].asked == number
     assert len(await world.events()) == 1
+    assert world.counted("missed_checks_total") == 0
 
 
-async def test_loop_sees_a_service_break_and_mend(make_world: MakeWorld) -> None:
-    """Within two intervals of a change, the loop has recorded it."""
-    world = await make_world(check_interval="100ms", check_timeout="100ms")
+async def test_loop_sees_a_service_break_and_mend(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first check after a change records it."""
+    world = await make_world(**SLOW)
     async with world.running():
+        put_forward(monkeypatch, START_S)
         await until_recorded(world, 1)
-        for healthy in (False, True):
+        for number, healthy in enumerate((False, True), start=2):
+            await until(lambda number=number: world.rounds == number - 1)  # type: ignore[misc]
             world.services["runner"].healthy = healthy
-            changed = time.monotonic()
-            while (await world.events())[-1].services["runner"].healthy is not healthy:
-                assert time.monotonic() - changed < 0.5
-                await asyncio.sleep(0.005)
+            put_forward(monkeypatch, INTERVAL_S)
+            await until(lambda number=number: world.rounds == number)  # type: ignore[misc]
+            assert (await world.events())[-1].services["runner"].healthy is healthy
 
 
 async def test_overrun_is_counted_and_checks_do_not_overlap(
@@ -441,41 +460,28 @@ async def test_overrun_is_counted_and_checks_do_not_overlap(
 ) -> None:
     """Checks that take longer than the interval do not overlap; those that are left out are
     counted, not made up for."""
-    world = await make_world("api", check_interval="50ms", check_timeout="50ms")
+    world = await make_world("api", **SLOW)
     read = world.store.read
 
     async def slow(*arguments: Any) -> Any:
-        await asyncio.sleep(0.12)
+        put_forward(monkeypatch, 2.4 * INTERVAL_S)
         return await read(*arguments)
 
     monkeypatch.setattr(world.store, "read", slow)
     async with world.running():
-        await until(lambda: world.services["api"].asked >= 4)
+        put_forward(monkeypatch, START_S)
+        for number in range(1, 5):  # Each check leaves out the two that were due meanwhile.
+            await until(lambda n=number: world.counted("missed_checks_total") == 2 * n)  # type: ignore[misc]
+            assert world.services["api"].asked == number
+            put_forward(monkeypatch, 0.6 * INTERVAL_S)
     assert world.services["api"].most_at_once == 1
-    missed = world.counted("missed_checks_total")
-    assert (
-        6 <= missed <= 12
-    )  # Each check of 120 ms and more leaves out two that were due meanwhile, or three.
 
 
-async def test_loop_goes_on_while_a_service_hangs(make_world: MakeWorld) -> None:
-    """A service that hangs at every check neither stops the loop nor keeps the others' changes
-    back."""
-    world = await make_world("api", "runner", check_interval="300ms", check_timeout="100ms")
-    world.services["api"].hangs = True
-    async with world.running():
-        await until_recorded(world, 1)
-        world.services["runner"].healthy = False
-        changed = time.monotonic()
-        while (await world.statuses("runner"))[-1] is HEALTHY:
-            assert time.monotonic() - changed < 1.0
-            await asyncio.sleep(0.01)
-    assert world.counted("missed_checks_total") == 0
-
-
-@pytest.mark.slow
-async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
-    """With 50 services of which 25 hang, each check starts on time after the one before."""
+async def test_hanging_services_delay_no_check(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 50 services of which 25 hang, each check starts an interval after the one before, and
+    sees the changes of the others."""
     world = await make_world("good", "hung")
     good, hung = world.services["good"], world.services["hung"]
     hung.hangs = True
@@ -483,30 +489,34 @@ async def test_hanging_services_delay_no_check(make_world: MakeWorld) -> None:
         services=",".join(
             f"s{number}=http://127.0.0.1:{(good, hung)[number % 2].port}/" for number in range(50)
         ),
-        check_interval="800ms",
-        check_timeout="500ms",
+        **SLOW,
     )
+    answering = [f"s{number}" for number in range(0, 50, 2)]
     async with world.running():
-        await until(lambda: good.asked >= 1)
-        started = time.monotonic()
-        await until(lambda: good.asked >= 51)
-        second = time.monotonic() - started
-        await until(lambda: good.asked >= 76)
-        fourth = time.monotonic() - started
-    assert 1.4 <= second <= 2.2  # Two intervals.
-    assert 2.2 <= fourth <= 3.0  # Three.
+        put_forward(monkeypatch, START_S)
+        for number in range(1, 4):
+            # All of them are asked at the beginning of an interval, before any time-out.
+            await until(lambda n=number: hung.asked == 25 * n)  # type: ignore[misc]
+            await until(lambda n=number: world.seen(*answering) == {n})  # type: ignore[misc]
+            put_forward(monkeypatch, INTERVAL_S / 2)
+            await until(lambda n=number: world.rounds == n)  # type: ignore[misc]
+            assert (await world.statuses("s0"))[-1] == (HEALTHY if good.healthy else UNHEALTHY)
+            good.healthy = not good.healthy
+            put_forward(monkeypatch, INTERVAL_S / 2)
     assert world.counted("missed_checks_total") == 0
 
 
-async def test_cancelled_loop_leaves_nothing_behind(make_world: MakeWorld) -> None:
-    """A loop that is cancelled in the middle of a check ends at once, its requests with it."""
-    world = await make_world("api", check_interval="10s", check_timeout="10s")
+async def test_cancelled_loop_leaves_nothing_behind(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is cancelled in the middle of a check ends before its time-out, its requests with
+    it."""
+    world = await make_world("api", **SLOW)
     world.services["api"].hangs = True
     tasks = asyncio.all_tasks()
     async with world.running():
+        put_forward(monkeypatch, START_S)
         await until(lambda: world.services["api"].asked == 1)
-        cancelled = time.monotonic()
-    assert time.monotonic() - cancelled < 0.5
     await until(lambda: world.services["api"].at_once == 0)
     await until(lambda: asyncio.all_tasks() <= tasks)
     assert await world.events() == []

@@ -124,13 +124,11 @@ async def test_control_characters_are_stripped(status: str) -> None:
 async def test_encoded_body_is_not_inflated(encoding: str) -> None:
     """A compressed body, which was not asked for, is neither inflated nor shown."""
     bomb = gzip.compress(bytes(10_000_000))
-    started = time.monotonic()
     result, _ = await check_of(says(http("200 OK", bomb, f"Content-Encoding: {encoding}")))
     assert result.healthy
     assert result.info.splitlines()[1:] == [
         f"(the body is not shown: it is encoded as {encoding}, which was not requested)"
     ]
-    assert time.monotonic() - started < 1.0
 
 
 @pytest.mark.parametrize("status", ["200 OK", "503 Service Unavailable"])
@@ -152,9 +150,7 @@ async def test_long_body_is_read_up_to_the_limit(status: str) -> None:
             hung_up.set()
 
     async with service(endless) as port:
-        started = time.monotonic()
         result = await check(f"http://127.0.0.1:{port}/healthz")
-        assert time.monotonic() - started < 1.0
         assert result.healthy is status.startswith("200")
         assert len(result.info.encode()) == INFO_LIMIT
         assert result.info.endswith("xxx…")

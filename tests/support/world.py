@@ -61,6 +61,8 @@ class World:
     store: Store
     client: aiohttp.ClientSession
     now: float = 1_000.0
+    rounds: int = 0
+    """The checks of `running` after which it waits for the next one."""
     metrics: Metrics = field(default_factory=Metrics)
     monitor: Monitor = field(init=False)
 
@@ -79,8 +81,24 @@ class World:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The monitor's own loop, on the real clock."""
-        task = asyncio.create_task(Monitor(self.settings, self.store, self.metrics).run())
+        """The monitor's own loop, by the clock of the event loop: `put_forward` lets time pass."""
+        world = self
+
+        class Observed(Monitor):
+            """A monitor that counts its checks when it has done with them."""
+
+            def _next_after(self, due: float) -> float:
+                following = super()._next_after(due)
+                world.rounds += 1
+                return following
+
+        loop = asyncio.get_running_loop()
+
+        def now() -> float:
+            return loop.time()  # Looked up anew: it may have been put forward.
+
+        monitor = Observed(self.settings, self.store, self.metrics, now)
+        task = asyncio.create_task(monitor.run())
         try:
             yield
         finally:
@@ -100,6 +118,10 @@ class World:
     async def checked_at(self) -> int | None:
         """When the store says that a check was completed."""
         return (await self.store.read()).checked_at
+
+    def seen(self, *names: str) -> set[float]:
+        """How often the checks of these services came to their end."""
+        return {self.counted("check_seconds_count", service=name) for name in names}
 
     def counted(self, name: str, **labels: str) -> float:
         """A metric's value."""
