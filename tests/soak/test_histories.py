@@ -66,7 +66,7 @@ def keeps_full_events_by_id(patch: pytest.MonkeyPatch) -> None:
 
 def compares_versions_only(patch: pytest.MonkeyPatch) -> None:
     """An equal version is taken for the same history."""
-    patch.setattr(store, "_new_stamp", lambda: "always the same")
+    patch.setattr(store, "new_stamp", lambda: "always the same")
 
 
 def overlooks_own_losses(patch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def overlooks_own_losses(patch: pytest.MonkeyPatch) -> None:
 
 def passes_off_own_events(patch: pytest.MonkeyPatch) -> None:
     """An own event on top of what is known counts as the current state."""
-    patch.setattr(Snapshot, "flaw", "")
+    patch.setattr(Snapshot, "__post_init__", lambda self: object.__setattr__(self, "flaw", ""))
 
 
 def fails_for_other_statuses(patch: pytest.MonkeyPatch) -> None:
