@@ -712,6 +712,13 @@ def test_algorithms_fit_the_key(key: dict[str, Any], algorithms: str) -> None:
     assert problem.startswith(f"{PREFIX}JWT_ALGORITHMS: with this kind of key, expected some of ")
 
 
+@pytest.mark.parametrize("algorithms", ["ES384", "HS256,RS512"])
+def test_without_a_key_any_known_algorithm_is_valid(algorithms: str) -> None:
+    """It is not known yet which algorithms fit."""
+    expected = tuple(algorithms.split(","))
+    assert load(environ(jwt_algorithms=algorithms)).jwt_algorithms == expected
+
+
 @pytest.mark.parametrize(
     ("values", "algorithms"),
     [

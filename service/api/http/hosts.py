@@ -23,7 +23,7 @@ _HOST_FIELD = re.compile(
     re.ASCII,
 )
 """A host, or none, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2; zones: RFC 6874)."""
-_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Za-z:.%]+)\]|([^][:@/]+))(?::[0-9]*)?", re.ASCII)
+_HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Za-z:.%_~-]+)\]|([^][:@/]+))(?::[0-9]*)?", re.ASCII)
 """The pattern for the name without port.
 
 It also accepts hosts from other sources: settings and socket addresses may have a zone without
