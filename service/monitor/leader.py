@@ -1,9 +1,10 @@
 """Leader election: one monitor has a lease in the store and renews it, the others stand by.
 
-This class is an optimisation; safety comes from the epoch check in the Lua scripts, which refuse
-the writes of a former leader. What it adds: a leader knows without the store when its lease may
-have expired. The deadline is counted from the *sending* of its last successful renewal, on a clock
-that also runs while the machine is suspended.
+The store decides who gets the lease (`store/scripts/lease.lua`). This class is an optimisation;
+safety comes from the epoch check in the Lua scripts, which refuse the writes of a former leader.
+What it adds: a leader knows without the store when its lease may have expired. The deadline is
+counted from the *sending* of its last successful renewal, on a clock that also runs while the
+machine is suspended.
 
 During an outage of the store it is unknown who leads. The last leader then continues to check the
 services, so that it knows at once what to record when the store is available again. It records
@@ -45,7 +46,7 @@ class Leader(Protocol):
     def leads(self) -> bool:
         """Whether this monitor may write."""
 
-    async def wait_until_leading(self) -> None:
+    async def wait_until_checking(self) -> None:
         """Return when this monitor should check."""
 
     async def wait_until_replaced(self) -> None:
@@ -62,7 +63,7 @@ class SoleMonitor:
     epoch: int | None = None
     leads = True
 
-    async def wait_until_leading(self) -> None:
+    async def wait_until_checking(self) -> None:
         """Return at once."""
 
     async def wait_until_replaced(self) -> None:
@@ -99,7 +100,8 @@ class LeaseHolder:
         """The owner of the lease; `None` if the last request for the lease failed."""
         self._outage = OutageLog(log, "cannot acquire the lease")
         self._should_check = asyncio.Event()
-        """Set while no other monitor is known to lead."""
+        """Set when this monitor gets the lease, or if the store never answered;
+        cleared when another monitor has the lease."""
         self._replaced = asyncio.Event()
         """Set while another monitor is known to lead."""
         self._try_now = asyncio.Event()
@@ -115,8 +117,8 @@ class LeaseHolder:
         """Whether it is known who leads: this monitor, or one that the store named last."""
         return self.leads or (self._holder is not None and self._holder != self.owner)
 
-    async def wait_until_leading(self) -> None:
-        """Return when no other monitor is known to lead."""
+    async def wait_until_checking(self) -> None:
+        """Return when this monitor should check."""
         await self._should_check.wait()
 
     async def wait_until_replaced(self) -> None:

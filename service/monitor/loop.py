@@ -124,7 +124,7 @@ class Monitor:
         await asyncio.sleep(jittered(delay, 0.0, 1.0))
         async with session() as client:
             while True:
-                await self._leader.wait_until_leading()
+                await self._leader.wait_until_checking()
                 self._check_all = True
                 self._unrecorded_since.clear()
                 due = self._monotonic()

@@ -1,4 +1,7 @@
-"""A snapshot together with its freshness: what every response is made from."""
+"""A snapshot together with its freshness: what every response is made from.
+
+`Replica.read` decides which of the two it is.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

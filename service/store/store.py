@@ -1,4 +1,4 @@
-"""Appends to the store and reads from it, each in one atomic script.
+"""Appends to the store and reads from it. Each append and each read of the state is one script.
 
 See `service/DESIGN.md`, "Append" and "Snapshot and freshness".
 """
@@ -48,9 +48,9 @@ log = logging.getLogger(__name__)
 _FULL_BATCH = 64
 """Full events of one request: with three services at most 6 MB, well within `timeout`."""
 _SEND_ATTEMPTS = 3
-"""How often the same bytes are sent if the reply is lost: the script makes repetitions harmless."""
+"""Times that the same bytes are sent if replies are lost: the script makes that harmless."""
 _BUILD_ATTEMPTS = 64
-"""How often an event is built again because another writer was first. Of several writers one always
+"""Times that an event is built again after another writer was first. Of several writers one always
 succeeds, so the limit matters only for more writers than any deployment has."""
 
 _SCRIPTS = Path(__file__).parent / "scripts"

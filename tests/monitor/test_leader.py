@@ -156,7 +156,7 @@ async def test_cut_off_leader_says_why_it_stops(
     assert [record.getMessage() for record in caplog.records] == ["no longer leading"]
     assert not lease_holder.leader_known
     async with asyncio.timeout(0.1):
-        await lease_holder.wait_until_leading()
+        await lease_holder.wait_until_checking()
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ async def test_standby_of_a_store_away_stays_one(
     assert not standby.leader_known
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await standby.wait_until_leading()
+            await standby.wait_until_checking()
 
 
 async def test_store_away_at_the_start_leaves_the_turn_to_all(
@@ -256,7 +256,7 @@ async def test_store_away_at_the_start_leaves_the_turn_to_all(
     unavailable(lease_holder, monkeypatch)
     await lease_holder.try_acquire()
     async with asyncio.timeout(0.1):
-        await lease_holder.wait_until_leading()
+        await lease_holder.wait_until_checking()
     assert not lease_holder.leads
 
 
@@ -285,7 +285,7 @@ async def test_takeover_after_a_release(stand: Stand) -> None:
     released = time.monotonic()
     await leader.release()
     assert not leader.leads
-    await standby.wait_until_leading()
+    await standby.wait_until_checking()
     assert time.monotonic() - released < 1.0
     assert standby.epoch == 2
     task.cancel()

@@ -322,7 +322,7 @@ async def test_what_was_found_long_ago_is_not_recorded(
     world = await world_of(make_world, tmp_path, "interval = '10m'")
     turns, leader = asyncio.Queue[None](), SoleMonitor()
     relieved = asyncio.Event()
-    leader.wait_until_leading, leader.wait_until_replaced = turns.get, relieved.wait  # type: ignore[method-assign,assignment]
+    leader.wait_until_checking, leader.wait_until_replaced = turns.get, relieved.wait  # type: ignore[method-assign,assignment]
     task = asyncio.create_task(
         Monitor(world.settings, world.store, world.metrics, leader=leader).run()
     )

@@ -25,7 +25,7 @@ async def respond(
 ) -> web.StreamResponse:
     """The response for a resource: its content, or 304 (RFC 9110, section 13).
 
-    With `Prefer: wait`, the response is held until it is not 304 (see `long_poll`). From the second
+    With `Prefer: wait`, the response is held until it is not 304 (see `long_poll`). From the third
     request with the same head on, the poll path responds.
     """
     if not context.settings.monitoring:

@@ -1,10 +1,10 @@
 """Event streams: each recorded event is sent to all clients that watch (Server-sent events).
 
-A watcher is a small object with a position in the history: the last event that it got or did not
-select. It has no task and no queue. At a change, the frames are made once and written to all
-watchers that are up to date. A slow subscriber is skipped and later resumes from its last event; if
-that event is no longer retained, it gets a `reset` and all retained events. Per client, only the
-transport's buffer is kept.
+A watcher is a small object with a position in the history: the last event that was sent to it, or
+that its selection left out. It has no queue, and a task only while it catches up. At a change, the
+frames are made once and written to all watchers that are up to date. A slow watcher is skipped and
+later resumes from its position; if that event is no longer retained, its client gets a `reset` and
+all retained events. Per client, only the transport's buffer is kept.
 """
 
 import asyncio
@@ -122,7 +122,7 @@ class Watcher:
                     return
                 try:
                     if self.last_sent_id and not self._is_retained(snapshot):
-                        await self._find_last_sent()
+                        await self._reset_unless_stored()
                         continue
                     missing = self._missing(snapshot)
                     if not missing:
@@ -155,7 +155,7 @@ class Watcher:
         entry = snapshot.by_id.get(self.last_sent_id)
         return entry is not None and self.last_sent_at in {0, entry.recorded_at}
 
-    async def _find_last_sent(self) -> None:
+    async def _reset_unless_stored(self) -> None:
         """Writes `reset`, unless the store has the last event sent.
 
         The client may have been connected to a replica that was ahead of this one.
@@ -189,7 +189,8 @@ class Watchers:
         self._all: dict[Watcher, asyncio.TimerHandle | None] = {}
         """Each stream, and the timer for the end of its credential, in the order of beginning.
 
-        Every change is written in this order, so that each stream gets two changes in theirs."""
+        Every change is written in this order: each stream gets changes in the order in which they
+        happened."""
         self._keep_alive: asyncio.Task[None] | None = None
         self._closed = False
 

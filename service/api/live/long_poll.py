@@ -1,7 +1,8 @@
 """Long polls: `Prefer: wait=N` (RFC 7240) holds a conditional response until it would change.
 
-A long poll costs one future and one timer. It ends when the state changes, also by the clock (the
-replica's heartbeat notices that), and when its connection is closed.
+The loop that holds a request is in `handlers/reply.py`. A long poll costs one future and one timer.
+It ends when the state changes, also by the clock (the replica's heartbeat notices that), and when
+its connection is closed.
 """
 
 import asyncio

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from service.api.poll_path.poll_server import PollServer
 
 MAX_TAGS = 8
-"""Entity tags in a head that is remembered. Agents send the one that they received, and each takes
-more memory than in the head."""
+"""Entity tags in a head that is remembered. Agents send the one that they received. A parsed tag
+takes more memory than its bytes in the head."""
 _SECOND_COMMENT_S = 0.5
 """Seconds between two comments on a half-closed stream: more than a round trip, so that a reset can
 arrive in between."""
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
         self._taken_at = now
         """When nothing waited to be sent."""
         self._head_since = now
-        """When the current head began; 0 while there is none."""
+        """Since when a head is awaited; 0 if none is."""
         self._progress_at = 0.0
         """When the number of unsent bytes last changed."""
         self._unsent = 0
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
                 self._begin_head()
                 return
             # 4. Keep the head, to remember it once it has been authenticated. With another request
-            #    in progress it would not be certain which request it becomes.
+            #    in progress it would not be certain which of the two is authenticated.
             if self.idle() and is_one_get(data):
                 self._head = head
         self._pass_on(data)
@@ -277,7 +277,7 @@ class Connection(asyncio.Protocol):
     def remember(
         self, cached: CacheEntry, principal: Principal, condition: Condition, *, close: bool
     ) -> None:
-        """Lets the poll path respond to the current request's head from now on."""
+        """Remembers the current request's head, if it was seen before, for the poll path."""
         head, handler = self._head, self._handler
         if head is None or handler is None or (condition and len(condition) > MAX_TAGS):
             return

@@ -1,4 +1,7 @@
-"""The memo: request heads that were authenticated before, and what each is entitled to."""
+"""The memo: request heads that were authenticated before, and what each is entitled to.
+
+`PollServer.respond` uses it to respond.
+"""
 
 from dataclasses import dataclass
 
@@ -10,8 +13,8 @@ MAX_ENTRIES = 32_768
 MAX_BYTES = 32 * 1024 * 1024
 """Bytes of the heads that are remembered: 1 KiB for each on average."""
 MAX_SEEN = 65_536
-"""Hashes of heads that were seen once. A head is remembered when it is seen again, so that heads
-that never come again take no memory."""
+"""Hashes of heads that were seen once. A head is remembered when it is seen again, so that of heads
+that never come again only a hash is kept."""
 
 
 @dataclass(slots=True, eq=False)

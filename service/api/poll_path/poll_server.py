@@ -1,4 +1,4 @@
-"""What the connections of one process share: the memo, the clocks, and the sweep for timeouts."""
+"""Responses to remembered heads, and what else the connections of one process share."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,7 +23,10 @@ class PollServer:
         matches_aiohttp: bool = True,
         timeouts: Timeouts | None = None,
     ) -> None:
-        """`matches_aiohttp` is the result of that function; without it there is no poll path."""
+        """`matches_aiohttp` is the result of `aiohttp_internals.matches_aiohttp`.
+
+        Without it there is no poll path.
+        """
         self.make_handler = make_handler
         self.matches_aiohttp = matches_aiohttp
         self.poll_path = poll_path and matches_aiohttp

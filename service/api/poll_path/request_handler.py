@@ -69,7 +69,10 @@ class RequestHandler(ConnectionHandler):
     )
 
     def __init__(self, *args: Any, matches_aiohttp: bool = True, **kwargs: Any) -> None:
-        """`matches_aiohttp` is the result of that function: without it, aiohttp decides alone."""
+        """`matches_aiohttp` is the result of `aiohttp_internals.matches_aiohttp`.
+
+        Without it, aiohttp alone decides what a request is.
+        """
         super().__init__(*args, **kwargs)
         self._matches_aiohttp = matches_aiohttp
         self._body: StreamReader = EMPTY_PAYLOAD
