@@ -243,11 +243,10 @@ async def stranger(answer: bytes) -> AsyncIterator[str]:
     """A server that says the same to everybody; gives its URL."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.closing(writer), contextlib.suppress(OSError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             await writer.drain()
-        writer.close()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:
@@ -291,10 +290,10 @@ async def test_url_with_a_path_prefix(api: Api) -> None:
     verdict = '{"all_healthy": true, "stale": false, "stale_after_seconds": 30}'
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append((await reader.readuntil(b"\r\n")).decode().split()[1])
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(said("200 OK", verdict))
-        writer.close()
+        with contextlib.closing(writer):
+            asked.append((await reader.readuntil(b"\r\n")).decode().split()[1])
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(said("200 OK", verdict))
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     async with server:
