@@ -21,6 +21,7 @@ from tests.support.api import Api
 from tests.support.observations import ALL_GOOD
 from tests.support.raw import TOKEN, connected, head
 from tests.support.settings import JWT_SECRET, READ, WRITE, bearer, make_settings, make_token
+from tests.support.waiting import PATIENCE_S, until
 
 MakeApi = Callable[..., Any]
 BAD = bearer("not.a.token")
@@ -356,7 +357,7 @@ async def test_open_service_says_so(make_api: MakeApi, poll_path: str) -> None:
     async with api.client.get(api.url + "/v0/cluster/events", headers=stream) as answer:
         assert answer.headers.getall("Cluster-Auth") == ["none"]
         await api.store.append(ALL_GOOD)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(PATIENCE_S):
             while b"data:" not in await answer.content.readline():
                 pass
 
@@ -374,8 +375,7 @@ async def test_bodies_that_are_held_short_are_bounded(api: Api) -> None:
         held = [await stack.enter_async_context(await connected(api.port)) for _ in range(3)]
         for line in held:
             line.send(head("POST", "/v0/cluster/events", *fields) + body[:-1])
-        while api.context.bodies.used < 3 * (len(body) - 1):
-            await asyncio.sleep(0.005)
+        await until(lambda: api.context.bodies.used >= 3 * (len(body) - 1))
         answer = await api.request("POST", "/v0/cluster/events", WRITE, data=body)
         assert (answer.status, answer.json["error_code"]) == (503, "ServerBusy")
         assert answer.json["details"] == {"limit": "request bodies"}

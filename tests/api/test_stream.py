@@ -15,11 +15,12 @@ from service.events import Selector
 from service.replica.event_filter import Selection, position
 from service.store import Entry
 from tests.support.api import Api
-from tests.support.clocks import put_credentials_forward
+from tests.support.clocks import put_credentials_forward, put_forward, put_timeouts_forward
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.raw import connected, head
 from tests.support.settings import READ, bearer, make_settings, make_token
 from tests.support.streams import ACCEPT, LIST, Client, listening, record
+from tests.support.waiting import PATIENCE_S, until
 
 
 @pytest.mark.parametrize("selector", ["status", "all"])
@@ -89,12 +90,12 @@ async def test_the_same_frames_on_every_replica(make_api: Callable[..., Any]) ->
 
 async def test_signs_of_life(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent stream carries comments."""
-    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.05)
     async with listening(api) as listener:
-        await asyncio.sleep(0.3)
-        await record(api, 1)
-        await listener.next()
-        assert listener.comments >= 2
+        for _ in range(2):
+            put_forward(monkeypatch, stream.KEEP_ALIVE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                while not (line := await listener.answer.content.readline()).startswith(b":"):
+                    assert line, "the stream has ended"
 
 
 async def test_draining_ends_streams(api: Api) -> None:
@@ -111,9 +112,7 @@ async def test_a_client_that_goes_is_forgotten(api: Api) -> None:
     """Nothing is kept of a watcher whose connection has ended."""
     async with listening(api):
         assert len(api.context.watchers) == 1
-    async with asyncio.timeout(2):
-        while len(api.context.watchers):
-            await asyncio.sleep(0.01)
+    await until(lambda: not len(api.context.watchers))
 
 
 async def test_a_slow_client_is_bounded_and_slows_nobody(make_api: Callable[..., Any]) -> None:
@@ -136,7 +135,7 @@ async def test_a_slow_client_is_bounded_and_slows_nobody(make_api: Callable[...,
         assert connection.paused
         assert connection.transport.get_write_buffer_size() < 500_000
     received = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while f"id: {ids[-1]}".encode() not in received:
             received += await slow.read(1_000_000)
     writer.close()
@@ -392,12 +391,15 @@ async def test_a_stream_ends_when_its_credential_expires(
     assert len(api.context.watchers) == 0
 
 
-async def test_a_stream_ends_when_its_signing_key_is_replaced(api: Api) -> None:
+async def test_a_stream_ends_when_its_signing_key_is_replaced(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A token that was signed with a former key opens nothing from then on, a stream that is open
-    included."""
+    included: the next keep-alive comment would come a day later here."""
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 86_400)
     async with listening(api) as listener:
         api.context.authenticator._reload_secrets(make_settings(jwt_secret="another secret " * 8))
-        async with asyncio.timeout(stream.KEEP_ALIVE_S - 1):
+        async with asyncio.timeout(PATIENCE_S):
             assert b"data:" not in await listener.answer.content.read()
 
 
@@ -434,11 +436,15 @@ async def test_a_stream_needs_a_credential_and_a_selector(api: Api) -> None:
     assert (await api.get(f"{LIST}?selector=none", {"Accept": "text/event-stream"})).status == 400
 
 
-async def test_connections_that_stream_are_not_idle(make_api: Callable[..., Any]) -> None:
-    """The idle deadline is for connections that ask nothing."""
-    api: Api = await make_api(timeouts=Timeouts(head=0.2, idle=0.2, sweep=0.05))
-    async with listening(api) as listener:
-        await asyncio.sleep(0.5)
+async def test_connections_that_stream_are_not_idle(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The idle deadline is for connections that ask nothing: it ends one that is silent."""
+    api: Api = await make_api(timeouts=Timeouts(head=300, idle=300, sweep=0.01))
+    async with listening(api) as listener, await connected(api.port) as silent:
+        await until(lambda: len(api.poll_server.connections) == 2)
+        put_timeouts_forward(monkeypatch, api.poll_server, 301)
+        assert await silent.rest() == b""
         ids = await record(api, 1)
         assert await listener.ids(1) == ids
 
@@ -456,13 +462,15 @@ def test_what_is_newer() -> None:
 async def test_the_head_says_how_fresh_the_state_is(make_api: Callable[..., Any]) -> None:
     """A stream begins with when the monitor last checked, and with a warning if that is too long
     ago."""
-    api: Api = await make_api(stale_after="1s")
+    api: Api = await make_api(stale_after="300s")
     await record(api, 1)
     await api.settle()
     async with listening(api) as listener:
         assert "Cluster-Checked-At" in listener.answer.headers
         assert "Cluster-Stale" not in listener.answer.headers
-    await asyncio.sleep(1.1)
+    checked_at = await api.store.now() - 301_000_000
+    await api.store._client.hset(api.store.keys.meta, "checked_at", checked_at)
+    await api.settle()
     async with listening(api) as listener:
         assert listener.answer.headers["Cluster-Stale"] == "monitor-silent"
 

@@ -23,11 +23,12 @@ from service.monitor.listener import listening
 from service.monitor.loop import Monitor
 from service.store import open_store
 from tests.support import needs
+from tests.support.clocks import put_forward
 from tests.support.environment import environment
 from tests.support.folders import ROOT
 from tests.support.settings import make_settings
 from tests.support.stores import entry_of
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.support.world import MakeWorld, World
 
 
@@ -128,13 +129,17 @@ async def test_suspended_leader_does_not_lead(stand: Stand) -> None:
     clock = Clock()
     former, other = (
         stand(clock, lease_ttl="100ms", lease_deadline="80ms", lease_renew="20ms"),
-        stand(),
+        stand(Clock(), lease_ttl="60s"),
     )
     await former.try_acquire()
-    await asyncio.sleep(0.12)
     clock.now += 0.12
     assert not former.leads
-    await other.try_acquire()
+
+    async def taken_over() -> bool:
+        await other.try_acquire()
+        return other.leads
+
+    await until(taken_over)
     await former.try_acquire()
     assert (other.leads, other.epoch) == (True, 2)
     assert not former.leads
@@ -155,7 +160,7 @@ async def test_cut_off_leader_says_why_it_stops(
             await lease_holder.try_acquire()
     assert [record.getMessage() for record in caplog.records] == ["no longer leading"]
     assert not lease_holder.leader_known
-    async with asyncio.timeout(0.1):
+    async with asyncio.timeout(PATIENCE_S):
         await lease_holder.wait_until_checking()
 
 
@@ -240,12 +245,16 @@ async def test_standby_of_a_store_away_stays_one(
     leader, standby = stand(), stand()
     await leader.try_acquire()
     await standby.try_acquire()
-    unavailable(standby, monkeypatch)
-    await standby.try_acquire()
+    with monkeypatch.context() as patched:
+        unavailable(standby, patched)
+        await standby.try_acquire()
     assert not standby.leader_known
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await standby.wait_until_checking()
+    turn = asyncio.create_task(standby.wait_until_checking())
+    await asyncio.sleep(0)
+    assert not turn.done(), "it would be, if it were this one's turn"
+    await leader.release()
+    await standby.try_acquire()
+    await turn
 
 
 async def test_store_away_at_the_start_leaves_the_turn_to_all(
@@ -255,7 +264,7 @@ async def test_store_away_at_the_start_leaves_the_turn_to_all(
     lease_holder = stand()
     unavailable(lease_holder, monkeypatch)
     await lease_holder.try_acquire()
-    async with asyncio.timeout(0.1):
+    async with asyncio.timeout(PATIENCE_S):
         await lease_holder.wait_until_checking()
     assert not lease_holder.leads
 
@@ -263,30 +272,33 @@ async def test_store_away_at_the_start_leaves_the_turn_to_all(
 async def test_fenced_leader_asks_again_at_once(stand: Stand) -> None:
     """A leader whose write was refused does not lead any more, and learns without waiting who
     does."""
-    former, other = stand(lease_ttl="60s", lease_renew="20s", lease_deadline="40s"), stand()
+    former, other = stand(lease_ttl="1h", lease_renew="20m", lease_deadline="40m"), stand()
     task = asyncio.create_task(former.run())
     await until(lambda: former.leads)
     await former._store.release(former.owner)
     await other.try_acquire()
     former.on_fenced()
     assert not former.leads
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(PATIENCE_S):  # The next renewal is due in more than 15 minutes.
         await former.wait_until_replaced()
     assert former.leader_known
     task.cancel()
 
 
-async def test_takeover_after_a_release(stand: Stand) -> None:
-    """Who stands by leads within a second of the leader's orderly exit, in a new epoch."""
-    leader, standby = stand(), stand()
+async def test_takeover_after_a_release(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who stands by leads 0.6 `LEASE_RENEW` after the leader's orderly exit at the latest, in a new
+    epoch: that is within a second."""
+    assert 0.6 * make_settings().lease_renew < 1.0
+    values = {"lease_ttl": "1h", "lease_renew": "20m", "lease_deadline": "40m"}
+    leader, standby = stand(**values), stand(**values)
     await leader.try_acquire()
     task = asyncio.create_task(standby.run())
     await until(lambda: standby.leader_known)
-    released = time.monotonic()
     await leader.release()
     assert not leader.leads
-    await standby.wait_until_checking()
-    assert time.monotonic() - released < 1.0
+    put_forward(monkeypatch, 0.6 * 1_200)
+    async with asyncio.timeout(PATIENCE_S):
+        await standby.wait_until_checking()
     assert standby.epoch == 2
     task.cancel()
 
@@ -294,7 +306,8 @@ async def test_takeover_after_a_release(stand: Stand) -> None:
 def test_the_clock_counts_suspension() -> None:
     """The leader's clock is the one that goes on while the machine sleeps, and that nobody sets."""
     clock = needs.attribute(time, "CLOCK_BOOTTIME")
-    assert abs(boottime() - time.clock_gettime(clock)) < 1.0
+    before = time.clock_gettime(clock)
+    assert before <= boottime() <= time.clock_gettime(clock)
 
 
 @pytest.mark.parametrize(
@@ -411,8 +424,7 @@ async def test_lapsed_leader_keeps_what_it_finds(
 async def two_loops(world: World, stand: Stand, **values: str) -> AsyncIterator[list[LeaseHolder]]:
     """Two monitors of the world's services, each with a loop and a candidate of its own."""
     candidates = [
-        stand(lease_ttl="400ms", lease_renew="50ms", lease_deadline="300ms", **values)
-        for _ in range(2)
+        stand(lease_ttl="60s", lease_renew="10s", lease_deadline="40s", **values) for _ in range(2)
     ]
     monitors = [
         Monitor(world.settings, one._store, world.metrics, leader=one) for one in candidates
@@ -432,19 +444,23 @@ async def test_only_the_leader_checks(
     stand: Stand,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two monitors one asks the services; when it is cut off, the other does at once, and the
-    first learns of it."""
-    world = await make_world("api", check_interval="10s")
+    """Of two monitors one asks the services; when it is cut off and its lease is over, the other
+    does at once, and the first learns of it."""
+    world = await make_world("api", check_interval="5m")
     async with two_loops(world, stand) as candidates:
-        await until(lambda: world.services["api"].asked == 1)
+        await until(world.checked_at)
+        assert world.services["api"].asked == 1
         leader = next(one for one in candidates if one.leads)
         other = next(one for one in candidates if one is not leader)
         await until(lambda: other.leader_known)
         with monkeypatch.context() as patched:
             unavailable(leader, patched)
+            await other._store.release(leader.owner)
+            put_forward(monkeypatch, 6)  # The other one asks for the lease.
             await until(lambda: other.leads)
             await until(lambda: world.services["api"].asked == 2)
-        async with asyncio.timeout(0.5):
+        put_forward(monkeypatch, 12)  # The first one asks for it.
+        async with asyncio.timeout(PATIENCE_S):
             await leader.wait_until_replaced()
 
 
@@ -527,21 +543,24 @@ def process(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "limit_s"), [(signal.SIGTERM, 1.5), (signal.SIGKILL, 2.5)])
+@pytest.mark.parametrize(
+    ("number", "lease"),
+    [
+        (signal.SIGTERM, {"lease_ttl": "1h", "lease_deadline": "40m"}),
+        (signal.SIGKILL, {"lease_ttl": "1s", "lease_deadline": "800ms"}),
+    ],
+)
 async def test_standby_process_takes_over(
     make_world: MakeWorld,
     valkey: str,
     tmp_path: Path,
     number: int,
-    limit_s: float,
+    lease: dict[str, str],
 ) -> None:
-    """After the leader's orderly end the standby checks within 1.5 s; after its death once the
-    lease (1 s) is over."""
+    """After the leader's orderly end the standby checks long before the lease (1 h) is over; after
+    its death once the lease (1 s) is over."""
     world = await make_world("api")
-    api, short = (
-        world.services["api"],
-        {"lease_ttl": "1s", "lease_renew": "200ms", "lease_deadline": "800ms"},
-    )
+    api, short = world.services["api"], lease | {"lease_renew": "200ms"}
     with process(valkey, api.port, tmp_path, **short) as leader, Redis.from_url(valkey) as client:
         await until(lambda: api.asked >= 1)
         holder = client.get(world.store.keys.leader)
@@ -549,10 +568,9 @@ async def test_standby_process_takes_over(
             await until(
                 lambda: "standing by" in "".join(log.read_text() for log in tmp_path.iterdir())
             )
-            before, ended = api.asked, time.monotonic()
+            before = api.asked
             leader.send_signal(number)
             await until(lambda: leader.poll() is not None)
             await until(lambda: client.get(world.store.keys.leader) not in {holder, None})
             await until(lambda: api.asked > before + 1)
-            assert time.monotonic() - ended < limit_s + 0.5  # Two checks, half a second apart.
     assert leader.returncode == (0 if number == signal.SIGTERM else -signal.SIGKILL)

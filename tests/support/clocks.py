@@ -7,6 +7,7 @@ import pytest
 
 from service.api.context import ApiContext
 from service.api.poll_path.poll_server import PollServer
+from tests.support.api import Api
 
 
 def put_forward(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
@@ -29,6 +30,24 @@ def put_credentials_forward(
     for owner in (state.authenticator, state.authenticator._jwt):
         monkeypatch.setattr(owner, "_wall", wall)
     put_forward(monkeypatch, seconds)
+
+
+def set_wall(monkeypatch: pytest.MonkeyPatch, api: Api, now: float) -> None:
+    """Stops the clock by which credentials expire, at `now` in seconds since 1970."""
+
+    def wall() -> float:
+        return now
+
+    monkeypatch.setattr(api.context.replica, "wall", wall)
+    authenticator = api.context.authenticator
+    for owner in (authenticator, authenticator._jwt, api.poll_server):
+        monkeypatch.setattr(owner, "_wall", wall)
+
+
+def set_monotonic(monkeypatch: pytest.MonkeyPatch, api: Api, now: float) -> None:
+    """Stops the clock by which a process measures how old its snapshot is."""
+    for owner in (api.context.replica, api.poll_server):
+        monkeypatch.setattr(owner, "monotonic", lambda: now)
 
 
 def put_timeouts_forward(

@@ -12,6 +12,7 @@ import orjson
 from tests.support.api import Api
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.settings import READ
+from tests.support.waiting import PATIENCE_S
 
 LIST = "/v0/cluster/events"
 ACCEPT = READ | {"Accept": "text/event-stream"}
@@ -25,10 +26,10 @@ class Listener:
     retries: list[int] = field(default_factory=list)
     comments: int = 0
 
-    async def next(self, seconds: float = 2) -> tuple[str, str, Any]:
+    async def next(self) -> tuple[str, str, Any]:
         """The next event: its type, id and data."""
         kind, event_id, data = "message", "", ""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PATIENCE_S):
             async for raw in self.answer.content:
                 line = raw.decode().rstrip("\n")
                 name, _, value = line.partition(": ")
