@@ -23,7 +23,7 @@ from service.api.responses.cache import EVENTS
 from service.api.responses.model import CacheEntry
 from service.auth import Role, mint
 from tests.support.api import Api
-from tests.support.clocks import put_timeouts_forward
+from tests.support.clocks import put_forward, put_timeouts_forward
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.raw import PATIENCE_S, connected
 from tests.support.settings import JWT_SECRET, make_token
@@ -309,17 +309,20 @@ async def test_draining_ends_every_connection(both: tuple[Api, Api]) -> None:
     assert (await fast.get("/readyz")).status == 503
 
 
-async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[..., Any]) -> None:
+async def test_a_slow_reader_of_lists_is_not_fed_without_end(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that asks and never reads is cut off, and what waits for it stays bounded."""
-    api: Api = await make_api(timeouts=Timeouts(no_progress=0.3, sweep=0.1))
+    timeouts = Timeouts(head=1e9, idle=1e9, no_progress=300, response=1e9, sweep=0.01)
+    api: Api = await make_api(timeouts=timeouts)
     for _ in range(300):
         await api.store.append(ONE_BAD)
     await api.settle()
     ask = head("/v0/cluster/events")
     await warm(api, ask)
+    before = set(api.poll_server.connections)
     _, writer = await asyncio.open_connection(api.host, api.port, limit=1_024)
-    await asyncio.sleep(0.05)
-    connection = next(iter(api.poll_server.connections))
+    (connection,) = await until(lambda: api.poll_server.connections - before)
     most = 0
 
     async def ask_on() -> None:
@@ -328,12 +331,22 @@ async def test_a_slow_reader_of_lists_is_not_fed_without_end(make_api: Callable[
             await writer.drain()
             nonlocal most
             most = max(most, connection.transport.get_write_buffer_size())
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0)
 
+    def cut_off() -> bool:
+        put_timeouts_forward(monkeypatch, api.poll_server, 300)
+        return asking.done()
+
+    asking = asyncio.create_task(ask_on())
     try:
+        # Nothing more is read of what it asks, and nothing is taken of what it is sent.
+        await until(lambda: connection.paused and writer.transport.get_write_buffer_size())
+        most = max(most, connection.transport.get_write_buffer_size())
+        await until(cut_off)
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(ask_on(), PATIENCE_S)
+            await asking
     finally:
+        asking.cancel()
         writer.close()
     assert 0 < most < 2_000_000
 
@@ -426,15 +439,16 @@ async def test_it_works_with_another_framework(
     """Where the framework's details are not known, everything is answered all the same, and idle
     connections end."""
     monkeypatch.setattr(aiohttp_internals, "SUPPORTED", (2, 0))
-    api: Api = await make_api(timeouts=Timeouts(head=0.3, idle=0.3, sweep=0.05))
+    api: Api = await make_api(timeouts=Timeouts(head=300, idle=300, sweep=0.01))
     await api.context.replica.append(ALL_GOOD)
     answers = await exchange(api, head(), head(), head())
     assert answers.count(b"HTTP/1.1 200 OK") == 3
     assert not api.poll_server.memo.entries
-    reader, writer = await asyncio.open_connection(api.host, api.port)
-    writer.write(head())
-    assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).startswith(b"HTTP/1.1 200 OK")
-    writer.close()
+    async with await connected(api.port) as line:
+        line.send(head())
+        assert (await line.reply()).status == 200
+        put_forward(monkeypatch, 301)  # The framework's own timeout.
+        assert await line.rest() == b""
 
 
 @pytest.mark.slow

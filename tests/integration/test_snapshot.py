@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from service.api.poll_path.timeouts import Timeouts
 from service.errors import EventConflict
 from service.events import Selector, uuid7
 from service.metrics import Metrics
@@ -18,6 +19,7 @@ from service.replica.snapshot import Change
 from service.settings import Settings
 from service.store import Cursor, Store, StoreState, connect, open_store
 from tests.support.api import Api
+from tests.support.clocks import set_monotonic
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.proxy import Mode, Proxy
 from tests.support.settings import make_settings
@@ -114,6 +116,12 @@ def ids(replica: Replica) -> list[str]:
     return [entry.id for entry in replica.retained(replica.snapshot)]
 
 
+async def subscribers(client: Redis, store: Store, count: int) -> bool:
+    """Whether that many subscriptions to the store's changes have begun."""
+    ((_, found),) = await client.pubsub_numsub(store.keys.changes)
+    return bool(found == count)
+
+
 async def commands(client: Redis, *names: str) -> int:
     """How often Valkey has executed these commands."""
     stats = await client.info("commandstats")
@@ -174,10 +182,12 @@ async def test_a_conflict_is_told_to_the_writer(make_replica: MakeReplica) -> No
     assert ids(replica) == [event.id]
 
 
-async def test_notices_make_replicas_current(make_replica: MakeReplica, store: Store) -> None:
+async def test_notices_make_replicas_current(
+    make_replica: MakeReplica, client: Redis, store: Store
+) -> None:
     """A change is visible on other replicas long before their heartbeat."""
     replicas = [await make_replica(heartbeat=600.0) for _ in range(2)]
-    await asyncio.sleep(0.05)  # The subscriptions begin.
+    await until(lambda: subscribers(client, store, 2))
     for n in range(1, 6):
         await store.append(ALL_GOOD)
         for replica in replicas:
@@ -191,7 +201,8 @@ async def test_the_heartbeat_makes_replicas_current(
     """Without any notice, a change is visible within about a heartbeat, and the lost notice is
     counted."""
     replica = await make_replica(heartbeat=0.1, kind=DeafStore)
-    await asyncio.sleep(0.02)
+    # It reads once more when the subscription stands.
+    await until(lambda: metric(replica, "snapshot_refresh_total", result="unchanged") >= 1)
     before = metric(replica, "lost_notices_total")
     event = (await store.append(ALL_GOOD)).event
     await until(lambda: event.id in replica.snapshot.by_id)
@@ -227,37 +238,46 @@ class LateStore(Store):
 
 
 async def test_what_was_published_before_the_subscription_is_not_missed(
-    make_replica: MakeReplica, store: Store, monkeypatch: pytest.MonkeyPatch
+    make_replica: MakeReplica, client: Redis, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A change between the first reading and the subscription is read when the subscription
     stands."""
     monkeypatch.setattr(LateStore, "begin", asyncio.Event())
     replica = await make_replica(heartbeat=600.0, kind=LateStore)
+    subscribed = await make_replica(heartbeat=600.0)
+    await until(lambda: subscribers(client, store, 1))
     event = (await store.append(ALL_GOOD)).event
-    await asyncio.sleep(0.05)
+    await until(lambda: event.id in subscribed.snapshot.by_id)
     assert event.id not in replica.snapshot.by_id
     LateStore.begin.set()
     await until(lambda: event.id in replica.snapshot.by_id)
 
 
 class SlowStore(Store):
-    """A store whose readings take a tenth of a second to arrive."""
+    """A store whose readings take a minute to arrive, by a clock that otherwise stands still."""
+
+    monotonic = Clock(lambda: 0.0)
 
     async def read(self, known: Cursor | None = None) -> StoreState:
         """The state as it was a while ago."""
         rows = await super().read(known)
-        await asyncio.sleep(0.1)
+        self.monotonic.ahead += 60.0
         return rows
 
 
-async def test_a_snapshot_is_as_old_as_its_reading(make_replica: MakeReplica, store: Store) -> None:
+async def test_a_snapshot_is_as_old_as_its_reading(
+    make_replica: MakeReplica, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A snapshot's age counts from the sending of its reading, however long the reply took, changed
     or not."""
-    replica = await make_replica(running=False, kind=SlowStore)
+    clock = Clock(lambda: 100.0)
+    monkeypatch.setattr(SlowStore, "monotonic", clock)
+    replica = await make_replica(running=False, kind=SlowStore, monotonic=clock)
     await store.append(ALL_GOOD)
     for _ in range(2):
-        sent = time.monotonic()
-        assert (await replica.refresh()).confirmed - sent < 0.05
+        sent = clock()
+        assert (await replica.refresh()).confirmed == sent
+        assert clock() == sent + 60.0
 
 
 async def test_the_snapshot_is_current_while_heartbeats_are_good(make_replica: MakeReplica) -> None:
@@ -409,11 +429,12 @@ async def test_lost_data_is_found(
     counted once."""
     replica = await make_replica(heartbeat=0.05, kind=DeafStore)
     events = [(await store.append(ALL_GOOD)).event.id for _ in range(3)]
-    await replica.refresh()
+    await replica.refresh_after_now()
     assert ids(replica) == events[::-1]
     remaining = await lose(client, store)
     await until(lambda: ids(replica) == remaining)
-    await asyncio.sleep(0.12)
+    for _ in range(2):
+        await replica.refresh_after_now()
     assert ids(replica) == remaining
     assert metric(replica, "history_divergence_total") == 1
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
@@ -527,10 +548,13 @@ async def test_the_earlier_clock_decides(
     assert ids(replica) == [latest.id, beyond.id]
 
 
-async def test_retention_over_http(make_api: Callable[..., Any]) -> None:
+async def test_retention_over_http(
+    make_api: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With nothing written, an event leaves the list and becomes 404 when it reaches its age; the
     latest stays."""
-    api: Api = await make_api(retention_hours="600ms", heartbeat="5s", max_staleness="10s")
+    api: Api = await make_api(retention_hours="1h", heartbeat="5h", max_staleness="10h")
+    api.poll_server.timeouts = Timeouts(head=1e9, idle=1e9)
     old, latest = [(await api.context.replica.append(ALL_GOOD)).event.id for _ in range(2)]
     for _ in range(2):
         assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [
@@ -538,7 +562,9 @@ async def test_retention_over_http(make_api: Callable[..., Any]) -> None:
             old,
         ]
         assert (await api.get(f"/v0/cluster/events/{old}")).status == 200
-    await asyncio.sleep(0.65)
+    now = api.context.replica.monotonic() + 3_601
+    set_monotonic(monkeypatch, api, now)
+    monkeypatch.setattr(api.context.replica, "wall", Clock(time.time, ahead=3_601))
     for _ in range(2):
         assert [event["id"] for event in (await api.get("/v0/cluster/events")).json] == [latest]
         assert (await api.get(f"/v0/cluster/events/{old}")).json[
@@ -643,12 +669,18 @@ async def test_event_that_is_gone_stays_gone(
     assert ids(replica) == [events[2].id, events[1].id]
 
 
-async def test_unknown_ids_do_not_reach_redis(make_api: Callable[..., Any], client: Redis) -> None:
+async def test_unknown_ids_do_not_reach_redis(
+    make_api: Callable[..., Any], client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An id that the snapshot does not know is 404 without a command to Redis, and so are known
     events without infos."""
-    api: Api = await make_api(heartbeat="5s", max_staleness="10s")
+
+    async def nothing(_: Replica) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Replica, "_listen", nothing)  # Each notice is a reading, too.
+    api: Api = await make_api(heartbeat="5h", max_staleness="10h")
     event = (await api.context.replica.append(ALL_GOOD)).event
-    await asyncio.sleep(0.05)
     names = ("evalsha", "eval", "hget", "hmget", "exists", "zscore")
     before = await commands(client, *names)
     for selector in Selector:
@@ -669,10 +701,11 @@ async def proxy(valkey: str) -> AsyncIterator[Proxy]:
 
 QUICK = {
     "heartbeat": "50ms",
-    "max_staleness": "150ms",
-    "redis_timeout": "100ms",
-    "stale_after": "60s",
+    "max_staleness": "10m",
+    "redis_timeout": "2s",
+    "stale_after": "10h",
 }
+MAX_STALENESS_S = 600
 READS = (
     "/v0/cluster/events",
     "/v0/cluster/events/latest",
@@ -680,13 +713,23 @@ READS = (
 )
 
 
+async def lost(api: Api, proxy: Proxy) -> float:
+    """Takes the store away. Returns when the last reading was sent, by the monotonic clock."""
+    await proxy.set(Mode.REFUSE)
+    await until(lambda: metric(api.context.replica, "snapshot_refresh_total", result="failed") > 0)
+    snapshot = api.context.replica.snapshot
+    assert snapshot is not None
+    return snapshot.confirmed
+
+
 async def test_an_unreachable_store_is_told(
-    make_api: Callable[..., Any], proxy: Proxy, store: Store
+    make_api: Callable[..., Any], proxy: Proxy, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the store, reads are marked as stale, then 503; readiness follows; all recovers
     alone."""
     await store.append(ALL_GOOD)
-    api: Api = await make_api(redis_url=proxy.url, stale_if_error="1200ms", **QUICK)
+    api: Api = await make_api(redis_url=proxy.url, stale_if_error="20m", **QUICK)
+    api.poll_server.timeouts = Timeouts(head=1e9, idle=1e9)
     fresh = {path: await api.get(path) for path in READS}
     for answer in fresh.values():
         assert answer.status == 200
@@ -694,14 +737,13 @@ async def test_an_unreachable_store_is_told(
         assert "Age" not in answer.headers
     assert (await api.get("/v0/cluster_healthz")).status == 200
 
-    await proxy.set(Mode.REFUSE)
-    lost = time.monotonic()
-    await asyncio.sleep(0.25)
+    confirmed = await lost(api, proxy)
+    set_monotonic(monkeypatch, api, confirmed + MAX_STALENESS_S + 0.5)
     for path in READS:
         stale = await api.get(path)
         assert (stale.status, stale.body) == (200, fresh[path].body)
         assert stale.headers["Cluster-Stale"] == "store-unreachable"
-        assert stale.headers["Age"] == "0"
+        assert stale.headers["Age"] == str(MAX_STALENESS_S)
     verdict = await api.get("/v0/cluster_healthz")
     assert verdict.status == 503
     assert (verdict.json["stale"], verdict.json["all_healthy"]) == (True, False)
@@ -709,9 +751,9 @@ async def test_an_unreachable_store_is_told(
     assert "Retry-After" not in verdict.headers
     assert (await api.get("/readyz")).status == 200
 
-    await asyncio.sleep(max(0, lost + 1.05 - time.monotonic()))
-    assert (await api.get(READS[1])).headers["Age"] == "1"
-    await asyncio.sleep(max(0, lost + 1.3 - time.monotonic()))
+    set_monotonic(monkeypatch, api, confirmed + 1_199.5)
+    assert (await api.get(READS[1])).headers["Age"] == "1199"
+    set_monotonic(monkeypatch, api, confirmed + 1_200.5)
     for path in (*READS, "/v0/cluster_healthz"):
         unknown = await api.get(path)
         assert (unknown.status, unknown.json["error_code"]) == (503, "StoreUnavailable")
@@ -720,8 +762,8 @@ async def test_an_unreachable_store_is_told(
     assert (await api.get("/readyz")).status == 503
     assert (await api.get("/healthz")).status == 200
 
-    await proxy.set(Mode.PASS)
     newest = (await store.append(ONE_BAD)).event.id
+    await proxy.set(Mode.PASS)
     await until(api.context.replica.ready)
     healed = await api.get("/v0/cluster/events/latest")
     assert (healed.status, healed.json["id"]) == (200, newest)
@@ -730,14 +772,15 @@ async def test_an_unreachable_store_is_told(
 
 
 async def test_stale_if_error_zero_serves_nothing_stale(
-    make_api: Callable[..., Any], proxy: Proxy, store: Store
+    make_api: Callable[..., Any], proxy: Proxy, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With STALE_IF_ERROR=0 a state that is not known to be current is never answered."""
     await store.append(ALL_GOOD)
     api: Api = await make_api(redis_url=proxy.url, stale_if_error=0, **QUICK)
+    api.poll_server.timeouts = Timeouts(head=1e9, idle=1e9)
     assert (await api.get(READS[1])).status == 200
-    await proxy.set(Mode.REFUSE)
-    await asyncio.sleep(0.2)
+    confirmed = await lost(api, proxy)
+    set_monotonic(monkeypatch, api, confirmed + MAX_STALENESS_S + 0.5)
     assert {(await api.get(path)).status for path in READS} == {503}
     assert (await api.get("/readyz")).status == 503
 
