@@ -26,6 +26,8 @@ _SECTION = re.compile(r"\b(?:DESIGN(?:\.md)?|[Cc]ontract),\s+section")
 _PATH = re.compile(r"`((?:service|tests|deploy|\.ci|\.github)/[\w./*-]+)`")
 _NAME = re.compile(r"`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\([^`]*\))?`")
 _WORD = re.compile(r"[A-Za-z_]\w*")
+_OF_F_STRINGS = getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)
+"""The token of the text in an f-string. Until Python 3.11 an f-string is one `STRING`."""
 
 
 def prose(source: str) -> Iterator[str]:
@@ -60,7 +62,7 @@ def known_names() -> frozenset[str]:
             starts_statement = previous in {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
             if token.type == tokenize.NAME:
                 names.add(token.string)
-            elif token.type == tokenize.STRING and not starts_statement:
+            elif token.type in {tokenize.STRING, _OF_F_STRINGS} and not starts_statement:
                 names.update(_WORD.findall(token.string))
             if token.type not in {tokenize.NL, tokenize.COMMENT}:
                 previous = token.type
