@@ -59,7 +59,7 @@ def load_settings(*, log_unused: bool = True, **overrides: Any) -> "Settings":
         raise SettingsError([*error.problems, *unused]) from error
     configure_logging(settings.log_format)
     for warning in unused if log_unused else ():
-        logging.getLogger("service.settings.model").warning("%s", warning)
+        logging.getLogger("service.settings").warning("%s", warning)
     return settings
 
 
