@@ -29,6 +29,17 @@ _PIECE = 4 * 1024
 an object of every 16 bytes."""
 
 
+async def read_at_most(content: StreamReader, limit: int) -> bytes:
+    """The body of a response, or its first `limit` bytes.
+
+    Raises what aiohttp raises if the body ends too soon.
+    """
+    body = bytearray()
+    while len(body) < limit and (chunk := await content.read(limit - len(body))):
+        body += chunk
+    return bytes(body)
+
+
 class BoundedConnector(aiohttp.TCPConnector):
     """A `TCPConnector` whose connections fail once they exceed the limits above.
 

@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from service.auth.verification_keys import VerificationKeys, from_jwks
-from service.outgoing import BoundedConnector
+from service.outgoing import BoundedConnector, read_at_most
 from service.settings import is_safe_url
 from service.tasks import OutageLog, SingleFlight, cancel_and_wait, jittered, spawn_guarded
 from service.text import decoded
@@ -173,12 +173,10 @@ class JwksClient:
         async with self._session.get(url, allow_redirects=False) as response:
             if response.status != HTTPStatus.OK:
                 raise JwksError(f"HTTP {response.status}")
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > LIMIT_BYTES:
-                    raise JwksError(f"more than {LIMIT_BYTES:,} bytes")
-        return bytes(body)
+            body = await read_at_most(response.content, LIMIT_BYTES + 1)
+        if len(body) > LIMIT_BYTES:
+            raise JwksError(f"more than {LIMIT_BYTES:,} bytes")
+        return body
 
 
 def _reason(error: Exception) -> str:

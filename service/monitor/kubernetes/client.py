@@ -28,7 +28,7 @@ from service.monitor.kubernetes.workloads import (
     selector_of,
 )
 from service.monitor.services import Workload
-from service.outgoing import BoundedConnector
+from service.outgoing import BoundedConnector, read_at_most
 from service.settings import read_text
 from service.text import stripped
 
@@ -148,7 +148,9 @@ class Kubernetes:
             ssl=self._trust(),
             allow_redirects=False,
         ) as response:
-            body = await _read(response)
+            body = await read_at_most(response.content, BODY_LIMIT + 1)
+        if len(body) > BODY_LIMIT:
+            raise _Unknown(f"Kubernetes' response is longer than {BODY_LIMIT} bytes")
         if response.status == 404:  # noqa: PLR2004
             raise _NotFound(namespace)
         if response.status != 200:  # noqa: PLR2004
@@ -193,15 +195,6 @@ async def kubernetes(url: str | None, credentials: Path) -> AsyncIterator[Kubern
         connector=BoundedConnector(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
     ) as client:
         yield Kubernetes(client, url or f"https://{bracketed}:{port}", credentials)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise _Unknown(f"Kubernetes' response is longer than {BODY_LIMIT} bytes")
-    return bytes(body)
 
 
 def _refusal(status: int, reason: str, body: bytes) -> str:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from service.events import INFO_LIMIT, clean_info
-from service.outgoing import BoundedConnector
+from service.outgoing import BoundedConnector, read_at_most
 
 BODY_LIMIT = 4 * INFO_LIMIT
 """The most bytes of a body that are read: enough for the longest info in any writing system."""
@@ -103,7 +103,8 @@ async def probe(
             ) as response,
         ):
             progress.doing = f"reading the body of {_status(response)}"
-            return _assess(response, expects(response.status), where, await _read(response.content))
+            body = await read_at_most(response.content, BODY_LIMIT)
+            return _assess(response, expects(response.status), where, body)
     except TimeoutError:
         problem = f"Timed out after {deadline:g} s while {progress.doing}"
     # Whatever a service provokes is a finding; it must not stop the monitor.
@@ -120,14 +121,6 @@ def without_secrets(url: str) -> str:
 
 def _status(response: aiohttp.ClientResponse) -> str:
     return f"HTTP {response.status} {response.reason or ''}".strip()
-
-
-async def _read(content: aiohttp.StreamReader) -> bytes:
-    """The body, or its first `BODY_LIMIT` bytes."""
-    body = bytearray()
-    while len(body) < BODY_LIMIT and (chunk := await content.read(BODY_LIMIT - len(body))):
-        body += chunk
-    return bytes(body)
 
 
 def _assess(response: aiohttp.ClientResponse, healthy: bool, where: str, body: bytes) -> Result:
