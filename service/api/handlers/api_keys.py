@@ -27,7 +27,7 @@ BODY_LIMIT = 4_096
 
 async def create(context: ApiContext, request: web.Request) -> web.StreamResponse:
     """Creates a key: 201. This response is the only one that shows the key."""
-    body = await read_body(request, BODY_LIMIT, context.bodies.reserve())
+    body = await read_body(request, BODY_LIMIT, context.bodies.reserve().resize)
     name, role, expires_at = parse_new_key(body, round(context.replica.wall() * 1_000_000))
     principal = request[PRINCIPAL]
     # A key must not have more permissions than its creator.

@@ -81,15 +81,14 @@ async def post_event(context: ApiContext, request: web.Request) -> web.StreamRes
     if not context.settings.monitoring:
         raise ClusterMonitoringDisabled
     limit = body_limit(len(context.settings.services))
-    services, event_id = parse_event(
-        await read_body(request, limit, context.bodies.reserve()), context.settings.service_names
-    )
+    body = await read_body(request, limit, context.bodies.reserve().resize)
+    services, event_id = parse_event(body, context.settings.service_names)
     appended = await context.replica.append(services, event_id)
-    body = appended.full
+    full = appended.full
     headers = {
         CONTENT_TYPE: "application/json",
         CACHE_CONTROL: "no-cache",
-        ETAG: etag_of(body),
+        ETAG: etag_of(full),
         **dict(COMMON_HEADERS),
     }
-    return web.Response(status=201 if appended.created else 200, body=body, headers=headers)
+    return web.Response(status=201 if appended.created else 200, body=full, headers=headers)

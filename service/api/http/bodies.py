@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from aiohttp import hdrs, web
@@ -24,18 +24,12 @@ FieldError = tuple[str, str]
 """The name of a field, empty for the whole body, and what is wrong with it."""
 
 
-class Reservation(Protocol):
-    """Memory that is reserved for a body."""
-
-    def resize(self, size: int, /) -> None:
-        """Changes the number of reserved bytes. Raises `ServerBusy` beyond the budget."""
-
-
-async def read_body(request: web.Request, limit: int, reservation: Reservation) -> bytes:
+async def read_body(request: web.Request, limit: int, reserve: Callable[[int], None]) -> bytes:
     """The request's body, of at most `limit` bytes.
 
-    Raises `UnsupportedMediaType`, `PayloadTooLarge`, `RequestTimeout`, or `ServerBusy` if other
-    bodies use all the memory.
+    `reserve` is called with the number of bytes received so far, and raises `ServerBusy` if other
+    bodies use all the memory. Raises `UnsupportedMediaType`, `PayloadTooLarge`, `RequestTimeout`,
+    and what `reserve` raises.
     """
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise UnsupportedMediaType
@@ -48,7 +42,7 @@ async def read_body(request: web.Request, limit: int, reservation: Reservation) 
                 body += chunk
                 if len(body) > limit:
                     raise PayloadTooLarge(limit)
-                reservation.resize(len(body))
+                reserve(len(body))
     except TimeoutError:
         raise RequestTimeout(BODY_TIMEOUT_S) from None
     return bytes(body)
