@@ -22,7 +22,7 @@ from service.auth import Authenticator, FailureLimiter, Role
 from service.errors import MethodNotAllowed, UnknownEndpoint
 from service.events import LATEST
 from service.metrics import Exposition, Metrics
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.settings import Auth, Settings
 from service.store import Store, open_store
 

@@ -11,7 +11,7 @@ from service.api.responses.cache import ResponseCache
 from service.api.responses.memory import MemoryBudget
 from service.auth import Authenticator, FailureLimiter, Principal
 from service.metrics import Exposition, Metrics
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.settings import Settings
 from service.store import Store
 

@@ -48,8 +48,6 @@ from service.store import (
 )
 from service.tasks import OutageLog, SingleFlight, cancel_and_wait, jittered, spawn_guarded
 
-__all__ = ["CurrentOrStale", "Replica"]
-
 log = logging.getLogger(__name__)
 
 _READ_TIMEOUT_S = 0.5
@@ -86,6 +84,7 @@ class Replica:
         self.wall = wall
         self.metrics = metrics
         self._store = store
+        self._retention = Retention(store.retention_events, store.retention_us)
         self._heartbeat = heartbeat
         self._stale_if_error = stale_if_error
         self._full = FullEventCache(store, events_memory)
@@ -199,10 +198,6 @@ class Replica:
 
     def _oldest_allowed(self, snapshot: Snapshot) -> int:
         return oldest_allowed(snapshot, self._retention, self.monotonic(), self.wall())
-
-    @property
-    def _retention(self) -> Retention:
-        return Retention(self._store.retention_events, self._store.retention_us)
 
     async def append(
         self, services: Mapping[str, Observation], event_id: str | None = None

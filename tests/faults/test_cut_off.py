@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from service.auth import Role, mint
 from service.events import Selector, uuid7
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.store import Store, StoredKey, connect
 from tests.support.api import Api, Got
 from tests.support.observations import ALL_GOOD, ONE_BAD

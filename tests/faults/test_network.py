@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from service.errors import StoreUnavailable
 from service.events import Selector, uuid7
 from service.metrics import Metrics
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.store import Entry, Store, connect
 from tests.faults.resp import answering
 from tests.support.observations import ALL_GOOD, ONE_BAD

@@ -13,7 +13,7 @@ from redis.asyncio.client import PubSub
 from service.errors import StoreUnavailable
 from service.events import Event, Observation, Status
 from service.metrics import Metrics
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.store import Entry, Fenced, Store, StoredKey, StoreState, connect
 from tests.faults.resp import GREETING, answering
 from tests.support.durable import Server

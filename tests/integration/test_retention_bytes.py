@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 from service.errors import StoreUnavailable
 from service.events import INFO_LIMIT, Observation, Selector, Status
 from service.metrics import Metrics
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.store import Store, connect, count_append
 from service.store.driver_errors import _reason
 from tests.support.folders import short_folder

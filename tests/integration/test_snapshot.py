@@ -14,7 +14,7 @@ from service.api.poll_path.timeouts import Timeouts
 from service.errors import EventConflict
 from service.events import Selector, uuid7
 from service.metrics import Metrics
-from service.replica.replica import Replica
+from service.replica import Replica
 from service.replica.snapshot import Change
 from service.settings import Settings
 from service.store import Cursor, Store, StoreState, connect, open_store

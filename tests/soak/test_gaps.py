@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from service.errors import StoreUnavailable
-from service.replica.replica import Replica
+from service.replica import Replica
 from tests.support.api import Api
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.stores import UnreadableStore

@@ -11,9 +11,8 @@ import pytest
 from service import events
 from service.api import authorise
 from service.errors import AuthenticationFailed
-from service.replica import full_events, replica
+from service.replica import CurrentOrStale, Replica, full_events, replica
 from service.replica.advance import Reading, advance
-from service.replica.replica import CurrentOrStale, Replica
 from service.replica.snapshot import Snapshot
 from service.store import Store, replies, store
 from tests.soak.histories import State as Truth
