@@ -22,7 +22,7 @@ Write = Callable[[Mapping[str, int]], Awaitable[None]]
 
 
 class KeyUsage:
-    """The days of last use by key id, as days since 1970 (UTC), as this process saw them."""
+    """The days of last use by key id, as days since 1970 (UTC), as far as this process knows."""
 
     def __init__(self) -> None:
         self._days: dict[str, int] = {}

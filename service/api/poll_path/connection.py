@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from service.api.poll_path.poll_server import PollServer
 
 MAX_TAGS = 8
-"""Entity tags in a head that is remembered. Agents send the one that they received. A parsed tag
-takes more memory than its bytes in the head."""
+"""Entity tags in a head that is remembered. Agents send one: that of their last response. A parsed
+tag takes more memory than its bytes in the head."""
 _SECOND_COMMENT_S = 0.5
 """Seconds between two comments on a half-closed stream: more than a round trip, so that a reset can
 arrive in between."""

@@ -89,7 +89,7 @@ class RequestHandler(ConnectionHandler):
         self._upgrade: _Upgrade | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Parses bytes, then looks at each request whose head ended in them."""
+        """Parses bytes, then checks each request whose head ended in them."""
         if not self._matches_aiohttp:
             super().data_received(data)
             return

@@ -1,8 +1,8 @@
--- Compare-and-append: adds one event if the latest event is still the one that the writer saw, and applies retention.
+-- Compare-and-append: adds one event if the latest event is still the one that the writer read, and applies retention.
 -- It is atomic: readers see the state before it or after it. Everything that can fail comes before the first write.
 --
 -- KEYS  timeline, meta, the event's hash, leader
--- ARGV  id, recorded_at (µs), the latest id that the writer saw ('' for none), the bytes of `status` and of `all`,
+-- ARGV  id, recorded_at (µs), the latest id that the writer read ('' for none), the bytes of `status` and of `all`,
 --       most events, most age (µs), the writer's clock (µs), tolerated difference of the clocks (µs),
 --       the writer's epoch ('' for a writer without a lease), the prefix of the events' keys, the channel,
 --       the writer's lease owner ('' for a writer without a lease), most bytes of all events, the stamp of this change,
