@@ -124,6 +124,11 @@ class Metrics:
         self.checked_age = self._gauge(
             "check_age_seconds", "Seconds since the monitor last completed a check."
         )
+        self.resources_known = self._gauge(
+            "resources_known",
+            "1 if the state of the service's Kubernetes resources is known, else 0.",
+            "service",
+        )
         self.events = self._gauge("events", "Retained events.")
         self.healthy = self._gauge(
             "service_healthy", "1 if the service is healthy in the latest event, else 0.", "service"

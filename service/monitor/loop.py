@@ -15,7 +15,7 @@ from service.errors import StoreUnavailable
 from service.events import Observation, Status, clean_info, observations, rfc3339_seconds
 from service.metrics import Metrics
 from service.monitor.check import Finding, check_service
-from service.monitor.kubernetes.client import Kubernetes
+from service.monitor.kubernetes.checker import WorkloadChecker
 from service.monitor.leader import Leader, SoleMonitor
 from service.monitor.notify.webhook import OnEvent
 from service.monitor.probes.http import session
@@ -47,12 +47,13 @@ class _Findings:
     streaks: dict[str, Streak] = field(default_factory=dict)
 
     def add(self, name: str, finding: Finding) -> None:
-        """Add the finding of one more check."""
+        """Add the finding of one more check. One that is not fresh does not count in a streak."""
         before = self.streaks.get(name)
         self.last[name] = finding
-        self.streaks[name] = (
-            before.with_check(finding.healthy) if before else Streak(finding.healthy)
-        )
+        if before is None:
+            self.streaks[name] = Streak(finding.healthy, checks=int(finding.fresh))
+        elif finding.fresh:
+            self.streaks[name] = before.with_check(finding.healthy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Monitor:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         leader: Leader | None = None,
-        kubernetes: Kubernetes | None = None,
+        workloads: WorkloadChecker | None = None,
         on_check: Callable[[], None] = lambda: None,
         on_event: OnEvent = lambda _event, _before: None,
     ) -> None:
@@ -89,7 +90,7 @@ class Monitor:
         """
         self._settings = settings
         self._services = services(settings)
-        self._kubernetes = kubernetes
+        self._workloads = workloads
         self._store = store
         self._metrics = metrics
         self._monotonic = monotonic
@@ -106,6 +107,8 @@ class Monitor:
         self._check_all = False
         """Whether the next check includes all services, because the findings may be old."""
         self._findings = _Findings()
+        self._resources_known: dict[str, bool] = {}
+        """Whether the state of the resources was known at the last check, by service."""
 
         self._recorded = RecordState({})
         self._cursor: Cursor | None = None
@@ -124,6 +127,7 @@ class Monitor:
         await asyncio.sleep(jittered(delay, 0.0, 1.0))
         async with session() as client:
             while True:
+                self._forget_resources()
                 await self._leader.wait_until_checking()
                 self._check_all = True
                 self._unrecorded_since.clear()
@@ -139,6 +143,7 @@ class Monitor:
         """
         self._services = services(settings)
         self._check_all = True
+        self._forget_resources()
 
     def check_age(self) -> float | None:
         """Seconds since this monitor last completed a check; `None` if it never has."""
@@ -201,13 +206,32 @@ class Monitor:
         ]
         found = await asyncio.gather(*(self._check(client, services[name]) for name in names))
         for name, finding in zip(names, found, strict=True):
+            self._report_resources(name, finding)
             self._findings.add(name, finding)
 
     async def _check(self, client: aiohttp.ClientSession, service: Service) -> Finding:
         with self._metrics.check_seconds.labels(service.name).time():
             return await check_service(
-                client, service, self._kubernetes, self._settings.resources_unknown
+                client, service, self._workloads, self._settings.resources_unknown
             )
+
+    def _forget_resources(self) -> None:
+        """Remove the metric of the resources' state, which only the checking monitor has."""
+        self._metrics.resources_known.clear()
+        self._resources_known.clear()
+
+    def _report_resources(self, name: str, finding: Finding) -> None:
+        """Set the metric of the resources' state, and log each change between known and not."""
+        if finding.resources_known is None:
+            return
+        self._metrics.resources_known.labels(name).set(finding.resources_known)
+        before = self._resources_known.get(name)
+        self._resources_known[name] = finding.resources_known
+        if not finding.resources_known and before is not False:
+            reason = {"reason": finding.resources_unknown}
+            log.warning("the state of the resources of %s is not known", name, extra=reason)
+        elif finding.resources_known and before is False:
+            log.info("the state of the resources of %s is known again", name)
 
     def _counts_as_healthy(self, name: str) -> bool:
         """Whether a service counts as healthy, by its thresholds and its recorded status."""
@@ -220,7 +244,13 @@ class Monitor:
         """The observation of a service that the event contains, if one is recorded."""
         finding, healthy = self._findings.last[name], self._counts_as_healthy(name)
         info = finding.info
-        if healthy is not finding.healthy:
+        if healthy is not finding.healthy and not finding.fresh:
+            counted = "healthy" if healthy else "unhealthy"
+            info = (
+                f"The state of its Kubernetes resources is not known now, "
+                f"so it still counts as {counted}: {info}"
+            )
+        elif healthy is not finding.healthy:
             service, checks = self._services[name], self._findings.streaks[name].checks
             passed, needed, counted = (
                 ("passed", service.healthy_after, "unhealthy")

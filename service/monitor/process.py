@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from service.errors import SettingsError
 from service.metrics import Metrics
 from service.monitor.check import Finding, check_service
-from service.monitor.kubernetes.client import Kubernetes, kubernetes
+from service.monitor.kubernetes.assess import Rules
+from service.monitor.kubernetes.checker import WorkloadChecker, workload_checker
 from service.monitor.leader import LeaseHolder
 from service.monitor.listener import listening
 from service.monitor.loop import Monitor
@@ -39,7 +40,7 @@ async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
             store,
             metrics,
             leader=lease_holder,
-            kubernetes=await _kubernetes(settings, stack),
+            workloads=await _workloads(settings, stack),
             on_check=await stack.enter_async_context(beating(settings.heartbeat_url, metrics)),
             on_event=await stack.enter_async_context(
                 delivering(settings.webhook_url, settings.webhook_secret, metrics)
@@ -69,20 +70,22 @@ async def check_once(settings: Settings) -> dict[str, Finding]:
     Raises `SettingsError` for services that cannot be checked.
     """
     async with AsyncExitStack() as stack:
-        cluster = await _kubernetes(settings, stack)
+        workloads = await _workloads(settings, stack)
         client = await stack.enter_async_context(session())
         return {
-            name: await check_service(client, service, cluster, settings.resources_unknown)
+            name: await check_service(client, service, workloads, settings.resources_unknown)
             for name, service in services(settings).items()
         }
 
 
-async def _kubernetes(settings: Settings, stack: AsyncExitStack) -> Kubernetes | None:
+async def _workloads(settings: Settings, stack: AsyncExitStack) -> WorkloadChecker | None:
     if not settings.monitor_resources:
         return None
-    return await stack.enter_async_context(
-        kubernetes(settings.kubernetes_url, settings.kubernetes_credentials)
+    rules = Rules(settings.resources_tolerated, settings.resources_progress)
+    checker = workload_checker(
+        settings.kubernetes_url, settings.kubernetes_credentials, rules, settings.resources_keep
     )
+    return await stack.enter_async_context(checker)
 
 
 def _reload(monitor: Monitor, settings: Settings) -> None:

@@ -52,7 +52,10 @@ def status_of(healthy: bool, recorded: Status | str | None) -> Status:
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """The last checks of a service with the same result: the result and their number."""
+    """The last checks of a service with the same result: the result and their number.
+
+    The number is 0 if there is only a result that no check has confirmed.
+    """
 
     healthy: bool
     checks: int = 1
@@ -73,7 +76,7 @@ class Streak:
             return self.healthy or self.checks < unhealthy_after
         if recorded is Status.UNHEALTHY:
             return self.healthy and self.checks >= healthy_after
-        return self.healthy
+        return self.healthy and self.checks > 0
 
 
 def reason_to_record(

@@ -33,7 +33,7 @@ from service.text import other_encoding
 
 _EXPECTED = re.compile(r"[1-5](?:xx|[0-9][0-9])", re.ASCII)
 _RESOURCES = re.compile(
-    r"(?:(?P<namespace>[a-z0-9-]{1,63})/)?(?P<kind>deployment|statefulset)"
+    r"(?:(?P<namespace>[a-z0-9-]{1,63})/)?(?P<kind>deployment|statefulset|daemonset)"
     r"(?:/(?P<name>[a-z0-9.-]{1,253})|\?(?P<selector>[\w./-]+=[\w.-]*(?:,[\w./-]+=[\w.-]*)*))",
     re.ASCII,
 )
@@ -43,7 +43,8 @@ _RESOURCES = re.compile(
 class Workload:
     """The Kubernetes workload of a service, found by `name` or by the labels in `selector`.
 
-    `kind` is `deployment` or `statefulset`. An empty `namespace` is that of the monitor's pod.
+    `kind` is `deployment`, `statefulset` or `daemonset`. An empty `namespace` is that of the
+    monitor's pod.
     """
 
     kind: str
@@ -235,8 +236,8 @@ def _workload(text: str | None, problems: list[str]) -> Workload | None:
     match = _RESOURCES.fullmatch(text)
     if match is None:
         problems.append(
-            "resources: expected deployment/NAME, statefulset/NAME, NAMESPACE/… "
-            "or deployment?LABEL=VALUE"
+            "resources: expected deployment/NAME, statefulset/NAME, daemonset/NAME, "
+            "NAMESPACE/… or deployment?LABEL=VALUE"
         )
         return None
     parts: Mapping[str, Any] = match.groupdict(default="")

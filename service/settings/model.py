@@ -30,6 +30,7 @@ from service.settings.types import (
     Unknown,
     parse_duration,
     parse_pairs,
+    parse_percent,
     parse_retention_hours,
     parse_services,
 )
@@ -220,11 +221,19 @@ class Settings(BaseModel):
         default_factory=dict
     )
     """The Kubernetes workloads of the services:
-    `api=deployment/api-server,compiler=statefulset/compiler` (or `NAMESPACE/deployment/NAME`, or
-    `deployment?LABEL=VALUE`)."""
+    `api=deployment/api-server,compiler=statefulset/compiler,agent=daemonset/agent` (or
+    `NAMESPACE/deployment/NAME`, or `deployment?LABEL=VALUE`)."""
     resources_unknown: Unknown = Unknown.IGNORE
-    """How a workload counts if it cannot be read from Kubernetes. With `ignore`, only the check of
-    the service decides; with `unhealthy`, the service is unhealthy."""
+    """How a workload counts if its state is not known, after `RESOURCES_KEEP`. With `ignore`, only
+    the check of the service decides; with `unhealthy`, the service is unhealthy."""
+    resources_keep: DurationOrZero = 300.0
+    """Seconds for which a finding about a workload is kept while nothing new can be read. It is
+    marked with its time. After that the state of the workload is not known."""
+    resources_progress: Duration = 600.0
+    """Seconds without any progress of a roll-out or a scale-up after which a workload is
+    unhealthy."""
+    resources_tolerated: Annotated[float, BeforeValidator(parse_percent), Field(ge=0, le=1)] = 0.1
+    """The share of the wanted replicas that may be missing because pods fail, as in `10 %`."""
     kubernetes_url: str | None = None
     """The URL of the Kubernetes API server. Default: the cluster in which the monitor runs."""
     kubernetes_credentials: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -70,6 +70,16 @@ def parse_retention_hours(value: object) -> object:
     return seconds(value, "h") / 3_600 if isinstance(value, str) else value
 
 
+def parse_percent(value: object) -> object:
+    """A percentage (`10`, `10%` or `10 %`) as a share; other values unchanged, for pydantic."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value.strip().removesuffix("%")) / 100
+    except ValueError:
+        raise ValueError("expected a percentage, as in 10 %") from None
+
+
 def _switch(value: object) -> object:
     """`on` and `off` as booleans; pydantic itself accepts yes, no, true, false, 1 and 0."""
     return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value

@@ -1,55 +1,47 @@
-"""Reads a workload from the Kubernetes API: the Deployment or StatefulSet, pods and events.
+"""GET requests to the Kubernetes API, with a pod's service account.
 
-It needs four kinds of GET, so it uses a plain HTTP client instead of a client library. If
-Kubernetes does not give a usable response, the state is reported as unknown; nothing is guessed.
+The monitor needs five kinds of GET, so it uses a plain HTTP client instead of a client library.
 """
 
-import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
 import orjson
 
-from service.events import clean_info
-from service.monitor.kubernetes.workloads import (
-    SHOWN_PODS,
-    Object,
-    WorkloadHealth,
-    assess,
-    name_of,
-    pod_problem,
-    seen_at,
-    selector_of,
-)
-from service.monitor.services import Workload
+from service.monitor.kubernetes.pods import Object
 from service.outgoing import BoundedConnector, read_at_most
 from service.settings import read_text
 from service.text import stripped
 
 BODY_LIMIT = 8 * 1024 * 1024
-"""The most bytes of a response: a pod has 5 to 20 kB, and `PODS` of them are requested."""
-PODS = 250
-"""The most pods of one workload that are read."""
-SHOWN_EVENTS = 3
-"""The most warning events of a pod that are shown."""
+"""The most bytes of a response."""
+_NO_SUCH_API = "could not find the requested resource"
+"""What Kubernetes says if it does not know the API, in contrast to the object."""
 
 
-class _Unknown(Exception):
+class Unknown(Exception):
     """Kubernetes did not give a usable response; the message says why."""
 
 
-class _NotFound(Exception):
-    """There is no such object; the message is the namespace."""
+class NotFound(Exception):
+    """There is no such object."""
 
 
-class Kubernetes:
-    """The API of a Kubernetes cluster, accessed with a pod's service account."""
+class Expired(Unknown):
+    """A list cannot be continued: its first page is too old."""
+
+
+class TooLarge(Unknown):
+    """A response is longer than `BODY_LIMIT`."""
+
+
+class KubernetesClient:
+    """The API of a Kubernetes cluster."""
 
     def __init__(self, client: aiohttp.ClientSession, url: str, credentials: Path) -> None:
         self._client = client
@@ -59,87 +51,21 @@ class Kubernetes:
         self._tls_file: tuple[int, int] | None = None
         """The inode and modification time (ns) of the file that `_tls` was made from."""
 
-    async def check(self, workload: Workload, deadline: float) -> WorkloadHealth:
-        """Check the workload of one service within `deadline` seconds.
+    def namespace(self) -> str:
+        """The namespace of the service account. Raises `Unknown`."""
+        return self._read("namespace")
 
-        Never raises for what Kubernetes does.
-        """
-        named = (
-            f"{workload.kind}/{workload.name}"
-            if workload.name
-            else f"{workload.kind} with {workload.selector}"
-        )
+    async def get(self, path: str, query: Mapping[str, str]) -> Object:
+        """The JSON object at a path. Raises `NotFound` or `Unknown`, and nothing else."""
         try:
-            async with asyncio.timeout(deadline):
-                return await self._check(workload)
-        except TimeoutError:
-            problem = f"Kubernetes did not answer within {deadline:g} s"
-        except _NotFound as error:
-            return WorkloadHealth(
-                False, clean_info(f"{named} does not exist in namespace {error}.")
-            )
-        except _Unknown as error:
-            problem = str(error)
+            return await self._get(path, query)
         except aiohttp.ClientError as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            problem = f"Kubernetes cannot be reached: {reason}"
-        except (KeyError, TypeError, AttributeError, ValueError, OSError) as error:
-            problem = f"Kubernetes sent a malformed response: {type(error).__name__}"
-        return WorkloadHealth(
-            None, clean_info(f"The state of the resources ({named}) is not known: {problem}.")
-        )
+            raise Unknown(f"Kubernetes cannot be reached: {reason}") from error
+        except (ValueError, OSError) as error:
+            raise malformed(error) from error
 
-    async def _check(self, workload: Workload) -> WorkloadHealth:
-        namespace = workload.namespace or self._read("namespace")
-        path = f"/apis/apps/v1/namespaces/{quote(namespace)}/{workload.kind}s"
-        if workload.name:
-            found = [await self._get(f"{path}/{quote(workload.name)}", {}, namespace)]
-        else:
-            found = (await self._get(path, {"labelSelector": workload.selector}, namespace))[
-                "items"
-            ]
-        if not found:
-            raise _NotFound(namespace)
-        results = [await self._assess(one, workload.kind, namespace) for one in found]
-        # Unhealthy workloads come first in the info.
-        results.sort(key=lambda result: bool(result.healthy))
-        return WorkloadHealth(
-            all(result.healthy for result in results),
-            clean_info("\n".join(result.info for result in results)),
-        )
-
-    async def _assess(self, workload: Object, kind: str, namespace: str) -> WorkloadHealth:
-        selector = selector_of(workload["spec"]["selector"])
-        pods = await self._get(
-            f"/api/v1/namespaces/{quote(namespace)}/pods",
-            {"labelSelector": selector, "limit": str(PODS)},
-            namespace,
-        )
-        failing = [pod for pod in pods["items"] if pod_problem(pod)]
-        warnings = await asyncio.gather(
-            *(self._warnings(pod, namespace) for pod in failing[:SHOWN_PODS])
-        )
-        return assess(
-            workload,
-            kind,
-            pods["items"],
-            dict(zip((name_of(pod) for pod in failing), warnings, strict=False)),
-        )
-
-    async def _warnings(self, pod: Object, namespace: str) -> Sequence[Object]:
-        """The newest warning events of a pod; they are optional, so none if they cannot be read."""
-        selector = f"involvedObject.name={name_of(pod)},type=Warning"
-        try:
-            found = await self._get(
-                f"/api/v1/namespaces/{quote(namespace)}/events",
-                {"fieldSelector": selector},
-                namespace,
-            )
-        except (_Unknown, _NotFound):
-            return ()
-        return sorted(found["items"], key=seen_at, reverse=True)[:SHOWN_EVENTS]
-
-    async def _get(self, path: str, query: Mapping[str, str], namespace: str) -> Any:
+    async def _get(self, path: str, query: Mapping[str, str]) -> Object:
         headers = {"Authorization": f"Bearer {self._read('token')}", "Accept": "application/json"}
         async with self._client.get(
             self._url + path,
@@ -150,12 +76,17 @@ class Kubernetes:
         ) as response:
             body = await read_at_most(response.content, BODY_LIMIT + 1)
         if len(body) > BODY_LIMIT:
-            raise _Unknown(f"Kubernetes' response is longer than {BODY_LIMIT} bytes")
-        if response.status == 404:  # noqa: PLR2004
-            raise _NotFound(namespace)
-        if response.status != 200:  # noqa: PLR2004
-            raise _Unknown(_refusal(response.status, response.reason or "", body))
-        return orjson.loads(body)
+            raise TooLarge(f"Kubernetes' response is longer than {BODY_LIMIT} bytes")
+        if response.status == 200:  # noqa: PLR2004
+            found = orjson.loads(body)
+            if not isinstance(found, dict):
+                raise ValueError
+            return found
+        refusal = _status_object(body)
+        if response.status == 404 and _is_object_missing(refusal):  # noqa: PLR2004
+            raise NotFound
+        kind = Expired if response.status == 410 else Unknown  # noqa: PLR2004
+        raise kind(_describe(response.status, response.reason or "", refusal))
 
     def _read(self, name: str) -> str:
         """A file of the service account, read at each use: Kubernetes replaces it at run time."""
@@ -163,9 +94,9 @@ class Kubernetes:
         try:
             return stripped(read_text(file))
         except OSError as error:
-            raise _Unknown(f"there is no service account: {file}: {error.strerror}") from error
+            raise Unknown(f"there is no service account: {file}: {error.strerror}") from error
         except ValueError as error:
-            raise _Unknown(f"{file} is {error}") from error
+            raise Unknown(f"{file} is {error}") from error
 
     def _trust(self) -> ssl.SSLContext | bool:
         """The TLS context for the cluster's own authority; renewed when its file is replaced."""
@@ -178,13 +109,13 @@ class Kubernetes:
             try:
                 self._tls = ssl.create_default_context(cafile=file)
             except ssl.SSLError as error:
-                raise _Unknown(f"{file} contains no certificate") from error
+                raise Unknown(f"{file} contains no certificate") from error
             self._tls_file = state.st_ino, state.st_mtime_ns
         return self._tls
 
 
 @asynccontextmanager
-async def kubernetes(url: str | None, credentials: Path) -> AsyncIterator[Kubernetes]:
+async def kubernetes_client(url: str | None, credentials: Path) -> AsyncIterator[KubernetesClient]:
     """The API at `url`, or by default of the cluster in which this process runs."""
     host, port = (
         os.environ.get("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc"),
@@ -194,15 +125,31 @@ async def kubernetes(url: str | None, credentials: Path) -> AsyncIterator[Kubern
     async with aiohttp.ClientSession(
         connector=BoundedConnector(), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
     ) as client:
-        yield Kubernetes(client, url or f"https://{bracketed}:{port}", credentials)
+        yield KubernetesClient(client, url or f"https://{bracketed}:{port}", credentials)
 
 
-def _refusal(status: int, reason: str, body: bytes) -> str:
-    """A description of an error response, with the message of Kubernetes if it has one."""
+def malformed(error: Exception) -> Unknown:
+    """The error for a response that is not what Kubernetes sends."""
+    return Unknown(f"Kubernetes sent a malformed response: {type(error).__name__}")
+
+
+def _status_object(body: bytes) -> Mapping[str, Any]:
+    """The object `Status` of an error response; empty if there is none, as in a 429."""
     try:
-        message = str(orjson.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = ""
+        found = orjson.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_object_missing(refusal: Mapping[str, Any]) -> bool:
+    """Whether a 404 says that the object does not exist, and not that the API does not."""
+    return refusal.get("reason") == "NotFound" and _NO_SUCH_API not in str(refusal.get("message"))
+
+
+def _describe(status: int, reason: str, refusal: Mapping[str, Any]) -> str:
+    """A description of an error response, with the message of Kubernetes if it has one."""
+    message = refusal.get("message") or ""
     description = f"HTTP {status} {reason}".strip() + (f": {message}" if message else "")
     hints = {401: "the service account's token is not accepted", 403: "the Role does not allow it"}
     return f"{hints[status]} ({description})" if status in hints else description

@@ -1,28 +1,143 @@
-"""Assesses a Kubernetes workload and describes it, from its pods and warning events.
+"""What a Deployment, StatefulSet or DaemonSet says of itself, in one form for the three kinds.
 
-These are pure functions. The first line of the info says what is wrong and where, for an operator
-on call. Then follows each failing pod with its containers, conditions and newest warning events.
+Numbers that are 0 are absent from most statuses. A Deployment does not count terminating pods as
+available; the other two do while these are ready.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Object = Mapping[str, Any]
-"""An object of the Kubernetes API, as JSON."""
+from service.monitor.kubernetes.pods import (
+    MESSAGE,
+    Object,
+    end_of,
+    is_before,
+    name_of,
+    with_reason,
+)
 
-SHOWN_PODS = 5
-"""The most failing pods that are described: the problem is usually the same for all."""
-STARTING = frozenset({"ContainerCreating", "PodInitializing"})
-"""Reasons of a waiting container that is starting, not failing."""
+ROLLED_OUT = "NewReplicaSetAvailable"
+"""The reason of a Deployment's condition `Progressing` while no roll-out is under way. It stays
+during a scale-up, and at first during a roll-out with the strategy Recreate."""
+_REVISION = "deployment.kubernetes.io/revision"
 
 
 @dataclass(frozen=True, slots=True)
-class WorkloadHealth:
-    """Whether a workload is healthy (`None`: not known), and the resources info."""
+class WorkloadState:
+    """The state of a workload: numbers of replicas (of a DaemonSet: nodes), and conditions.
 
-    healthy: bool | None
-    info: str
+    `holds` says whether the workload's own availability holds. `spare` replicas more may be missing
+    while a roll-out is under way. `roll_out` is how far that is, or empty. `recreates` is
+    true while a roll-out with the strategy Recreate has stopped all pods. `refused` is why no pods
+    can be created, and `failed` why the roll-out has failed, or empty. `min_ready` is in seconds.
+    """
+
+    kind: str
+    name: str
+    uid: str
+    generation: int
+    desired: int
+    available: int
+    updated: int
+    existing: int
+    processed: bool
+    paused: bool
+    holds: bool
+    spare: int
+    roll_out: str
+    recreates: bool
+    note: str
+    refused: str
+    failed: str
+    conditions: Sequence[Object]
+    min_ready: float
+
+    @property
+    def named(self) -> str:
+        """The kind and name, as in `deployment/api-server`."""
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def missing(self) -> int:
+        """The number of replicas that are wanted and not available."""
+        return max(0, self.desired - self.available)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all is as wanted: then nothing else needs to be read."""
+        return (
+            self.processed
+            and not (self.missing or self.roll_out or self.refused or self.failed)
+            and self.existing <= self.desired
+        )
+
+
+def parse_workload(workload: Object, kind: str) -> WorkloadState:
+    """The state of a workload of this kind (`deployment`, `statefulset` or `daemonset`).
+
+    Raises `KeyError`, `TypeError` and the like for what is no workload.
+    """
+    spec, status = workload["spec"], workload.get("status") or {}
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    desired = (
+        _count(status, "desiredNumberScheduled")
+        if kind == "daemonset"
+        else (int(spec.get("replicas", 1)))
+    )
+    available = _available(status, kind)
+    updated = _count(status, "updatedNumberScheduled" if kind == "daemonset" else "updatedReplicas")
+    roll_out, note = _roll_out(workload, conditions.get("Progressing"), kind, desired, updated)
+    recreates = _recreates(workload, conditions, desired, updated, available)
+    if recreates and not roll_out:
+        roll_out = f"{updated} of {desired} updated"
+    metadata = workload["metadata"]
+    generation = int(metadata.get("generation") or 0)
+    progressing = conditions.get("Progressing")
+    refused = conditions.get("ReplicaFailure")
+    failed = progressing if progressing and progressing["status"] == "False" else None
+    return WorkloadState(
+        kind=kind,
+        name=name_of(workload),
+        uid=str(metadata.get("uid", "")),
+        generation=generation,
+        desired=desired,
+        available=available,
+        updated=updated,
+        existing=_count(status, "currentNumberScheduled" if kind == "daemonset" else "replicas"),
+        processed=int(status.get("observedGeneration") or 0) >= generation,
+        paused=bool(spec.get("paused")),
+        holds=_holds(conditions, kind, desired, available),
+        spare=0 if kind == "deployment" else _spare(spec, desired),
+        roll_out=roll_out,
+        recreates=recreates,
+        note=note,
+        refused=_refusal(refused) if refused and refused["status"] == "True" else "",
+        failed=with_reason("its roll-out has failed", failed) if failed else "",
+        conditions=tuple(conditions.values()),
+        min_ready=float(spec.get("minReadySeconds") or 0),
+    )
+
+
+def is_own(workload: Object, kind: str, pod: Object) -> bool:
+    """Whether the controller of a pod is the workload, or a ReplicaSet of the Deployment.
+
+    Pods of others can carry the same labels: of a Job, of a canary, of a debug session. The name of
+    a Deployment's ReplicaSet is the Deployment's, a hyphen and the label `pod-template-hash`. Pods
+    that ended before the workload was created are those of a deleted workload of the same name.
+    """
+    metadata = pod["metadata"]
+    owner: Object = next(
+        (one for one in metadata.get("ownerReferences") or () if one.get("controller")), {}
+    )
+    times = [str(one.get("creationTimestamp") or "") for one in (metadata, workload["metadata"])]
+    if "deletionTimestamp" in metadata and is_before(*times):
+        return False
+    if kind != "deployment":
+        return bool(owner.get("uid") == workload["metadata"]["uid"])
+    template = (metadata.get("labels") or {}).get("pod-template-hash")
+    name = f"{name_of(workload)}-{template}"
+    return bool(template) and owner.get("kind") == "ReplicaSet" and owner.get("name") == name
 
 
 def selector_of(selector: Object) -> str:
@@ -41,216 +156,75 @@ def selector_of(selector: Object) -> str:
     return ",".join(parts)
 
 
-def assess(
-    workload: Object, kind: str, pods: Sequence[Object], warnings: Mapping[str, Sequence[Object]]
-) -> WorkloadHealth:
-    """Assess a workload. `warnings` are the warning events by pod name."""
-    named = f"{kind}/{name_of(workload)}"
-    rollout = _rollout(workload, kind)
-    shortfall = rollout or _unavailable(workload)
-    failing = [pod for pod in pods if pod_problem(pod) and not _failed(pod)]
-    # Failed (for example evicted) pods stay in the list long after others have replaced them. They
-    # matter only while replicas are missing.
-    failed = [pod for pod in pods if pod_problem(pod) and _failed(pod)]
-    described = failing + (failed if shortfall else [])
-    desired = workload["spec"].get("replicas", 1)
-    available = (workload.get("status") or {}).get("availableReplicas", 0)
-    count = f"{available} of {desired} replicas available"
-    if not shortfall and not failing:
-        summary = f"{named}: scaled to 0 replicas." if desired == 0 else f"{named}: {count}."
-        restarts = (_restart_summary(pod) for pod in pods if _restarts(pod))
-        return WorkloadHealth(True, "\n".join([summary, *restarts]))
-    starting = [name_of(pod) for pod in pods if _starting(pod)]
-    if not rollout and not described and starting:
-        shortfall = f"pod {starting[0]} is still starting"
-    reason = f"pod {name_of(described[0])}: {pod_problem(described[0])}" if described else shortfall
-    lines = [f"{named}: {count}: {reason}."]
-    if rollout and described:
-        lines.append(f"{rollout[0].upper()}{rollout[1:]}.")
-    lines += _bad_conditions(workload)
-    for pod in described[:SHOWN_PODS]:
-        # The first line has already named the problem of the first pod.
-        lines += [
-            *_describe(pod, with_problem=pod is not described[0]),
-            *map(_warning, warnings.get(name_of(pod), ())),
-        ]
-    if len(described) > SHOWN_PODS:
-        lines.append(f"{len(described) - SHOWN_PODS} more pods fail.")
-    return WorkloadHealth(False, "\n".join(lines))
+def _count(status: Object, name: str) -> int:
+    return int(status.get(name) or 0)
 
 
-def _rollout(workload: Object, kind: str) -> str:
-    """What a rollout still has to do, or `""` if none is in progress."""
+def _available(status: Object, kind: str) -> int:
+    if kind == "daemonset":
+        return _count(status, "numberAvailable")
+    # Older versions of Kubernetes give no `availableReplicas` for a StatefulSet.
+    fallback = "readyReplicas" if kind == "statefulset" else "availableReplicas"
+    return _count(status, "availableReplicas" if "availableReplicas" in status else fallback)
+
+
+def _refusal(condition: Object) -> str:
+    message = end_of(condition.get("message"), MESSAGE)
+    return f"pods cannot be created: {message or condition.get('reason') or 'ReplicaFailure'}"
+
+
+def _roll_out(
+    workload: Object, progressing: Object | None, kind: str, desired: int, updated: int
+) -> tuple[str, str]:
+    """How far a roll-out is, and a note on one that is as far as it may go."""
     spec, status = workload["spec"], workload.get("status") or {}
-    desired = spec.get("replicas", 1)
+    progress = f"{updated} of {desired} updated"
+    if kind == "deployment":
+        # Very old and paused Deployments have no such condition, or one that does not tell.
+        if progressing is None or progressing["status"] == "Unknown":
+            return (progress, "") if updated < desired else ("", "")
+        return ("" if progressing.get("reason") == ROLLED_OUT else progress), ""
     strategy = spec.get("updateStrategy") or {}
-    # Pods are then updated by an operator, not by the rollout.
-    manual = (
-        strategy.get("type") == "OnDelete"
-        or (strategy.get("rollingUpdate") or {}).get("partition", 0) > 0
-    )
-    if status.get("observedGeneration", 0) < workload["metadata"].get("generation", 0):
-        return "its last change has not been processed yet"
-    if status.get("updatedReplicas", 0) < desired and not (kind == "statefulset" and manual):
-        updated = status.get("updatedReplicas", 0)
-        return f"a rollout is in progress: {updated} of {desired} replicas updated"
-    if (existing := status.get("replicas", 0)) > desired:
-        surplus = existing - desired
-        return f"a rollout is in progress: {surplus} of {existing} pods still have to terminate"
-    return ""
+    if kind == "daemonset":
+        different, target = updated < desired, desired
+    else:
+        different = status.get("updateRevision") != status.get("currentRevision")
+        target = max(0, desired - _partition(strategy))
+    if not different:
+        return "", ""
+    if strategy.get("type") == "OnDelete":
+        return "", f"{progress}; the others are updated when they are deleted (OnDelete)"
+    if updated >= target and _available(status, kind) >= desired:
+        return "", f"{progress}, as its partition says"
+    partition = _partition(strategy)
+    return f"{progress} (partition {partition})" if partition else progress, ""
 
 
-def _unavailable(workload: Object) -> str:
-    """How many replicas are missing, or `""`."""
-    desired, status = workload["spec"].get("replicas", 1), workload.get("status") or {}
-    if status.get("replicas", 0) < desired:
-        return f"{status.get('replicas', 0)} of {desired} pods exist"
-    if status.get("availableReplicas", 0) < desired:
-        return "the others are not available"
-    return ""
+def _partition(strategy: Object) -> int:
+    return int((strategy.get("rollingUpdate") or {}).get("partition") or 0)
 
 
-def _bad_conditions(workload: Object) -> Iterator[str]:
-    for condition in (workload.get("status") or {}).get("conditions") or ():
-        if condition["status"] == ("True" if condition["type"] == "ReplicaFailure" else "False"):
-            yield _condition(condition)
+def _recreates(
+    workload: Object, conditions: Mapping[str, Object], desired: int, updated: int, available: int
+) -> bool:
+    """Whether a roll-out with the strategy Recreate has stopped all pods of a Deployment."""
+    spec, metadata = workload["spec"], workload["metadata"]
+    if (spec.get("strategy") or {}).get("type") != "Recreate" or available or not desired:
+        return False
+    created = (metadata.get("annotations") or {}).get(_REVISION, "1") == "1"
+    reason = (conditions.get("Progressing") or {}).get("reason")
+    return updated < desired or (reason != ROLLED_OUT and not created)
 
 
-def _condition(condition: Object) -> str:
-    reason = ": ".join(filter(None, (condition.get("reason"), condition.get("message"))))
-    return f"{condition['type']} is {condition['status'].lower()}" + (
-        f": {reason}" if reason else ""
-    )
+def _holds(conditions: Mapping[str, Object], kind: str, desired: int, available: int) -> bool:
+    condition = conditions.get("Available") if kind == "deployment" else None
+    if condition is None:
+        return available >= desired
+    return bool(condition["status"] == "True")
 
 
-def name_of(item: Object) -> str:
-    """The name of an object."""
-    return str(item["metadata"]["name"])
-
-
-def pod_problem(pod: Object) -> str:
-    """What is wrong with a pod, or `""` if it is healthy, starting or terminating."""
-    status = pod.get("status") or {}
-    phase = status.get("phase", "Unknown")
-    if pod["metadata"].get("deletionTimestamp") or phase == "Succeeded":
-        return ""
-    if phase == "Failed":
-        return _with_reason("it has failed", status)
-    if phase == "Unknown":
-        return _with_reason("its node does not report", status)
-    for container in _containers(status):
-        if found := _container_problem(container):
-            return f"container {container['name']} {found}"
-    return _condition_problem(status, phase)
-
-
-def _condition_problem(status: Object, phase: str) -> str:
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _with_reason("it cannot be scheduled", condition)
-        if condition["type"] == "Ready" and condition["status"] == "False" and phase == "Running":
-            return _with_reason("it is not ready", condition)
-    return ""
-
-
-def _with_reason(problem: str, source: Object) -> str:
-    reason = ": ".join(filter(None, (source.get("reason"), source.get("message"))))
-    return f"{problem} ({reason.rstrip('.')})" if reason else problem
-
-
-def _failed(pod: Object) -> bool:
-    return bool((pod.get("status") or {}).get("phase") == "Failed")
-
-
-def _containers(status: Object) -> list[Object]:
-    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-
-
-def _container_problem(container: Object) -> str:
-    state = container.get("state") or {}
-    waiting, ended = state.get("waiting"), state.get("terminated")
-    if waiting and waiting.get("reason") not in STARTING:
-        last = (container.get("lastState") or {}).get("terminated")
-        message = (waiting.get("message") or "")[:200].rstrip(".")
-        why = f", after {_termination(last)}" if last else f" ({message})" if message else ""
-        return f"is in {waiting.get('reason', 'an unknown state')}{why}, {_times(container)}"
-    if ended and ended.get("exitCode"):
-        return f"has terminated: {_termination(ended)}, {_times(container)}"
-    return ""
-
-
-def _times(container: Object) -> str:
-    count = container.get("restartCount", 0)
-    return f"{count} restart{'' if count == 1 else 's'}"
-
-
-def _termination(ended: Object) -> str:
-    signal = f", signal {ended['signal']}" if ended.get("signal") else ""
-    at = f" at {ended['finishedAt']}" if ended.get("finishedAt") else ""
-    return f"{ended.get('reason') or 'Error'} (exit code {ended.get('exitCode', '?')}{signal}){at}"
-
-
-def _restarts(pod: Object) -> int:
-    return sum(
-        container.get("restartCount", 0) for container in _containers(pod.get("status") or {})
-    )
-
-
-def _restart_summary(pod: Object) -> str:
-    """One line about a healthy pod that was restarted."""
-    lasts = [(one.get("lastState") or {}).get("terminated") for one in _containers(pod["status"])]
-    last = f", last after {_termination(next(filter(None, lasts)))}" if any(lasts) else ""
-    count = _restarts(pod)
-    return f"Pod {name_of(pod)}: {count} restart{'' if count == 1 else 's'}{last}."
-
-
-def _starting(pod: Object) -> bool:
-    """Whether a pod is not ready although nothing is wrong with it."""
-    status = pod.get("status") or {}
-    ready = all(container.get("ready") for container in status.get("containerStatuses") or ())
-    return (
-        not pod_problem(pod)
-        and not pod["metadata"].get("deletionTimestamp")
-        and (status.get("phase") == "Pending" or not ready)
-    )
-
-
-def _describe(pod: Object, *, with_problem: bool) -> Iterator[str]:
-    """The lines about a failing pod: phase, node, problem, messages and conditions."""
-    status = pod.get("status") or {}
-    node = (pod.get("spec") or {}).get("nodeName")
-    yield (
-        f"Pod {name_of(pod)}: {status.get('phase', 'Unknown')}"
-        + (f" on {node}" if node else "")
-        + (f": {pod_problem(pod)}." if with_problem else ".")
-    )
-    for container in _containers(status):
-        message = ((container.get("state") or {}).get("waiting") or {}).get("message")
-        last = (container.get("lastState") or {}).get("terminated") or {}
-        if message:
-            yield f"  container {container['name']}: {message}"
-        if last.get("message"):
-            message = last["message"].strip()
-            yield f"  container {container['name']}, termination message: {message}"
-    for condition in status.get("conditions") or ():
-        if condition["status"] == "False":
-            yield f"  {_condition(condition)}"
-
-
-def seen_at(event: Object) -> str:
-    """When an event was last seen, in the notation of Kubernetes."""
-    series = event.get("series") or {}
-    times = (
-        series.get("lastObservedTime"),
-        event.get("lastTimestamp"),
-        event.get("eventTime"),
-        event.get("firstTimestamp"),
-    )
-    return str(next(filter(None, times), ""))
-
-
-def _warning(event: Object) -> str:
-    count = (event.get("series") or {}).get("count") or event.get("count") or 1
-    times = f" (x{count})" if count > 1 else ""
-    message = (event.get("message") or "").strip()
-    return f"  {seen_at(event)} {event.get('reason', '')}{times}: {message}"
+def _spare(spec: Object, desired: int) -> int:
+    """`maxUnavailable`: a number, or a percentage of the replicas, which Kubernetes rounds up."""
+    strategy = (spec.get("updateStrategy") or {}).get("rollingUpdate") or {}
+    text = str(strategy.get("maxUnavailable", 1))
+    return math.ceil(int(text[:-1]) * desired / 100) if text.endswith("%") else int(text)
