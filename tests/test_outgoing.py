@@ -13,7 +13,8 @@ import pytest
 from service import outgoing
 from service.auth.jwks import JwksClient
 from service.metrics import Metrics
-from service.monitor.kubernetes.client import kubernetes
+from service.monitor.kubernetes.assess import Rules
+from service.monitor.kubernetes.checker import workload_checker
 from service.monitor.notify import heartbeat, webhook
 from service.monitor.probes.http import probe, session
 from service.monitor.services import Workload
@@ -77,7 +78,7 @@ async def delivered(url: str, _: Path) -> str:
 
 async def looked(url: str, folder: Path) -> str:
     """What is said of a workload."""
-    async with kubernetes(url, credentials(folder)) as client:
+    async with workload_checker(url, credentials(folder), Rules(), 0.0) as client:
         return (await client.check(Workload("deployment", "api"), 50)).info
 
 

@@ -81,7 +81,7 @@ async def check_once(settings: Settings) -> dict[str, Finding]:
 async def _workloads(settings: Settings, stack: AsyncExitStack) -> WorkloadChecker | None:
     if not settings.monitor_resources:
         return None
-    rules = Rules(settings.resources_tolerated, settings.resources_progress)
+    rules = Rules(settings.resources_tolerated / 100, settings.resources_progress)
     checker = workload_checker(
         settings.kubernetes_url, settings.kubernetes_credentials, rules, settings.resources_keep
     )

@@ -232,8 +232,11 @@ class Settings(BaseModel):
     resources_progress: Duration = 600.0
     """Seconds without any progress of a roll-out or a scale-up after which a workload is
     unhealthy."""
-    resources_tolerated: Annotated[float, BeforeValidator(parse_percent), Field(ge=0, le=1)] = 0.1
-    """The share of the wanted replicas that may be missing because pods fail, as in `10 %`."""
+    resources_tolerated: Annotated[float, BeforeValidator(parse_percent), Field(ge=0, le=100)] = (
+        10.0
+    )
+    """The percentage of the wanted replicas that may be missing because pods fail: `10` or
+    `10 %`."""
     kubernetes_url: str | None = None
     """The URL of the Kubernetes API server. Default: the cluster in which the monitor runs."""
     kubernetes_credentials: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")

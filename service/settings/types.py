@@ -71,13 +71,8 @@ def parse_retention_hours(value: object) -> object:
 
 
 def parse_percent(value: object) -> object:
-    """A percentage (`10`, `10%` or `10 %`) as a share; other values unchanged, for pydantic."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(value.strip().removesuffix("%")) / 100
-    except ValueError:
-        raise ValueError("expected a percentage, as in 10 %") from None
+    """A percentage (`10`, `10%` or `10 %`) without its sign, for pydantic."""
+    return value.strip().removesuffix("%") if isinstance(value, str) else value
 
 
 def _switch(value: object) -> object:

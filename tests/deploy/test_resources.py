@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.monitor.kubernetes.client import kubernetes
+from service.monitor.kubernetes.assess import Rules
+from service.monitor.kubernetes.checker import workload_checker
 from service.monitor.services import Workload
 from tests.support.cluster import Cluster, container, credentials, pod, workload
 from tests.support.manifests import KUBERNETES, Manifests, rendered
@@ -53,12 +54,13 @@ async def test_the_role_allows_what_the_code_asks_for_and_no_more(
     """Every request of the monitor, with names and with labels, is covered by the Role, and each
     rule by a request."""
     failing = pod("a", "Running", container(waiting=("CrashLoopBackOff", "")))
-    cluster = Cluster([workload(available=2), workload("StatefulSet")], [failing])
+    kinds = ("Deployment", "StatefulSet", "DaemonSet")
+    cluster = Cluster([workload(kind, available=2) for kind in kinds], [failing])
     async with (
         cluster.serving(),
-        kubernetes(cluster.url, credentials(tmp_path / "account")) as client,
+        workload_checker(cluster.url, credentials(tmp_path / "account"), Rules(), 0.0) as client,
     ):
-        for kind in ("deployment", "statefulset"):
+        for kind in map(str.lower, kinds):
             await client.check(Workload(kind, "api-server"), 2.0)
             await client.check(Workload(kind, selector="app=api-server"), 2.0)
     asked = set()

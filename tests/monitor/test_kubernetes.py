@@ -1,8 +1,8 @@
 """What is told of the resources: the first line says what is wrong and where; what cannot be known
 is said to be so."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,26 @@ from aiohttp import web
 
 from service.events import INFO_LIMIT
 from service.monitor.check import RESOURCES_INFO, check_service
-from service.monitor.kubernetes.client import Kubernetes, kubernetes
-from service.monitor.kubernetes.workloads import WorkloadHealth, selector_of
+from service.monitor.kubernetes.assess import Rules
+from service.monitor.kubernetes.checker import WorkloadChecker, WorkloadHealth, workload_checker
+from service.monitor.kubernetes.workloads import selector_of
 from service.monitor.probes.http import session
 from service.monitor.services import Service, Workload
 from service.settings import Unknown
 from tests.support import needs
 from tests.support.cluster import (
+    SEEN,
+    Answer,
     Cluster,
     Object,
+    closes,
     condition,
     container,
     credentials,
+    hangs,
     pod,
-    refusal,
+    reference,
+    refuses,
     terminated,
     warning,
     workload,
@@ -32,7 +38,11 @@ from tests.support.cluster import (
 from tests.support.services import certificate
 
 API = Workload("deployment", "api-server")
-STATEFUL = Workload("statefulset", "api-server")
+
+
+def checking(url: str, account: Path) -> AbstractAsyncContextManager[WorkloadChecker]:
+    """A checker that keeps no finding."""
+    return workload_checker(url, account, Rules(), keep=0.0)
 
 
 @pytest.fixture
@@ -46,9 +56,9 @@ async def cluster() -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-async def client(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Kubernetes]:
+async def client(cluster: Cluster, tmp_path: Path) -> AsyncIterator[WorkloadChecker]:
     """The monitor's side."""
-    async with kubernetes(cluster.url, credentials(tmp_path / "account")) as made:
+    async with checking(cluster.url, credentials(tmp_path / "account")) as made:
         yield made
 
 
@@ -140,16 +150,44 @@ DEADLINE = condition(
     'ReplicaSet "api-server-5d" has timed out progressing.',
 )
 
+ROLLING = condition("Progressing", "True", "ReplicaSetUpdated")
+PAUSED = condition("Progressing", "Unknown", "DeploymentPaused")
+PAUSED_SPEC = workload()["spec"] | {"paused": True}
+AVAILABLE = condition("Available", "True", "MinimumReplicasAvailable")
+QUOTA = condition(
+    "ReplicaFailure", "True", "FailedCreate", "exceeded quota: compute, requested: memory=1Gi"
+)
+UNAVAILABLE = ": the others are not available."
+GOING = CRASHING | {"metadata": CRASHING["metadata"] | {"deletionTimestamp": SEEN}}
+OF_A_JOB = CRASHING | {
+    "metadata": CRASHING["metadata"] | {"ownerReferences": [reference("Job", "api-server", "job")]}
+}
+OF_NOBODY = CRASHING | {"metadata": CRASHING["metadata"] | {"ownerReferences": []}}
+OF_A_CANARY = CRASHING | {
+    "metadata": CRASHING["metadata"]
+    | {"ownerReferences": [reference("ReplicaSet", "api-server-canary-5d9c", "canary")]}
+}
+ON_A_LOST_NODE = pod(
+    "api-server-a",
+    "Running",
+    container(),
+    conditions=[{"type": "Ready", "status": "False", "lastTransitionTime": SEEN}],
+)
+TALKATIVE = pod(
+    "api-server-a",
+    "Pending",
+    container(ready=False, waiting=("ErrImagePull", "x" * 1_000 + ": not found.")),
+)
+INIT_TOO = INIT | {"metadata": INIT["metadata"] | {"name": "api-server-b", "uid": "uid-b"}}
+
 CRASH_LINE = (
-    "deployment/api-server: 2 of 3 replicas available: pod api-server-a: container api is in "
-    "CrashLoopBackOff, after OOMKilled "
+    "deployment/api-server: 2 of 3 replicas available: pod api-server-a on node-1: "
+    "container api is in CrashLoopBackOff, after OOMKilled "
     "(exit code 137) at 2026-11-24T09:01:02Z, 12 restarts."
 )
-PREFIX = "deployment/api-server: 2 of 3 replicas available: pod api-server-a: "
+PREFIX = "deployment/api-server: 2 of 3 replicas available: pod api-server-a on node-1: "
 
-IMAGE_LINE = (
-    'container api is in ImagePullBackOff (Back-off pulling image "registry/api:1.3"), 0 restarts.'
-)
+IMAGE_LINE = 'container api is in ImagePullBackOff (Back-off pulling image "registry/api:1.3").'
 UP = "deployment/api-server: 3 of 3 replicas available"
 SHORT = "deployment/api-server: 2 of 3 replicas available"
 ENDED_AT = "2026-11-24T09:01:02Z"
@@ -185,13 +223,19 @@ WORKLOADS = {
         False,
         PREFIX + "it is not ready (ContainersNotReady: containers with unready status: [api]).",
     ),
-    "starting": (ONE_SHORT, [STARTING], False, SHORT + ": pod api-server-a is still starting."),
+    "starting": (
+        ONE_SHORT,
+        [STARTING],
+        True,
+        SHORT + "; scaling up; pod api-server-a is starting.",
+    ),
     "evicted now": (
         ONE_SHORT,
         [EVICTED],
         False,
         SHORT
-        + ": pod api-server-old: it has failed (Evicted: The node was low on resource: memory).",
+        + ": pod api-server-old on node-1: it was evicted "
+        + "(Evicted: The node was low on resource: memory).",
     ),
     "node lost": (ONE_SHORT, [LOST], False, PREFIX + "its node does not report (NodeLost)."),
     "init container": (
@@ -210,29 +254,90 @@ WORKLOADS = {
         PREFIX
         + "container api has terminated: Error (exit code 2) at 2026-11-24T09:01:02Z, 3 restarts.",
     ),
-    "rollout": (
-        workload(updated=1, replicas=4),
-        [],
-        False,
-        UP + ": a rollout is in progress: 1 of 3 replicas updated.",
+    "roll-out": (
+        workload(updated=1, replicas=4, conditions=[ROLLING]),
+        [STARTING],
+        True,
+        UP + "; a roll-out is under way: 1 of 3 updated.",
     ),
-    "rollout not begun": (
+    "roll-out that has not begun": (
         workload(generation=5),
         [],
-        False,
-        UP + ": its last change has not been processed yet.",
+        True,
+        UP + "; its last change has not been processed yet.",
     ),
-    "old replicas": (
-        workload(replicas=4),
+    "roll-out that has failed": (
+        workload(updated=1, replicas=4, conditions=[DEADLINE]),
+        [PULLING],
+        False,
+        UP + ", but its roll-out has failed: pod api-server-a on node-1: " + IMAGE_LINE,
+    ),
+    "roll-out that is paused": (
+        workload(updated=2, replicas=4, conditions=[PAUSED]) | {"spec": PAUSED_SPEC},
+        [],
+        True,
+        UP + "; its roll-out is paused with 2 of 3 updated.",
+    ),
+    "old replicas": (workload(replicas=4), [], True, UP + "."),
+    "terminating pod that crashed": (ONE_SHORT, [GOING], False, SHORT + UNAVAILABLE),
+    "pod of a Job": (ONE_SHORT, [OF_A_JOB], False, SHORT + UNAVAILABLE),
+    "pod without a controller": (ONE_SHORT, [OF_NOBODY], False, SHORT + UNAVAILABLE),
+    "pod of a canary": (ONE_SHORT, [OF_A_CANARY], False, SHORT + UNAVAILABLE),
+    "lost node": (ONE_SHORT, [ON_A_LOST_NODE], False, PREFIX + "its node is not ready."),
+    "message that is too long": (
+        ONE_SHORT,
+        [TALKATIVE],
+        False,
+        PREFIX + f"container api is in ErrImagePull (…{'x' * 288}: not found).",
+    ),
+    "restarted and not ready again": (
+        ONE_SHORT,
+        [pod("api-server-a", "Running", container(ready=False, last=OOM, restarts=2))],
+        False,
+        PREFIX
+        + f"container api was restarted after OOMKilled (exit code 137) at {ENDED_AT}, 2 restarts.",
+    ),
+    "tolerated failure": (
+        workload(desired=10, updated=10, available=9, replicas=10, conditions=[AVAILABLE]),
+        [INIT],
+        True,
+        "deployment/api-server: 9 of 10 replicas available; pod api-server-a on node-1: "
+        "container migrate is in CrashLoopBackOff, after Error (exit code 1) at "
+        + ENDED_AT
+        + ", 1 restart.",
+    ),
+    "failures beyond what is tolerated": (
+        workload(desired=10, updated=10, available=8, replicas=10, conditions=[AVAILABLE]),
+        [INIT, INIT_TOO],
+        False,
+        "deployment/api-server: 8 of 10 replicas available: 2 pods fail, first pod api-server-a "
+        "on node-1: container migrate is in CrashLoopBackOff, after Error (exit code 1) at "
+        + ENDED_AT
+        + ", 1 restart.",
+    ),
+    "not available for another reason": (
+        workload(available=2, conditions=[condition("Available", "False", "Other", "Why")]),
         [],
         False,
-        UP + ": a rollout is in progress: 1 of 4 pods still have to terminate.",
+        SHORT + UNAVAILABLE,
     ),
-    "no pods": (
-        workload(updated=3, available=None, replicas=None),
+    "no pods yet": (
+        workload(updated=None, available=None, replicas=None),
+        [],
+        True,
+        (
+            "deployment/api-server: 0 of 3 replicas available; "
+            "a roll-out is under way: 0 of 3 updated."
+        ),
+    ),
+    "no pods, as they are refused": (
+        workload(updated=None, available=None, replicas=None, conditions=[QUOTA]),
         [],
         False,
-        "deployment/api-server: 0 of 3 replicas available: 0 of 3 pods exist.",
+        (
+            "deployment/api-server: 0 of 3 replicas available: pods cannot be created: "
+            "exceeded quota: compute, requested: memory=1Gi."
+        ),
     ),
 }
 """Deployment, pods beside two good ones → healthy, first line."""
@@ -243,7 +348,7 @@ WORKLOADS = {
 )
 async def test_first_line_says_what_is_wrong_and_where(  # noqa: PLR0917  # A table's columns.
     cluster: Cluster,
-    client: Kubernetes,
+    client: WorkloadChecker,
     deployment: Object,
     pods: Sequence[Object],
     healthy: bool,
@@ -255,36 +360,21 @@ async def test_first_line_says_what_is_wrong_and_where(  # noqa: PLR0917  # A ta
     assert (look.healthy, first(look)) == (healthy, line)
 
 
-async def test_stuck_rollout_shows_the_pod_first(cluster: Cluster, client: Kubernetes) -> None:
-    """A rollout that a broken image holds up names the pod, then the rollout, then what the
-    Deployment says."""
+async def test_failed_roll_out_is_described(cluster: Cluster, client: WorkloadChecker) -> None:
+    """Below the cause: how far the roll-out is, and what the Deployment says of it."""
     cluster.workloads = [workload(updated=1, replicas=4, conditions=[DEADLINE])]
     cluster.pods = [*WELL, PULLING]
     look = await client.check(API, 2.0)
-    assert look.info.splitlines()[:3] == [
-        "deployment/api-server: 3 of 3 replicas available: pod api-server-a: " + IMAGE_LINE,
-        "A rollout is in progress: 1 of 3 replicas updated.",
-        'Progressing is false: ProgressDeadlineExceeded: ReplicaSet "api-server-5d" has timed out progressing.',  # noqa: E501
+    assert look.info.splitlines()[1:3] == [
+        "1 of 3 updated.",
+        (
+            "Its roll-out has failed (ProgressDeadlineExceeded: "
+            'ReplicaSet "api-server-5d" has timed out progressing).'
+        ),
     ]
 
 
-async def test_quota_shows_as_the_replica_failure(cluster: Cluster, client: Kubernetes) -> None:
-    """Pods that cannot even be made show by the Deployment's own condition."""
-    forbidden = condition(
-        "ReplicaFailure", "True", "FailedCreate", "exceeded quota: compute, requested: memory=1Gi"
-    )
-    cluster.workloads = [
-        workload(available=None, replicas=None, updated=None, conditions=[forbidden])
-    ]
-    cluster.pods = []
-    look = await client.check(API, 2.0)
-    assert (
-        "ReplicaFailure is true: FailedCreate: exceeded quota: compute, requested: memory=1Gi"
-        in look.info.splitlines()
-    )
-
-
-async def test_failing_pod_is_described(cluster: Cluster, client: Kubernetes) -> None:
+async def test_failing_pod_is_described(cluster: Cluster, client: WorkloadChecker) -> None:
     """Below the first line: the pod's phase and node, its containers' words, bad conditions, its
     newest three warnings."""
     cluster.workloads = [ONE_SHORT]
@@ -310,20 +400,16 @@ async def test_failing_pod_is_described(cluster: Cluster, client: Kubernetes) ->
     ]
 
 
-async def test_restarts_of_healthy_pods_are_told(cluster: Cluster, client: Kubernetes) -> None:
-    """A pod that is well again after an end that it did not wish for keeps that in the info."""
-    cluster.pods = [*WELL, pod("api-server-a", "Running", container(last=OOM, restarts=2))]
-    look = await client.check(API, 2.0)
-    assert look == WorkloadHealth(
-        True,
-        "deployment/api-server: 3 of 3 replicas available.\n"
-        "Pod api-server-a: 2 restarts, last after OOMKilled (exit code 137) at "
-        "2026-11-24T09:01:02Z.",
-    )
+async def test_pods_of_a_complete_workload_are_not_read(
+    cluster: Cluster, client: WorkloadChecker
+) -> None:
+    """While all replicas are available and updated, one request is enough."""
+    assert await client.check(API, 2.0) == WorkloadHealth(True, UP + ".")
+    assert (cluster.asked_for("deployments"), len(cluster.asked)) == (1, 1)
 
 
 async def test_many_failing_pods_are_cut_with_the_important_first(
-    cluster: Cluster, client: Kubernetes
+    cluster: Cluster, client: WorkloadChecker
 ) -> None:
     """However many pods fail and however much they say, the info keeps to its limit, and its first
     line is whole."""
@@ -331,7 +417,10 @@ async def test_many_failing_pods_are_cut_with_the_important_first(
         pod(
             f"api-server-{number:03}",
             "Running",
-            container(ready=False, waiting=("CrashLoopBackOff", "x" * 3_000), last=OOM),
+            *(
+                container(name, ready=False, waiting=("CrashLoopBackOff", "x" * 3_000), last=OOM)
+                for name in ("api", "proxy")
+            ),
         )
         for number in range(200)
     ]
@@ -342,40 +431,126 @@ async def test_many_failing_pods_are_cut_with_the_important_first(
     look = await client.check(API, 2.0)
     assert INFO_LIMIT - 3 <= len(look.info.encode()) <= INFO_LIMIT
     assert first(look).startswith(
-        "deployment/api-server: 0 of 200 replicas available: pod api-server-000: container "
-        "api is in"
+        "deployment/api-server: 0 of 200 replicas available: 200 pods fail, first pod "
+        "api-server-000 on node-1: container api is in"
     )
 
 
-STATEFUL_SETS = {
-    "well": (workload("StatefulSet"), True),
-    "rolling": (workload("StatefulSet", updated=1), False),
-    "by hand": (workload("StatefulSet", updated=None, strategy={"type": "OnDelete"}), True),
-    "partitioned": (
+OF_THE_STATEFUL_SET = reference("StatefulSet", "api-server", "7c4a")
+OF_THE_DAEMON_SET = reference("DaemonSet", "api-server", "7c4a")
+STARTING_TOO = pod(
+    "api-server-2",
+    "Pending",
+    container(ready=False, waiting=("ContainerCreating", "")),
+    owner=OF_THE_STATEFUL_SET,
+)
+PARTITION = {"type": "RollingUpdate", "rollingUpdate": {"partition": 2}}
+NEW = ("a", "b")
+STATEFUL = "statefulset/api-server: "
+OTHER_WORKLOADS = {
+    "StatefulSet that is complete": (workload("StatefulSet"), True, "3 of 3 replicas available."),
+    "roll-out": (
+        workload("StatefulSet", updated=1, available=2, revisions=NEW),
+        True,
+        (
+            "2 of 3 replicas available; a roll-out is under way: 1 of 3 updated; "
+            "pod api-server-2 is starting."
+        ),
+    ),
+    "roll-out of which too much is missing": (
+        workload("StatefulSet", updated=1, available=1, revisions=NEW),
+        False,
+        (
+            "1 of 3 replicas available: a roll-out is under way: 1 of 3 updated; "
+            "pod api-server-2 is starting."
+        ),
+    ),
+    "roll-out that may stop two at once": (
         workload(
             "StatefulSet",
             updated=1,
-            strategy={"type": "RollingUpdate", "rollingUpdate": {"partition": 2}},
+            available=1,
+            revisions=NEW,
+            strategy={"rollingUpdate": {"maxUnavailable": "50%"}},
         ),
         True,
+        (
+            "1 of 3 replicas available; a roll-out is under way: 1 of 3 updated; "
+            "pod api-server-2 is starting."
+        ),
     ),
-    "short": (workload("StatefulSet", available=2), False),
+    "pods that are updated when they are deleted": (
+        workload("StatefulSet", updated=None, strategy={"type": "OnDelete"}, revisions=NEW),
+        True,
+        (
+            "3 of 3 replicas available; 0 of 3 updated; "
+            "the others are updated when they are deleted (OnDelete)."
+        ),
+    ),
+    "as far as the partition allows": (
+        workload("StatefulSet", updated=1, strategy=PARTITION, revisions=NEW),
+        True,
+        "3 of 3 replicas available; 1 of 3 updated, as its partition says.",
+    ),
+    "fewer updated because one terminates": (
+        workload("StatefulSet", updated=2),
+        True,
+        "3 of 3 replicas available.",
+    ),
+    "DaemonSet that is complete": (workload("DaemonSet"), True, "3 of 3 nodes available."),
+    "DaemonSet that rolls out": (
+        workload("DaemonSet", updated=1, available=2),
+        True,
+        "2 of 3 nodes available; a roll-out is under way: 1 of 3 updated.",
+    ),
+    "DaemonSet for no node": (
+        workload("DaemonSet", desired=None, updated=None, available=None, replicas=None),
+        True,
+        "scaled to 0 nodes.",
+    ),
 }
 
 
-@pytest.mark.parametrize(("found", "healthy"), STATEFUL_SETS.values(), ids=STATEFUL_SETS)
-async def test_stateful_sets(
-    cluster: Cluster, client: Kubernetes, found: Object, healthy: bool
+@pytest.mark.parametrize(
+    ("found", "healthy", "line"), OTHER_WORKLOADS.values(), ids=OTHER_WORKLOADS
+)
+async def test_other_kinds_of_workload(
+    cluster: Cluster, client: WorkloadChecker, found: Object, healthy: bool, line: str
 ) -> None:
-    """StatefulSets are judged likewise, but for those that are updated by hand or in part, as
-    somebody wished."""
-    cluster.workloads = [found]
-    look = await client.check(STATEFUL, 2.0)
-    assert look.healthy is healthy
-    assert first(look).startswith("statefulset/api-server: ")
+    """StatefulSets and DaemonSets have no conditions: their numbers and strategy decide."""
+    kind = found["kind"].lower()
+    owner = OF_THE_STATEFUL_SET if kind == "statefulset" else OF_THE_DAEMON_SET
+    starting = STARTING_TOO["metadata"] | {"ownerReferences": [owner]}
+    cluster.workloads, cluster.pods = [found], [STARTING_TOO | {"metadata": starting}]
+    if kind == "daemonset":
+        line = line.replace("1 of 3 updated.", "1 of 3 updated; pod api-server-2 is starting.")
+    look = await client.check(Workload(kind, "api-server"), 2.0)
+    assert (look.healthy, first(look)) == (healthy, f"{kind}/api-server: {line}")
 
 
-async def test_by_label(cluster: Cluster, client: Kubernetes) -> None:
+async def test_refused_pods_of_a_stateful_set(cluster: Cluster, client: WorkloadChecker) -> None:
+    """Only its own events say that; an event that is older than a pod is of the past."""
+    cluster.workloads = [workload("StatefulSet", available=None, updated=None, replicas=None)]
+    cluster.pods = []
+    cluster.events = [
+        warning("api-server", "FailedCreate", "exceeded quota", kind="StatefulSet", count=9)
+    ]
+    refused = await client.check(Workload("statefulset", "api-server"), 2.0)
+    assert (refused.healthy, first(refused)) == (
+        False,
+        STATEFUL + "0 of 3 replicas available: pods cannot be created: exceeded quota.",
+    )
+    created = STARTING_TOO["metadata"] | {"creationTimestamp": "2026-11-24T09:03:11Z"}
+    cluster.workloads = [workload("StatefulSet", available=None, updated=None, replicas=1)]
+    cluster.pods = [STARTING_TOO | {"metadata": created}]
+    later = await client.check(Workload("statefulset", "api-server"), 2.0)
+    assert (later.healthy, first(later)) == (
+        True,
+        STATEFUL + "0 of 3 replicas available; scaling up; pod api-server-2 is starting.",
+    )
+
+
+async def test_by_label(cluster: Cluster, client: WorkloadChecker) -> None:
     """A label finds the workloads; all of them must be well, and what is wrong comes first."""
     cluster.workloads = [workload(), workload(available=2, name="api-blue")]
     look = await client.check(Workload("deployment", selector="app=api-server"), 2.0)
@@ -404,17 +579,6 @@ def test_selectors_as_queries() -> None:
 
 # -- what cannot be known --------------------------------------------------------------------------
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def refuses(status: int, reason: str, message: str) -> Answer:
-    """An API that says no."""
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return refusal(status, reason, message)
-
-    return answer
-
 
 def says(body: bytes, status: int = 200) -> Answer:
     """An API, or something before it, that answers with these bytes."""
@@ -423,12 +587,6 @@ def says(body: bytes, status: int = 200) -> Answer:
         return web.Response(body=body, status=status)
 
     return answer
-
-
-async def hangs(_: web.Request) -> web.StreamResponse:
-    """An API that does not answer."""
-    await asyncio.sleep(5)
-    return web.Response()
 
 
 async def breaks_off(request: web.Request) -> web.StreamResponse:
@@ -448,55 +606,108 @@ UNKNOWNS: dict[str, tuple[str, Answer, str]] = {
     "forbidden": (
         "pods",
         refuses(403, "Forbidden", FORBIDDEN),
-        f"the Role does not allow it (HTTP 403 Forbidden: {FORBIDDEN}).",
+        f"the Role does not allow it (HTTP 403 Forbidden: {FORBIDDEN})",
     ),
     "unauthorized": (
         "deployments",
         refuses(401, "Unauthorized", "Unauthorized"),
-        "the service account's token is not accepted (HTTP 401 Unauthorized: Unauthorized).",
+        "the service account's token is not accepted (HTTP 401 Unauthorized: Unauthorized)",
     ),
     "gone": (
         "pods",
         refuses(410, "Expired", "The provided continue parameter is too old"),
-        "HTTP 410 Gone: The provided continue parameter is too old.",
+        "HTTP 410 Gone: The provided continue parameter is too old",
     ),
     "overloaded": (
         "pods",
         refuses(429, "TooManyRequests", "please try again later"),
-        "HTTP 429 Too Many Requests: please try again later.",
+        "HTTP 429 Too Many Requests: please try again later",
     ),
-    "broken": ("deployments", says(b"<html>502</html>", 502), "HTTP 502 Bad Gateway."),
+    "broken": ("deployments", says(b"<html>502</html>", 502), "HTTP 502 Bad Gateway"),
     "no json": (
         "deployments",
         says(b"<html>hello</html>"),
-        "Kubernetes sent a malformed response: JSONDecodeError.",
+        "Kubernetes sent a malformed response: JSONDecodeError",
     ),
     "another shape": (
         "deployments",
         says(b"[1, 2]"),
-        "Kubernetes sent a malformed response: TypeError.",
+        "Kubernetes sent a malformed response: ValueError",
     ),
-    "null": ("pods", says(b"null"), "Kubernetes sent a malformed response: TypeError."),
-    "hangs": ("pods", hangs, "Kubernetes did not answer within 0.5 s."),
-    "breaks off": ("pods", breaks_off, "Kubernetes cannot be reached: ClientPayloadError."),
+    "null": ("pods", says(b"null"), "Kubernetes sent a malformed response: ValueError"),
+    "no items": ("pods", says(b"{}"), "Kubernetes sent a malformed response: KeyError"),
+    "no metadata": (
+        "pods",
+        says(b'{"items": [{}]}'),
+        "Kubernetes sent a malformed response: KeyError",
+    ),
+    "an API that does not exist": (
+        "deployments",
+        refuses(404, "NotFound", "the server could not find the requested resource"),
+        "HTTP 404 Not Found: the server could not find the requested resource",
+    ),
+    "a page that does not exist": (
+        "deployments",
+        says(b"404 page not found\n", 404),
+        "HTTP 404 Not Found",
+    ),
+    "closes": ("deployments", closes, "Kubernetes cannot be reached: ServerDisconnectedError"),
+    "hangs": ("deployments", hangs, "Kubernetes did not answer within 0.5 s"),
+    "pods hang": ("pods", hangs, "Kubernetes did not answer in time"),
+    "breaks off": ("pods", breaks_off, "Kubernetes cannot be reached: ClientPayloadError"),
 }
 
 
+SHORT_BUT_AVAILABLE = workload(available=2, conditions=[AVAILABLE])
+
+
 @pytest.mark.parametrize(("kind", "answer", "why"), UNKNOWNS.values(), ids=UNKNOWNS)
-async def test_what_cannot_be_known_is_said(
-    cluster: Cluster, client: Kubernetes, kind: str, answer: Answer, why: str
+async def test_what_cannot_be_read_is_not_known(
+    cluster: Cluster, client: WorkloadChecker, kind: str, answer: Answer, why: str
 ) -> None:
-    """Whatever Kubernetes does instead of answering, nothing is made up, and the info says what it
-    did."""
+    """Whatever Kubernetes does instead of responding, nothing is guessed, and the info says why."""
+    cluster.workloads = [SHORT_BUT_AVAILABLE]
     cluster.answers[kind] = answer
     look = await client.check(API, 0.5)
-    assert look == WorkloadHealth(
-        None, f"The state of the resources (deployment/api-server) is not known: {why}"
-    )
+    if kind == "deployments":
+        info = f"The state of the resources (deployment/api-server) is not known: {why}."
+        assert look == WorkloadHealth(None, info, why)
+    else:
+        info = f"{SHORT}.\nIts pods could not be read: {why}."
+        reason = f"the pods of deployment/api-server cannot be read: {why}"
+        assert look == WorkloadHealth(None, info, reason)
+
+
+@pytest.mark.parametrize(
+    ("found", "healthy"),
+    [
+        (workload(), True),
+        (workload(updated=1, replicas=4, conditions=[ROLLING]), True),
+        (SHORT_BUT_AVAILABLE, None),
+        (ONE_SHORT, False),
+        (workload(updated=1, replicas=4, conditions=[DEADLINE]), False),
+    ],
+    ids=["complete", "rolling", "short", "not available", "failed"],
+)
+async def test_without_its_pods_a_workload_is_judged_by_itself(
+    cluster: Cluster, client: WorkloadChecker, found: Object, healthy: bool | None
+) -> None:
+    """Pods that cannot be read hide no more than they would show."""
+    cluster.workloads = [found]
+    cluster.answers["pods"] = refuses(403, "Forbidden", FORBIDDEN)
+    assert (await client.check(API, 2.0)).healthy is healthy
+
+
+async def test_unread_events_change_no_verdict(cluster: Cluster, client: WorkloadChecker) -> None:
+    """Events that do not come leave the Deployment's and the pods' own words, in time."""
+    cluster.workloads, cluster.pods = [ONE_SHORT], [*WELL, CRASHING]
+    cluster.answers["events"] = hangs
+    look = await client.check(API, 1.5)
+    assert (look.healthy, first(look)) == (False, CRASH_LINE)
 
 
 async def test_huge_answer_is_not_read(
-    cluster: Cluster, client: Kubernetes, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, client: WorkloadChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An answer beyond the limit is given up on."""
     monkeypatch.setattr("service.monitor.kubernetes.client.BODY_LIMIT", 100)
@@ -505,20 +716,32 @@ async def test_huge_answer_is_not_read(
     assert "Kubernetes' response is longer than 100 bytes" in look.info
 
 
-async def test_missing_workload_is_unhealthy(cluster: Cluster, client: Kubernetes) -> None:
-    """A workload that does not exist is no lack of knowledge: the service has nothing behind it."""
+async def test_workload_that_never_existed(cluster: Cluster, client: WorkloadChecker) -> None:
+    """A workload that has never existed is a mistake in the settings, and no outage."""
     cluster.workloads = []
-    assert await client.check(API, 2.0) == WorkloadHealth(
-        False, "deployment/api-server does not exist in namespace platform."
-    )
-    by_label = await client.check(Workload("deployment", selector="app=x"), 2.0)
-    assert by_label == WorkloadHealth(
-        False, "deployment with app=x does not exist in namespace platform."
-    )
+    for one, named in (
+        (API, "deployment/api-server"),
+        (Workload("deployment", selector="app=x"), "deployment with app=x"),
+    ):
+        reason = (
+            f"{named} does not exist in namespace platform, and has not since this monitor "
+            "started: check the setting RESOURCES"
+        )
+        assert await client.check(one, 2.0) == WorkloadHealth(None, f"{reason}.", reason)
+
+
+async def test_workload_that_was_deleted(cluster: Cluster, client: WorkloadChecker) -> None:
+    """A workload that existed and was deleted is an outage."""
+    assert (await client.check(API, 2.0)).healthy
+    cluster.workloads = []
+    for _ in range(2):
+        assert await client.check(API, 2.0) == WorkloadHealth(
+            False, "deployment/api-server does not exist in namespace platform: it was deleted."
+        )
 
 
 async def test_warnings_that_cannot_be_read_are_left_out(
-    cluster: Cluster, client: Kubernetes
+    cluster: Cluster, client: WorkloadChecker
 ) -> None:
     """Without the right to read events, all else is told."""
     cluster.workloads, cluster.pods = [ONE_SHORT], [*WELL, CRASHING]
@@ -530,7 +753,7 @@ async def test_warnings_that_cannot_be_read_are_left_out(
 
 async def test_no_service_account(cluster: Cluster, tmp_path: Path) -> None:
     """Outside a pod there is no account, which is said."""
-    async with kubernetes(cluster.url, tmp_path / "nowhere") as outside:
+    async with checking(cluster.url, tmp_path / "nowhere") as outside:
         look = await outside.check(API, 2.0)
     assert look.healthy is None
     assert "there is no service account" in look.info
@@ -538,7 +761,7 @@ async def test_no_service_account(cluster: Cluster, tmp_path: Path) -> None:
 
 async def test_unreachable_api(tmp_path: Path) -> None:
     """An API server that nobody reaches is said to be so."""
-    async with kubernetes("http://127.0.0.1:1", credentials(tmp_path / "account")) as outside:
+    async with checking("http://127.0.0.1:1", credentials(tmp_path / "account")) as outside:
         look = await outside.check(API, 2.0)
     assert look.healthy is None
     assert "Kubernetes cannot be reached" in look.info
@@ -547,7 +770,7 @@ async def test_unreachable_api(tmp_path: Path) -> None:
 async def test_rotated_token_is_read_again(cluster: Cluster, tmp_path: Path) -> None:
     """When Kubernetes replaces the token, the next check uses the new one."""
     account = credentials(tmp_path / "account")
-    async with kubernetes(cluster.url, account) as made:
+    async with checking(cluster.url, account) as made:
         assert (await made.check(API, 2.0)).healthy
         cluster.tokens = {"token-2"}
         assert (await made.check(API, 2.0)).healthy is None
@@ -562,7 +785,7 @@ async def test_byte_order_mark_of_a_credential(cluster: Cluster, tmp_path: Path,
     account = credentials(tmp_path / "account")
     file = account / name
     text = file.read_text()
-    async with kubernetes(cluster.url, account) as made:
+    async with checking(cluster.url, account) as made:
         file.write_text(f" {text}\r\n", encoding="utf-8-sig")
         assert (await made.check(API, 2.0)).healthy
         file.write_text(text, encoding="utf-16")
@@ -581,7 +804,7 @@ async def test_the_clusters_own_authority(tmp_path: Path) -> None:
     looks = []
     async with (
         cluster.serving(tls),
-        kubernetes(cluster.url.replace("127.0.0.1", "localhost"), account) as made,
+        checking(cluster.url.replace("127.0.0.1", "localhost"), account) as made,
     ):
         marked = b"\xef\xbb\xbf" + cert.read_bytes()
         for content in (cert.read_bytes(), other.read_bytes(), b"nothing", marked):
@@ -589,7 +812,7 @@ async def test_the_clusters_own_authority(tmp_path: Path) -> None:
             looks.append(await made.check(API, 2.0))
     assert [look.healthy for look in looks] == [True, None, None, True]
     assert "Kubernetes cannot be reached" in looks[1].info
-    assert looks[2].info.endswith("ca.crt contains no certificate.")
+    assert looks[2].unknown.endswith("ca.crt contains no certificate")
 
 
 def replace(file: Path, content: bytes) -> None:
@@ -611,13 +834,17 @@ def replace(file: Path, content: bytes) -> None:
     ],
 )
 async def test_service_is_healthy_when_both_say_so(
-    cluster: Cluster, client: Kubernetes, available: int | None, unknown: Unknown, healthy: bool
+    cluster: Cluster,
+    client: WorkloadChecker,
+    available: int | None,
+    unknown: Unknown,
+    healthy: bool,
 ) -> None:
     """A service that answers is healthy unless its resources are not; a setting decides what is
     when they are not known."""
     if available is None:
-        cluster.answers["pods"] = refuses(403, "Forbidden", "pods is forbidden")
-    cluster.workloads = [workload(available=available)]
+        cluster.answers["deployments"] = refuses(403, "Forbidden", "it is forbidden")
+    cluster.workloads, cluster.pods = [workload(available=available)], [*WELL, CRASHING]
     cluster.answers["healthz"] = says(b"fine")
     service = Service(
         "api",
@@ -643,7 +870,7 @@ async def test_service_is_healthy_when_both_say_so(
     )
 
 
-async def test_resources_that_nobody_looks_at(cluster: Cluster, client: Kubernetes) -> None:
+async def test_resources_that_nobody_looks_at(cluster: Cluster, client: WorkloadChecker) -> None:
     """Without Kubernetes, or without a workload, the info says that resources are not monitored."""
     port = cluster.url.rpartition(":")[2]
     for service, api in (
@@ -685,11 +912,9 @@ def test_shapes_are_those_of_kubernetes() -> None:
     deployments = [found for found, *_ in WORKLOADS.values()]
     pods = [one for _, many, *_ in WORKLOADS.values() for one in many] + WELL
     assert _unknown_fields(models, deployments, "list[V1Deployment]") == []
-    assert (
-        _unknown_fields(
-            models, [found for found, _ in STATEFUL_SETS.values()], "list[V1StatefulSet]"
-        )
-        == []
-    )
+    for kind in ("StatefulSet", "DaemonSet"):
+        found = [one for one, *_ in OTHER_WORKLOADS.values() if one["kind"] == kind]
+        assert found
+        assert _unknown_fields(models, found, f"list[V1{kind}]") == []
     assert _unknown_fields(models, pods, "list[V1Pod]") == []
     assert _unknown_fields(models, [warning("a", "b", "c")], "list[CoreV1Event]") == []

@@ -1,7 +1,7 @@
 """A monitor on a real store, and the services that it checks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +10,7 @@ import aiohttp
 
 from service.events import Event, Status
 from service.metrics import Metrics
+from service.monitor.kubernetes.checker import WorkloadChecker
 from service.monitor.loop import Monitor
 from service.settings import Settings
 from service.store import Store
@@ -63,6 +64,9 @@ class World:
     rounds: int = 0
     """The checks of `running` after which it waits for the next one."""
     metrics: Metrics = field(default_factory=Metrics)
+    workloads: WorkloadChecker | None = None
+    changes: list[Event] = field(default_factory=list)
+    """The events of changes, as the webhook gets them."""
     monitor: Monitor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +74,18 @@ class World:
 
     def start(self) -> None:
         """A monitor that knows nothing yet, as after a restart."""
-        self.monitor = Monitor(self.settings, self.store, self.metrics, lambda: self.now)
+        self.monitor = Monitor(
+            self.settings,
+            self.store,
+            self.metrics,
+            lambda: self.now,
+            workloads=self.workloads,
+            on_event=self._on_event,
+        )
+
+    def _on_event(self, event: Event, before: Mapping[str, Status | str]) -> None:
+        if any(before.get(name) is not seen.status for name, seen in event.services.items()):
+            self.changes.append(event)
 
     async def check(self, times: int = 1) -> None:
         """Checks, `check_interval` apart by the monitor's clock."""

@@ -18,6 +18,7 @@ from service.monitor.kubernetes.pods import (
     describe_condition,
     end_of,
     is_before,
+    is_soon_after,
 )
 from service.monitor.kubernetes.workloads import WorkloadState
 
@@ -114,9 +115,7 @@ def assess(reading: Reading, history: History, now: float, rules: Rules) -> Asse
     refused = _refused(reading)
     stalled = _stalled(state, faults, history, now, rules)
     healthy = _healthy(reading, faults, history, rules, refused=bool(refused), stalled=stalled)
-    cause = refused if refused and faults.lacking else ""
-    if not cause and state.failed and state.refused:
-        cause = state.refused
+    cause = refused if refused and (faults.lacking or state.refused) else ""
     cause = cause or _cause(reading, faults, history)
     way = _under_way(reading, faults, history)
     if stalled:
@@ -130,21 +129,21 @@ def assess(reading: Reading, history: History, now: float, rules: Rules) -> Asse
         lines = [f"{state.named}: scaled to 0 {unit}"]
     if healthy is False:
         why = cause or state.failed or way or _unavailable(state)
-        if state.failed and not faults.lacking:
-            why = f"its roll-out has failed: {cause or state.failed}"
-        lines[0] += f": {why}"
+        if state.failed and cause and not faults.lacking:
+            lines[0] += f", but its roll-out has failed: {cause}"
+        else:
+            lines[0] += f": {why}"
         lines += [_sentence(text) for text in (way, state.failed) if text and text not in why]
+        lines += _bad_conditions(state, "\n".join(lines))
     else:
         failing_text = f"{cause}" if cause else ""
         lines[0] += "".join(f"; {text}" for text in (way, failing_text) if text)
     lines[0] += "."
     if reading.pods is None:
         lines.append(f"Its pods could not be read: {reading.unread}.")
-    if not state.complete:
-        lines += _bad_conditions(state, lines[0])
     lines += _described(faults, reading)
     lines += [_warning(event) for event in reading.own_warnings if faults.lacking]
-    lines += _restarts(reading.pods or ())
+    lines += _restarts(reading.pods or (), history)
     return Assessment(healthy, "\n".join(lines))
 
 
@@ -154,16 +153,30 @@ def _faults(reading: Reading, history: History, now: float) -> _Faults:
     lacking = max(0, state.desired - (state.available - len(recovering)))
     fail = failing(pods, state)
     stuck = [pod for pod in pods if history.overdue(pod, now) and pod not in fail]
-    lost = history.lost(state) and not history.rolling
     replaceable = state.kind == "deployment" and not state.recreates
     return _Faults(
         failing=fail,
         stuck=[] if replaceable else stuck,
         recovering=recovering,
-        # An evicted pod stays in the list long after another has replaced it.
-        gone=[pod for pod in pods if pod.leftover and pod.problem and lost],
+        gone=_not_replaced(pods) if lacking else [],
         lacking=min(lacking, state.desired),
     )
+
+
+def _not_replaced(pods: Sequence[Pod]) -> list[Pod]:
+    """The pods that have failed for good and whose replacements are not ready.
+
+    An evicted pod stays in the list long after another has replaced it. Its replacement is created
+    at once: a pod that is starting, but was created much later, has another cause.
+    """
+    starting = [pod for pod in pods if pod.starting]
+    return [
+        gone
+        for gone in pods
+        if gone.leftover
+        and gone.problem
+        and (not starting or any(is_soon_after(pod.created, gone.ended) for pod in starting))
+    ]
 
 
 def _refused(reading: Reading) -> str:
@@ -243,8 +256,10 @@ def _cause(reading: Reading, faults: _Faults, history: History) -> str:
     if faults.recovering:
         pod = faults.recovering[0]
         needed = history.crashes[pod.uid].needed
+        many = len(faults.recovering)
+        crashed = f"{many} pods crashed, first {pod.where}" if many > 1 else f"{pod.where} crashed"
         return (
-            f"{pod.where} crashed ({pod.restarts}) and is ready again, "
+            f"{crashed} ({pod.restarts}), and is ready again, "
             f"but has not stayed so for {needed:g} s"
         )
     return ""
@@ -266,25 +281,25 @@ def _pods_fail(pods: Sequence[Pod], warnings: Mapping[str, Sequence[Object]]) ->
 
 def _under_way(reading: Reading, faults: _Faults, history: History) -> str:
     """What is under way or on hold, or `""`."""
-    state = reading.state
+    state, starting = reading.state, _starting(reading, faults)
+    far = state.roll_out or f"{state.updated} of {state.desired} updated"
     if not state.desired:
         return ""
+    if state.failed:
+        return far
     if state.paused:
-        return f"its roll-out is paused with {state.updated} of {state.desired} updated"
-    if not state.processed:
-        return "its last change has not been processed yet"
-    starting = _starting(reading, faults)
-    if state.recreates or history.rolling:
-        kind = (
-            "with the strategy Recreate has stopped all pods"
-            if state.recreates
-            else ("is under way")
-        )
-        far = state.roll_out or f"{state.updated} of {state.desired} updated"
-        return f"a roll-out {kind}: {far}{starting and f'; {starting}'}"
-    if starting and not history.lost(state):
-        return f"scaling up: {starting}"
-    return starting or state.note
+        text = f"its roll-out is paused with {far}"
+    elif not state.processed:
+        text = "its last change has not been processed yet"
+    elif state.recreates:
+        text = f"a roll-out with the strategy Recreate has stopped all pods: {far}"
+    elif history.rolling:
+        text = f"a roll-out is under way: {far}"
+    elif starting and not history.lost(state):
+        text = "scaling up"
+    else:
+        text = state.note
+    return "; ".join(filter(None, (text, starting)))
 
 
 def _starting(reading: Reading, faults: _Faults) -> str:
@@ -305,11 +320,12 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _bad_conditions(state: WorkloadState, headline: str) -> Iterator[str]:
+def _bad_conditions(state: WorkloadState, said: str) -> Iterator[str]:
+    """The conditions that are not as they should be, without those that have been named."""
     for condition in state.conditions:
         bad = "True" if condition["type"] == "ReplicaFailure" else "False"
         message = end_of(condition.get("message"), MESSAGE)
-        if condition["status"] == bad and not (message and message in headline):
+        if condition["status"] == bad and not (message and message in said):
             yield f"{describe_condition(condition)}."
 
 
@@ -328,9 +344,10 @@ def _described(faults: _Faults, reading: Reading) -> Iterator[str]:
         yield from (f"Pod {pod.name} is starting." for pod in reading.pods if pod.starting)
 
 
-def _restarts(pods: Sequence[Pod]) -> Iterator[str]:
-    """One line about each pod that is ready and was restarted."""
-    shown = [pod for pod in pods if pod.restarts and pod.ready and not pod.terminating]
+def _restarts(pods: Sequence[Pod], history: History) -> Iterator[str]:
+    """One line about each healthy pod that was restarted."""
+    well = [pod for pod in pods if pod.ready and not (pod.terminating or history.recovering(pod))]
+    shown = [pod for pod in well if pod.restarts]
     for pod in shown[:SHOWN_RESTARTS]:
         yield f"Pod {pod.name}: {pod.restarts}."
 

@@ -15,6 +15,8 @@ Object = Mapping[str, Any]
 
 STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons of a waiting container that is starting, not failing."""
+REPLACED_S = 60.0
+"""Seconds within which Kubernetes replaces a pod that has ended."""
 HEADLINE_MESSAGE = 300
 """The most characters of a message of Kubernetes in the first line of an info."""
 MESSAGE = 1_000
@@ -28,7 +30,8 @@ class Pod:
     `problem` is what is wrong with it, or empty. `crashed` is true if the problem is that a
     container ended. `previous_run` is how long the container that ended last had run, in seconds.
     `leftover` is true for a pod that has ended for good, such as an evicted one: Kubernetes has
-    replaced it, but keeps it in the list. `details` are lines about a problem.
+    replaced it, but keeps it in the list. `ended` is when it did. `details` are lines about a
+    problem.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Pod:
     crashed: bool
     previous_run: float
     restarts: str
+    ended: str
     details: tuple[str, ...]
 
     @property
@@ -79,6 +83,7 @@ def parse_pod(pod: Object) -> Pod:
         crashed=any(_container_problem(one) for one in _containers(status)),
         previous_run=max(map(_run_seconds, lasts), default=0.0),
         restarts=_restart_summary(restarts, lasts),
+        ended=_ended_at(status),
         details=tuple(_details(status, phase, node)) if problem else (),
     )
 
@@ -214,6 +219,18 @@ def is_before(time: str, other: str) -> bool:
     return one is not None and two is not None and one < two
 
 
+def is_soon_after(time: str, other: str) -> bool:
+    """Whether one time of Kubernetes is not long after another; an unknown one is."""
+    one, two = _time(time), _time(other)
+    return one is None or two is None or abs((one - two).total_seconds()) < REPLACED_S
+
+
+def _ended_at(status: Object) -> str:
+    """When a pod that has ended became unready."""
+    conditions = {one["type"]: one for one in status.get("conditions") or ()}
+    return str((conditions.get("Ready") or {}).get("lastTransitionTime") or "")
+
+
 def _run_seconds(ended: Object) -> float:
     start, end = _time(ended.get("startedAt")), _time(ended.get("finishedAt"))
     return max(0.0, (end - start).total_seconds()) if start and end else 0.0
@@ -245,5 +262,6 @@ def _details(status: Object, phase: str, node: str) -> Iterator[str]:
             text = end_of(last["message"], MESSAGE)
             yield f"container {container['name']}, termination message: {text}"
     for condition in status.get("conditions") or ():
-        if condition["status"] == "False":
+        # `ContainersReady` says what `Ready` says.
+        if condition["status"] == "False" and condition["type"] != "ContainersReady":
             yield describe_condition(condition)
