@@ -1,6 +1,7 @@
 """Whole histories of a workload: which events a monitor records while Kubernetes is ill itself."""
 
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.monitor.kubernetes.checker import WorkloadChecker
 from service.monitor.kubernetes.client import kubernetes_client
 from service.settings import Unknown
 from tests.support.cluster import (
+    SEEN,
     Answer,
     Cluster,
     Object,
@@ -27,6 +29,7 @@ from tests.support.cluster import (
     refusal,
     refuses,
     terminated,
+    warning,
     workload,
 )
 from tests.support.world import MakeWorld, World
@@ -313,6 +316,82 @@ async def test_gauge_is_that_of_the_checking_monitor(make_history: MakeHistory) 
     assert history.known() is None
 
 
+async def test_unread_pods_end_no_crash_loop(make_history: MakeHistory) -> None:
+    """A pod that crashed, and is ready for a moment, still counts while the pods cannot be read."""
+    history = await make_history()
+    await history.world.check()
+    history.crash_loops()
+    await history.world.check()
+    history.cluster.workloads = [three_of_three()]
+    history.cluster.answers["pods"] = refuses(403, "Forbidden", "pods is forbidden")
+    await history.world.check(3)
+    assert (await history.recorded(), history.known()) == ([HEALTHY, UNHEALTHY], 0)
+
+
+async def test_pod_must_be_ready_for_twice_as_long_as_it_ran(make_history: MakeHistory) -> None:
+    """A pod that crashes after a minute, again and again, is not healthy in between."""
+    history = await make_history()
+    await history.world.check()
+    a_minute = terminated("Error", 1) | {
+        "startedAt": "2026-11-24T09:00:00Z",
+        "finishedAt": "2026-11-24T09:01:00Z",
+    }
+    waiting = ("CrashLoopBackOff", "back-off 10s")
+    for _ in range(3):
+        crashed = container(ready=False, waiting=waiting, last=a_minute, restarts=3)
+        history.cluster.workloads = [three_of_three(available=2)]
+        history.cluster.pods = [pod("api-server-a", "Running", crashed), *WELL[1:]]
+        await history.world.check(3)
+        runs = container(last=a_minute, restarts=4)
+        history.cluster.workloads = [three_of_three()]
+        history.cluster.pods = [pod("api-server-a", "Running", runs), *WELL[1:]]
+        await history.world.check(12)
+    assert await history.recorded() == [HEALTHY, UNHEALTHY]
+    await history.world.check()
+    assert await history.recorded() == [HEALTHY, UNHEALTHY, HEALTHY]
+
+
+async def test_reloaded_services_are_judged_by_what_is_read(make_history: MakeHistory) -> None:
+    """After a reload, and for a new leader, a kept finding confirms no status."""
+    history = await make_history()
+    history.world.services["api"].healthy = False
+    await history.world.check(2)
+    history.world.services["api"].healthy = True
+    history.cluster.answer = closes
+    history.world.monitor.reload(history.world.settings)
+    await history.world.check(3)
+    assert await history.recorded() == [INITIAL]
+    history.cluster.answer = None
+    await history.world.check()
+    assert await history.recorded() == [INITIAL, HEALTHY]
+
+
+async def test_pods_and_events_of_a_deleted_workload_are_not_its_own(
+    make_history: MakeHistory,
+) -> None:
+    """A workload that was created anew is not judged by what is left of the old one."""
+    history = await make_history()
+    await history.world.check()
+    new = workload(uid="new", conditions=[AVAILABLE, ROLLED_OUT], available=2)
+    new["metadata"]["creationTimestamp"] = "2026-11-24T10:00:00Z"
+    leaving = pod("api-server-a", "Running", container(ready=False), deleted=True)
+    lost = [{"type": "Ready", "status": "False", "lastTransitionTime": SEEN}]
+    leaving["status"] |= {"conditions": lost, "containerStatuses": [container()]}
+    initializing = container(ready=False, waiting=("PodInitializing", ""))
+    starting = pod("api-server-d", "Pending", initializing)
+    failing = of_name(CRASHING, "e")
+    history.cluster.workloads, history.cluster.pods = [new], [leaving, *WELL[1:], starting]
+    await history.world.check(6)
+    assert await history.recorded() == [HEALTHY]
+    history.cluster.pods = [*WELL[1:], failing]
+    event = warning("api-server-e", "BackOff", "of an earlier pod of this name")
+    event["involvedObject"]["uid"] = "another"
+    history.cluster.events = [event]
+    await history.world.check()
+    assert await history.recorded() == [HEALTHY, UNHEALTHY]
+    assert "of an earlier pod" not in await history.info()
+
+
 ROLL_OUTS = {
     "deployment-rollout-maxunavailable-0": [HEALTHY],
     "deployment-rollout-maxunavailable-25pct": [HEALTHY],
@@ -371,6 +450,64 @@ async def test_roll_out_without_progress(make_history: MakeHistory) -> None:
     assert await history.recorded() == [HEALTHY, UNHEALTHY, HEALTHY]
 
 
+async def test_time_without_readings_is_no_lack_of_progress(make_history: MakeHistory) -> None:
+    """What happened while nothing could be read, or another monitor led, is not known."""
+    history = await make_history()
+    initializing = container(ready=False, waiting=("PodInitializing", ""))
+    history.cluster.workloads = [three_of_three(desired=4, replicas=4, updated=4)]
+    history.cluster.pods = [*WELL, pod("api-server-d", "Pending", initializing)]
+    await history.world.check(2)
+    history.world.now += 3_600
+    await history.world.check(60)
+    assert await history.recorded() == [HEALTHY]
+    await history.world.check(2)
+    assert await history.recorded() == [HEALTHY, UNHEALTHY]
+
+
+async def test_paused_roll_out_needs_no_progress(make_history: MakeHistory) -> None:
+    """A roll-out that is paused stays healthy however long that takes."""
+    history = await make_history()
+    await history.world.check()
+    paused = condition("Progressing", "Unknown", "DeploymentPaused")
+    history.cluster.workloads = [
+        three_of_three(replicas=4, updated=2, conditions=[AVAILABLE, paused])
+    ]
+    history.cluster.workloads[0]["spec"]["paused"] = True
+    await history.world.check(100)
+    assert await history.recorded() == [HEALTHY]
+    assert "its roll-out is paused with 2 of 3 updated" in await history.info()
+
+
+async def test_pod_that_is_ended_on_purpose(make_history: MakeHistory) -> None:
+    """A container that a roll-out ends may exit with an error: that is no failure."""
+    history = await make_history(resources="api=statefulset/api-server")
+    owner = {"kind": "StatefulSet", "name": "api-server", "uid": "7c4a", "controller": True}
+    history.cluster.workloads = [workload("StatefulSet")]
+    await history.world.check()
+    history.cluster.workloads = [workload("StatefulSet", available=2, revisions=("a", "b"))]
+    ended = container(ready=False, ended=terminated("Error", 143))
+    history.cluster.pods = [pod("api-server-2", "Running", ended, deleted=True, owner=owner)]
+    await history.world.check(2)
+    assert await history.recorded() == [HEALTHY]
+
+
+async def test_daemon_set_that_loses_a_pod_after_its_roll_out(make_history: MakeHistory) -> None:
+    """The last new pods of a roll-out may start; a pod that is missing later is an outage."""
+    history = await make_history(resources="api=daemonset/api-server")
+    steps: list[tuple[dict[str, Any], Status]] = [
+        ({}, HEALTHY),
+        ({"updated": 2, "available": 2, "generation": 5, "observed": 5}, HEALTHY),
+        ({"updated": 3, "available": 2, "generation": 5, "observed": 5}, HEALTHY),
+        ({"updated": 3, "available": 2, "generation": 6, "observed": 6}, UNHEALTHY),
+        ({"generation": 6, "observed": 6}, HEALTHY),
+        ({"available": 2, "generation": 6, "observed": 6}, UNHEALTHY),
+    ]
+    for changes, status in steps:
+        history.cluster.workloads = [workload("DaemonSet", **changes)]
+        await history.world.check()
+        assert (await history.recorded())[-1] is status, changes
+
+
 async def test_pod_that_does_not_end(make_history: MakeHistory) -> None:
     """A StatefulSet's pod that terminates for longer than its grace period is named."""
     history = await make_history(resources="api=statefulset/api-server")
@@ -389,3 +526,69 @@ async def test_pod_that_does_not_end(make_history: MakeHistory) -> None:
         "statefulset/api-server: 2 of 3 replicas available: pod api-server-2 on node-1 has been "
         "terminating for longer than its grace period (30 s)."
     )
+
+
+class Model:
+    """What a Deployment is, and whether what could last be read of it was well."""
+
+    def __init__(self, cluster: Cluster, seed: int) -> None:
+        self._cluster = cluster
+        self._random = random.Random(seed)
+        self._crashing = 0
+        self.last_read_well = True
+
+    def step(self) -> None:
+        """One random change, of the Deployment or of what the API server lets the monitor read."""
+        match self._random.choice(["crash", "mend", "mend", "hide", "show", "show"]):
+            case "crash":
+                self._crashing = min(3, self._crashing + 1)
+            case "mend":
+                self._crashing = max(0, self._crashing - 1)
+            case "hide":
+                self._show()
+                kind, answer = self._random.choice(QUICK)
+                if kind is None:
+                    self._cluster.answer = answer
+                else:
+                    self._cluster.answers[kind] = answer
+            case _:
+                self._show()
+        crashing = [of_name(CRASHING, letter) for letter in "abc"[: self._crashing]]
+        self._cluster.pods = [*crashing, *WELL[self._crashing :]]
+        holds = condition("Available", str(self._crashing < 2), "MinimumReplicas")
+        self._cluster.workloads = [
+            workload(available=3 - self._crashing or None, conditions=[holds, ROLLED_OUT])
+        ]
+        if self._cluster.answer is None:
+            self.last_read_well = not self._crashing
+
+    def _show(self) -> None:
+        self._cluster.answer = None
+        self._cluster.answers.clear()
+
+
+QUICK = [(kind, answer) for kind, answer in UNREADABLE.values() if answer is not hangs]
+
+
+def of_name(found: Object, letter: str) -> Object:
+    """The same pod under the name of one of the healthy ones."""
+    name = f"api-server-{letter}"
+    return found | {"metadata": found["metadata"] | {"name": name, "uid": f"uid-{name}"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [11, 12])
+async def test_no_recovery_contradicts_what_was_read(make_history: MakeHistory, seed: int) -> None:
+    """In a thousand random steps, no event is `Healthy` while what was last read was not well."""
+    history = await make_history()
+    model = Model(history.cluster, seed)
+    await history.world.check()
+    changes = history.world.changes
+    for number in range(1_000):
+        before = len(changes)
+        model.step()
+        await history.world.check()
+        recovered = any(one.services["api"].status is HEALTHY for one in changes[before:])
+        assert model.last_read_well or not recovered, f"step {number}"
+    # It is no proof if nothing happens.
+    assert len([one for one in changes if one.services["api"].status is UNHEALTHY]) >= 20

@@ -268,7 +268,7 @@ class Cluster:
             return refusal(401, "Unauthorized", "Unauthorized")
         if kind in {"deployments", "statefulsets", "daemonsets"}:
             return self._workloads(kind, name)
-        return _page(request, self.pods if kind == "pods" else self._selected_events(request))
+        return page_of(request, self.pods if kind == "pods" else self._selected_events(request))
 
     def _workloads(self, kind: str, name: str) -> web.Response:
         found = [one for one in self.workloads if f"{one['kind'].lower()}s" == kind]
@@ -299,7 +299,7 @@ class Cluster:
         ]
 
 
-def _page(request: web.Request, items: Sequence[Object]) -> web.Response:
+def page_of(request: web.Request, items: Sequence[Object]) -> web.Response:
     """A list, or the page of it that `limit` and `continue` name."""
     start = int(request.query.get("continue", "0"))
     limit = int(request.query.get("limit", len(items) or 1))

@@ -43,11 +43,11 @@ from service.monitor.kubernetes.workloads import (
 )
 from service.monitor.services import Workload
 
-PAGE = 100
+PAGE = 50
 """Pods of one page of a list: a pod has 5 to 35 kB."""
 SMALLEST_PAGE = 4
 """A pod cannot have more than 1.5 MiB, the limit of etcd."""
-PAGES_AT_ONCE = 3
+PAGES_AT_ONCE = 2
 """Pages that are requested at the same time, for all services: each may have `BODY_LIMIT` bytes."""
 EVENTS = 500
 """The most events about one object that are read. Kubernetes does not sort them."""
@@ -143,7 +143,6 @@ class WorkloadChecker:
         One that has never existed, as far as this process knows, is a mistake in the settings.
         """
         where = f"{_named(workload)} does not exist in namespace {namespace}"
-        memory.histories.clear()
         if memory.last is None:
             reason = f"{where}, and has not since this monitor started: check the setting RESOURCES"
             return WorkloadHealth(None, clean_info(f"{reason}."), reason)

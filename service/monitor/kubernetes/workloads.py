@@ -12,7 +12,6 @@ from service.monitor.kubernetes.pods import (
     MESSAGE,
     Object,
     end_of,
-    is_before,
     name_of,
     with_reason,
 )
@@ -123,16 +122,12 @@ def is_own(workload: Object, kind: str, pod: Object) -> bool:
     """Whether the controller of a pod is the workload, or a ReplicaSet of the Deployment.
 
     Pods of others can carry the same labels: of a Job, of a canary, of a debug session. The name of
-    a Deployment's ReplicaSet is the Deployment's, a hyphen and the label `pod-template-hash`. Pods
-    that ended before the workload was created are those of a deleted workload of the same name.
+    a Deployment's ReplicaSet is the Deployment's, a hyphen and the label `pod-template-hash`.
     """
     metadata = pod["metadata"]
     owner: Object = next(
         (one for one in metadata.get("ownerReferences") or () if one.get("controller")), {}
     )
-    times = [str(one.get("creationTimestamp") or "") for one in (metadata, workload["metadata"])]
-    if "deletionTimestamp" in metadata and is_before(*times):
-        return False
     if kind != "deployment":
         return bool(owner.get("uid") == workload["metadata"]["uid"])
     template = (metadata.get("labels") or {}).get("pod-template-hash")
