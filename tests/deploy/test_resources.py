@@ -85,6 +85,21 @@ async def test_the_role_allows_what_the_code_asks_for_and_no_more(
     assert asked == allowed
 
 
+def test_workloads_elsewhere(with_resources: Manifests, tmp_path: Path) -> None:
+    """In another namespace the same rules are bound to the monitor's account in its own."""
+    base = os.path.relpath(KUBERNETES / "resources-elsewhere", tmp_path.resolve())
+    text = f"namespace: shop\nresources: [{base}]\n"
+    (tmp_path / "kustomization.yaml").write_text(text)
+    elsewhere = rendered(tmp_path)
+    assert {one["metadata"]["namespace"] for one in elsewhere.objects} == {"shop"}
+    roles = [one.of_kind("Role")[MONITOR]["rules"] for one in (with_resources, elsewhere)]
+    assert roles[0] == roles[1]
+    binding = elsewhere.of_kind("RoleBinding")[MONITOR]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": MONITOR, "namespace": "platform"}
+    ]
+
+
 def test_the_api_server_can_be_reached(with_resources: Manifests) -> None:
     """The policies let the monitor, and it alone, reach the API server's usual ports."""
     policy = with_resources.of_kind("NetworkPolicy")["cluster-events-monitor-to-kubernetes"]["spec"]
