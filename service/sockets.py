@@ -53,6 +53,9 @@ def _listening(sock: socket.socket, address: Any) -> socket.socket:
     try:
         # Without this option, bind fails after a restart until old connections have left TIME_WAIT.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # `::` is both families, whatever the default of the system.
+        if sock.family == socket.AF_INET6 and address[0] == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setblocking(False)
         sock.bind(address)
         sock.listen(BACKLOG)

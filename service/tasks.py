@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import signal
+import time
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -81,26 +82,52 @@ class SingleFlight(Generic[T]):
 
 
 class OutageLog:
-    """Logs an outage twice: a warning when it begins, and an info when it ends."""
+    """Logs an outage: a warning at its begin and at each change of its reason, an info at its end.
 
-    def __init__(self, logger: logging.Logger, begins: str, ends: str = "") -> None:
+    A reason that comes back is logged again after `REPEAT_S` only, and there are at most
+    `MOST_REASONS` of an outage: reasons that alternate must not fill the log.
+    """
+
+    REPEAT_S = 60.0
+    MOST_REASONS = 10
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        begins: str,
+        ends: str = "",
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`begins` and `ends` are the messages. Without `ends`, the end is not logged."""
         self._log = logger
         self._begins = begins
         self._ends = ends
+        self._monotonic = monotonic
         self._failing = False
+        self._reason = ""
+        """The reason that was given last."""
+        self._logged: dict[str, float] = {}
+        """When the reasons of this outage were logged (monotonic seconds)."""
 
-    def failed(self, *, quiet: bool = False, **fields: object) -> None:
-        """Record a failure. The first one is logged with `fields`, unless it is `quiet`."""
-        if not self._failing and not quiet:
-            self._log.warning(self._begins, extra=fields, stacklevel=2)
-        self._failing = True
+    def failed(self, *, reason: str = "", quiet: bool = False, **fields: object) -> None:
+        """Record a failure. The first one, and each new reason, is logged unless it is `quiet`."""
+        if (not self._failing or reason != self._reason) and not quiet and self._is_new(reason):
+            self._logged[reason] = self._monotonic()
+            self._log.warning(self._begins, extra={**fields, "reason": reason}, stacklevel=2)
+        self._failing, self._reason = True, reason
 
     def succeeded(self, **fields: object) -> None:
         """Record a success. The first one after a failure is logged with `fields`."""
         if self._failing and self._ends:
             self._log.info(self._ends, extra=fields, stacklevel=2)
-        self._failing = False
+        self._failing, self._reason = False, ""
+        self._logged.clear()
+
+    def _is_new(self, reason: str) -> bool:
+        logged_at = self._logged.get(reason)
+        if logged_at is None:
+            return len(self._logged) < self.MOST_REASONS
+        return self._monotonic() - logged_at >= self.REPEAT_S
 
 
 def jittered(seconds: float, low: float = 0.9, high: float = 1.1) -> float:

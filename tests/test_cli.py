@@ -374,7 +374,7 @@ async def test_keys_without_a_store() -> None:
     ran = await run("keys", "list", redis_url="redis://user:hunter2@127.0.0.1:1/0")
     assert (ran.code, tells_one_line(ran)) == (
         FAILED,
-        "Error: The store is unavailable: it cannot be reached.",
+        "Error: The store is unavailable: it refuses connections.",
     )
 
 

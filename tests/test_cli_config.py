@@ -63,6 +63,36 @@ async def test_misspelt_setting_is_logged_by_every_command(command: tuple[str, .
     assert [line for line in ran.err.splitlines() if line.endswith(MISSPELT)]
 
 
+RESOURCES = {"services": "api=tcp://127.0.0.1:1", "resources": "api=deployment/api"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        (
+            RESOURCES,
+            "the workloads of api are not monitored: CLUSTER_EVENTS_MONITOR_RESOURCES is not on",
+        ),
+        (
+            RESOURCES | {"resources": "", "monitor_resources": "on"},
+            (
+                "CLUSTER_EVENTS_MONITOR_RESOURCES is on, but no service has a workload: "
+                "set CLUSTER_EVENTS_RESOURCES"
+            ),
+        ),
+        (RESOURCES | {"monitor_resources": "on"}, ""),
+        ({"services": "api=tcp://127.0.0.1:1"}, ""),
+    ],
+)
+async def test_resources_without_their_switch(settings: dict[str, str], warning: str) -> None:
+    """Workloads that are not monitored, and a switch without workloads, are warned of."""
+    ran = await run("config", "check", **settings)
+    assert ran.code == 0
+    assert [line for line in ran.out.splitlines() if line.startswith("Warning")] == (
+        [f"Warning: {warning}."] if warning else []
+    )
+
+
 async def test_check_looks_at_the_keys(tmp_path: Path) -> None:
     """An unfit key and an unfit services file are reported together."""
     file = tmp_path / "services.toml"

@@ -52,6 +52,17 @@ def test_a_port_that_is_listened_on_is_taken(host: str, shared: bool) -> None:
     close(listen(host, port))
 
 
+def test_both_families_are_one_address() -> None:
+    """`::` accepts connections over IPv4 as well, whatever the default of the system."""
+    needs.ipv6()
+    for sock in for_workers(listen("::", 0), 2):
+        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
+        port = sock.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=5).close()
+        sock.close()
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_each_worker_gets_its_share(host: str) -> None:
     """On Linux connections are spread over the workers' sockets, each of which is the port's."""

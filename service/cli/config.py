@@ -23,7 +23,7 @@ def config_check() -> None:
     Exits with 2 if there are any.
     """
     from service.auth import JwtVerifier
-    from service.monitor.services import services
+    from service.monitor.services import resource_warnings, services
     from service.settings.report import warnings
 
     settings = load_settings(log_unused=False)
@@ -37,7 +37,8 @@ def config_check() -> None:
             problems += error.problems
     if problems:
         raise SettingsError(problems)
-    for warning in warnings(os.environ):
+    of_resources = () if without_urls else resource_warnings(settings)
+    for warning in (*warnings(os.environ), *of_resources):
         say(one_line(f"Warning: {warning}."))
     if without_urls:
         say("The settings are valid. No service has a URL: that is enough for the API only.")

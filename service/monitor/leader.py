@@ -98,6 +98,9 @@ class LeaseHolder:
         """The highest epoch of any monitor that this one has seen."""
         self._holder: str | None = None
         """The owner of the lease; `None` if the last request for the lease failed."""
+        self.failure = ""
+        """Why the last request for the lease failed, for clients; empty if it did not."""
+        # The end is logged as "leading" or "standing by".
         self._outage = OutageLog(log, "cannot acquire the lease")
         self._should_check = asyncio.Event()
         """Set when this monitor gets the lease, or if the store never answered;
@@ -152,6 +155,7 @@ class LeaseHolder:
             )
         except StoreUnavailable as error:
             self._holder = None
+            self.failure = str(error.details["reason"])
             self._metrics.store_failures.labels("lease").inc()
             # A leader logs the outage only if it lasts so long that it must stop leading.
             was_leading = self.epoch is not None
@@ -162,6 +166,7 @@ class LeaseHolder:
             if not self._highest_epoch:
                 self._should_check.set()
             return
+        self.failure = ""
         self._outage.succeeded()
         self._highest_epoch = max(self._highest_epoch, lease.epoch)
         self._metrics.epoch.set(lease.epoch)

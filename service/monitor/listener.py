@@ -32,7 +32,8 @@ async def listening(
 
     async def readyz(_request: web.Request) -> web.Response:
         if not lease_holder.leader_known:
-            return web.json_response({"status": "it is not known who leads"}, status=503)
+            unknown = {"status": "it is not known who leads", "reason": lease_holder.failure}
+            return web.json_response(unknown, status=503)
         return web.json_response({"status": "leading" if lease_holder.leads else "standing by"})
 
     async def render() -> bytes:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from service.errors import SettingsError
 from service.metrics import Metrics
 from service.monitor.check import Finding, check_service
 from service.monitor.kubernetes.assess import Rules
@@ -15,7 +14,8 @@ from service.monitor.loop import Monitor
 from service.monitor.notify.heartbeat import beating
 from service.monitor.notify.webhook import delivering
 from service.monitor.probes.http import session
-from service.monitor.services import services
+from service.monitor.reload import ServicesFile
+from service.monitor.services import resource_warnings, services
 from service.settings import Settings
 from service.store import open_store
 from service.tasks import cancel_and_wait, spawn_guarded
@@ -52,13 +52,18 @@ async def monitoring(settings: Settings) -> AsyncIterator[Callable[[], None]]:
             )
             host, port = await stack.enter_async_context(listener)
             log.info("listening", extra={"host": host, "port": port})
+        for warning in resource_warnings(settings):
+            log.warning("%s", warning)
         log.info("monitoring", extra={"services": ",".join(settings.service_names)})
         tasks = [
             spawn_guarded(lease_holder.run(), "leadership"),
             spawn_guarded(monitor.run(), "monitor"),
         ]
+        services_file = ServicesFile(settings, monitor.reload)
+        if settings.services_file is not None:
+            tasks.append(spawn_guarded(services_file.watch(), "services-file"))
         try:
-            yield lambda: _reload(monitor, settings)
+            yield services_file.reload
         finally:
             await cancel_and_wait(*tasks)
             await lease_holder.release()
@@ -86,15 +91,3 @@ async def _workloads(settings: Settings, stack: AsyncExitStack) -> WorkloadCheck
         settings.kubernetes_url, settings.kubernetes_credentials, rules, settings.resources_keep
     )
     return await stack.enter_async_context(checker)
-
-
-def _reload(monitor: Monitor, settings: Settings) -> None:
-    """Reload the services file. An invalid file is logged, and the previous services are kept."""
-    try:
-        monitor.reload(settings)
-    except SettingsError as error:
-        for problem in error.problems:
-            # The traceback would add nothing.
-            log.error("ignored invalid services file: %s", problem)  # noqa: TRY400
-    else:
-        log.info("reloaded the services file")

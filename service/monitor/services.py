@@ -1,6 +1,6 @@
 """The services to check: those of the settings, with the options of the services file.
 
-A services file, in TOML:
+A services file, in TOML. The monitor reloads it when it changes, and at SIGHUP:
 
     [api]
     url = "https://api-server:8443/healthz"     # or tcp://host:port, redis://…, rediss://…
@@ -242,6 +242,20 @@ def _workload(text: str | None, problems: list[str]) -> Workload | None:
         return None
     parts: Mapping[str, Any] = match.groupdict(default="")
     return Workload(**parts)
+
+
+def resource_warnings(settings: Settings) -> Sequence[str]:
+    """A line if workloads are named and not monitored, or the other way round.
+
+    Raises `SettingsError` as `services` does.
+    """
+    named = [name for name, service in services(settings).items() if service.workload]
+    switch = f"{PREFIX}MONITOR_RESOURCES"
+    if named and not settings.monitor_resources:
+        return [f"the workloads of {', '.join(named)} are not monitored: {switch} is not on"]
+    if settings.monitor_resources and not named:
+        return [f"{switch} is on, but no service has a workload: set {PREFIX}RESOURCES"]
+    return []
 
 
 def scheme(url: str) -> str:

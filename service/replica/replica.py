@@ -141,6 +141,11 @@ class Replica:
             return ""
         return snapshot.flaw
 
+    @property
+    def failure(self) -> str:
+        """Why the last reading failed, or what is wrong with the snapshot; empty if nothing is."""
+        return self._failure or self._flaw_just_read()
+
     def ready(self) -> bool:
         """Whether event reads can be answered, from a current or a stale snapshot."""
         snapshot = self.snapshot

@@ -2,6 +2,9 @@
 
 import asyncio
 import re
+import socket
+import ssl
+from collections.abc import Iterator
 
 from redis.exceptions import (
     AuthenticationError,
@@ -75,9 +78,31 @@ def _reason(error: BaseException) -> str:
         (ResponseError, _refusal(str(error))),
         (_MALFORMED_REPLY, "it sent a malformed reply"),
     ]
+    for kind, reason in reasons:
+        if isinstance(error, kind):
+            return reason
+    causes = tuple(_causes(error))
     return next(
-        (reason for kind, reason in reasons if isinstance(error, kind)), "it cannot be reached"
+        (reason for kind, reason in _UNREACHED if any(isinstance(one, kind) for one in causes)),
+        "it cannot be reached",
     )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it was raised for: the driver wraps errors of the network."""
+    following: BaseException | None = error
+    while following is not None:
+        yield following
+        following = following.__cause__ or following.__context__
+
+
+_UNREACHED: tuple[tuple[type[BaseException], str], ...] = (
+    (ConnectionRefusedError, "it refuses connections"),
+    (socket.gaierror, "its name cannot be resolved"),
+    (ssl.SSLCertVerificationError, "its certificate is not trusted"),
+    (ssl.SSLError, "it does not agree on TLS"),
+)
+"""Why there is no connection to Redis."""
 
 
 _REFUSALS = {

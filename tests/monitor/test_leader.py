@@ -489,7 +489,10 @@ async def test_listener_tells_who_leads(
     for lease_holder, expected in (
         (leader, (200, '{"status": "leading"}')),
         (standby, (200, '{"status": "standing by"}')),
-        (cut_off, (503, '{"status": "it is not known who leads"}')),
+        (
+            cut_off,
+            (503, '{"status": "it is not known who leads", "reason": "it cannot be reached"}'),
+        ),
     ):
         await lease_holder.try_acquire()
         async with listening(

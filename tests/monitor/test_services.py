@@ -586,7 +586,8 @@ async def test_once_prints_and_records_nothing(
 @pytest.mark.slow
 async def test_config_check(tmp_path: Path) -> None:
     """`config check` names the services, or all that is wrong, and exits with 0 or 2."""
-    assert await run("config", "check", services_file=file(tmp_path, FULL)) == (
+    settings = {"services_file": file(tmp_path, FULL), "monitor_resources": "on"}
+    assert await run("config", "check", **settings) == (
         0,
         "The settings are valid. Services: api, cache.\n",
         "",

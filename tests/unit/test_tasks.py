@@ -136,16 +136,42 @@ def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     outage.succeeded()
     for _ in range(2):
         for number in range(2):
-            outage.failed(reason=f"failure {number}")
+            outage.failed(reason="refused", number=number)
         for number in range(2):
             outage.succeeded(success=number)
     assert [(line.name, line.levelname, line.getMessage()) for line in caplog.records] == [
         ("some.module", "WARNING", "it is away"),
         ("some.module", "INFO", "it is back"),
     ] * 2
-    assert vars(caplog.records[0])["reason"] == "failure 0"
+    assert (vars(caplog.records[0])["reason"], vars(caplog.records[0])["number"]) == ("refused", 0)
     assert vars(caplog.records[1])["success"] == 0
     assert {line.filename for line in caplog.records} == {"test_tasks.py"}
+
+
+def test_each_change_of_the_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Reasons that alternate are logged once a minute, and reasons without end not at all."""
+    caplog.set_level(logging.INFO)
+    now = 0.0
+    outage = OutageLog(logging.getLogger("some.module"), "away", "back", lambda: now)
+
+    def logged() -> list[str]:
+        found = [vars(line).get("reason", "back") for line in caplog.records]
+        caplog.clear()
+        return found
+
+    for reason in ("refused", "refused", "timeout", "timeout", "refused", "timeout"):
+        outage.failed(reason=reason)
+    assert logged() == ["refused", "timeout"]
+    now = OutageLog.REPEAT_S
+    for reason in ("timeout", "refused", "refused", "timeout", "refused"):
+        outage.failed(reason=reason)
+    assert logged() == ["refused", "timeout"]
+    for number in range(100):
+        outage.failed(reason=f"reason {number}")
+    assert len(logged()) == OutageLog.MOST_REASONS - 2
+    outage.succeeded()
+    outage.failed(reason="refused")
+    assert logged() == ["back", "refused"]
 
 
 def test_a_quiet_outage_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,5 +33,9 @@ async def readyz(context: ApiContext, _request: web.Request) -> web.StreamRespon
     if context.draining:
         return no_store_response(b'{"status":"draining"}', 503)
     if context.settings.monitoring and not context.replica.ready():
-        return no_store_response(b'{"status":"the store has not been read recently enough"}', 503)
+        unready = {
+            "status": "the store has not been read recently enough",
+            "reason": context.replica.failure,
+        }
+        return no_store_response(orjson.dumps(unready), 503)
     return no_store_response(b'{"status":"ready"}')
