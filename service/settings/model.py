@@ -184,8 +184,8 @@ class Settings(BaseModel):
     services: Annotated[Mapping[str, str], BeforeValidator(parse_services)] = Field(
         default_factory=lambda: {"api": "", "compiler": "", "runner": ""}
     )
-    """The monitored services in order: `api=http://…/healthz,compiler=…`. The API needs only the
-    names."""
+    """The monitored services in order: `api=http://…/healthz,compiler=…`, separated by commas or
+    line breaks. The API needs only the names."""
     services_file: Path | None = None
     """A TOML file with a table for each service, for options such as headers and certificates. If
     `SERVICES` is not set, the services are the tables of the file, in its order."""

@@ -37,6 +37,8 @@ _UNITS = {
 """Seconds of each unit, as exact decimals: 500ms and 0.5s are the same float."""
 _LONGEST_S = 36_500 * 86_400.0
 """A hundred years: Redis refuses much longer expiries."""
+_ANOTHER = re.compile(r"(?<![?&A-Za-z0-9_])[a-z][a-z0-9_]*=[a-z+]+://", re.ASCII)
+"""Another `name=URL` inside a URL. A URL may be a parameter of another."""
 SERVICE_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _RESERVED_SERVICE_NAMES = frozenset({"all_healthy", "stale", "stale_after_seconds"})
 """Fields of the verdict, which also has a field named after each service."""
@@ -80,22 +82,25 @@ def _switch(value: object) -> object:
     return {"on": True, "off": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def parts(text: str) -> list[str]:
+    """The parts of a text that are separated by commas or line breaks, without empty ones."""
+    return [part.strip() for part in re.split(r"[,\r\n]", text) if part.strip()]
+
+
 def _split(value: object) -> object:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip())
-        if isinstance(value, str)
-        else value
-    )
+    return tuple(parts(value)) if isinstance(value, str) else value
 
 
 def parse_services(value: object) -> object:
-    """Parse services from `name=URL` pairs, separated by commas, or from a services file.
+    """Parse services from `name=URL` pairs, or from a services file.
+
+    Pairs are separated by commas or line breaks.
 
     A name without a URL is a service that is not checked. The result maps names to URLs, which may
     be empty. Raises `ValueError`.
     """
     if isinstance(value, str):
-        pairs = [part.partition("=")[::2] for part in value.split(",") if part.strip()]
+        pairs = [part.partition("=")[::2] for part in parts(value)]
     elif isinstance(value, Mapping):
         pairs = [(name, url if isinstance(url, str) else "") for name, url in value.items()]
     else:
@@ -111,6 +116,11 @@ def parse_services(value: object) -> object:
             )
         if name in services:
             raise ValueError(f"the service '{name}' is named twice")
+        if url and (_ANOTHER.search(url) or re.search(r"\s", url)):
+            raise ValueError(
+                f"the URL of '{name}' contains white space or another service: "
+                "separate services by commas or line breaks"
+            )
         if url and not can_be_checked(url):
             raise ValueError(
                 f"the URL of '{name}' is not an http:// or https:// URL, "
@@ -123,26 +133,34 @@ def parse_services(value: object) -> object:
 
 
 def parse_pairs(value: object) -> object:
-    """Parse `name=text` pairs, separated by commas; the text may contain equals signs."""
+    """Parse `name=text` pairs, separated by commas or line breaks.
+
+    The text may contain equals signs, but no white space. Raises `ValueError`.
+    """
     if not isinstance(value, str):
         return value
-    pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+    pairs = [part.partition("=") for part in parts(value)]
     if wrong := [name for name, _, text in pairs if not name or not text]:
         raise ValueError(f"'{wrong[0][:40]}' has no value: expected name=value pairs")
+    if broken := [name for name, _, text in pairs if re.search(r"\s", text)]:
+        raise ValueError(
+            f"the value of '{broken[0][:40]}' contains white space: "
+            "separate pairs by commas or line breaks"
+        )
     return {name: text for name, _, text in pairs}
 
 
 def can_be_checked(url: str) -> bool:
     """Whether there is a probe for the scheme of the URL, and the URL is complete."""
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        split = urlsplit(url)
+        port = split.port
     except ValueError:
         return False
-    has_probe = parts.scheme in {"http", "https", "redis", "rediss"} or (
-        parts.scheme == "tcp" and port is not None
+    has_probe = split.scheme in {"http", "https", "redis", "rediss"} or (
+        split.scheme == "tcp" and port is not None
     )
-    return has_probe and bool(parts.hostname)
+    return has_probe and bool(split.hostname) and not re.search(r"\s", url)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]

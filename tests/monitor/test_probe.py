@@ -357,7 +357,7 @@ async def test_connection_reset() -> None:
             b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
             "Duplicate Content-Length",
         ),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 50_000 + b"\r\n\r\n", "Got more than 8190 bytes"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", "Got more than 65536 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 1_000 + b"\r\n", "Too many headers"),
     ],
 )
@@ -543,6 +543,92 @@ async def test_credentials_in_the_url_are_not_shown(behaviour: Behaviour) -> Non
     assert not result.healthy
     assert f"(http://127.0.0.1:{port}/healthz)" in result.info
     assert not any(secret in result.info for secret in ("monitor", "hunter2", "t0psecret"))
+
+
+ECHOES = {
+    "redirect": http("302 Found", b"", "Location: /login?token=t0psecret&x=1#part"),
+    "redirect with user": http("302 Found", b"", "Location: http://monitor:hunter2@other/?a"),
+    "redirect that is not well-formed": http("302 Found", b"", "Location: http://[::1/?t0psecret"),
+    "query": http("500 No", b"no route for /healthz?token=t0psecret&n=1"),
+    "value": http("200 OK", b"token: t0psecret"),
+    "password": http("500 No", b"hunter2 is wrong"),
+    "encoded": http("500 No", b"what%20is%2fthis"),
+    "decoded": http("500 No", b"what is/this"),
+    "JSON": http("500 No", b'{"q": "say \\"yes\\""}'),
+    "basic credentials": http("500 No", b"Basic bW9uaXRvcjpodW50ZXIy"),
+    "header field": http("500 No", b"Authorization: Bearer abcdefgh"),
+    "credential": http("500 No", b"wrong token abcdefgh"),
+    "status line": http("500 t0psecret"),
+    "malformed": b"t0psecret hunter2\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+async def test_secrets_that_a_service_repeats_are_hidden(echo: bytes) -> None:
+    """A redirect, an error page or a malformed response that repeats a secret does not show it."""
+    query = "token=t0psecret&odd=what%20is%2Fthis&say=say+%22yes%22&n=1"
+    async with service(says(echo)) as port, session() as client:
+        url = f"http://monitor:hunter2@127.0.0.1:{port}/healthz?{query}"
+        headers = {"Authorization": "Bearer abcdefgh", "Accept": "text/plain"}
+        result = await probe(client, url, DEADLINE_S, headers=headers)
+    secrets = ("hunter2", "t0psecret", "what%20is", "what is", "say \\", "bW9uaXR", "abcdefgh")
+    assert not [secret for secret in secrets if secret in result.info]
+
+
+async def test_what_is_no_secret_is_shown() -> None:
+    """Short values and fields that are no credentials occur in other words."""
+    body = b"n=1, Accept: text/plain, page 1"
+    async with service(says(http("500 No", body))) as port, session() as client:
+        url = f"http://127.0.0.1:{port}/healthz?n=1"
+        result = await probe(client, url, DEADLINE_S, headers={"Accept": "text/plain"})
+    assert result.info.endswith(body.decode())
+
+
+LIKE_CURL = {
+    "a field of 64 KiB": http("200 OK", b"ok", "X: " + "a" * 65_000),
+    "200 fields": http("200 OK", b"ok", *(f"X-{number}: a" for number in range(200))),
+    "bytes after a 204": b"HTTP/1.1 204 No Content\r\n\r\nbody",
+    "a 204 with a length": b"HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody",
+    "a chunked 204": (
+        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+    ),
+    "bytes after a 204 that closes": (b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\nbody"),
+    "bytes after a body": http("200 OK", b"ok") + b"more",
+    "bytes after an empty body": http("200 OK", b"") + b"more",
+    "bytes after chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nmore"
+    ),
+    "line feeds only": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+}
+
+
+@pytest.mark.parametrize("step", [1_000_000, 7])
+@pytest.mark.parametrize("answer", LIKE_CURL.values(), ids=LIKE_CURL)
+async def test_what_curl_accepts_is_healthy(answer: bytes, step: int) -> None:
+    """Large heads, and bytes after a response, are no reason to be unhealthy, however they come."""
+    if len(answer) > 10_000 and step == 7:
+        step = 4_099
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10_000)
+        for start in range(0, len(answer), step):
+            writer.write(answer[start : start + step])
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    result, _ = await check_of(behave)
+    assert result.info.startswith("Reachable: HTTP 20")
+    assert result.healthy
+    assert "more" not in result.info
+
+
+async def test_not_modified_is_no_redirect() -> None:
+    """A 304 is described as what it is: the check sends no condition."""
+    result, url = await check_of(says(b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\n\r\n'))
+    assert result == Result(
+        False,
+        f"Not modified, although the check has no condition: HTTP 304 Not Modified ({url}).",
+    )
 
 
 async def test_credentials_in_the_url_are_sent() -> None:

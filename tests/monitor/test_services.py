@@ -607,6 +607,24 @@ async def test_config_check(tmp_path: Path) -> None:
     )
 
 
+async def test_redis_that_repeats_a_password() -> None:
+    """An error that repeats what was sent does not show it."""
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_000)
+        writer.write(b"+OK\r\n")
+        await reader.read(1_000)
+        writer.write(b"-ERR unknown command, with args beginning with: 'hunter2 monitor'\r\n")
+        await writer.drain()
+
+    async with service(echo) as port:
+        result = await probe_redis(f"redis://monitor:hunter2@127.0.0.1:{port}", 5.0)
+    assert result.info == (
+        "Reachable, but unhealthy: ERR unknown command, with args beginning with: "
+        f"'[hidden] [hidden]' (redis://127.0.0.1:{port})."
+    )
+
+
 @pytest.mark.slow
 async def test_json_needs_once() -> None:
     """`--json` without `--once` is a wrong command line."""

@@ -246,6 +246,29 @@ def test_check_timeout_follows_the_interval(interval: str, timeout: float) -> No
     assert load(environ(check_interval=interval)).check_timeout == timeout
 
 
+YAML_BLOCK = """
+api=http://api:8080/healthz
+  compiler=tcp://compiler:9000,\r
+runner=https://runner/?next=http://other/&b=1
+
+"""
+
+
+def test_services_are_separated_by_commas_or_line_breaks() -> None:
+    """A block of YAML has a service in each line; commas and empty lines do no harm."""
+    block = load(environ(services=YAML_BLOCK, resources="api=deployment/a\ncompiler=daemonset/c\n"))
+    assert block.services == {
+        "api": "http://api:8080/healthz",
+        "compiler": "tcp://compiler:9000",
+        "runner": "https://runner/?next=http://other/&b=1",
+    }
+    assert block.resources == {"api": "deployment/a", "compiler": "daemonset/c"}
+    assert load(environ(services=" api = http://a , runner ")).services == {
+        "api": "http://a",
+        "runner": "",
+    }
+
+
 # -- mistakes --------------------------------------------------------------------------------------
 
 MISTAKES: list[tuple[str, str, str]] = [
@@ -285,6 +308,14 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("services", "api=http://", "SERVICES: the URL of 'api' is not"),
     ("services", "api=nonsense", "SERVICES: the URL of 'api' is not"),
     ("services", ",", "SERVICES: name at least one service"),
+    ("services", "api=http://a runner=http://b", "SERVICES: the URL of 'api' contains white space"),
+    ("services", "api=http://a/x y", "SERVICES: the URL of 'api' contains white space"),
+    ("services", "api=http://a\u00a0b", "SERVICES: the URL of 'api' contains white space"),
+    ("services", "api=http://a\tb", "SERVICES: the URL of 'api' contains white space"),
+    ("services", "api=http://a;runner=http://b", "SERVICES: the URL of 'api' contains white"),
+    ("services", "api=http://a/runner=tcp://b:1", "SERVICES: the URL of 'api' contains white"),
+    ("services", "api=http://a\napi=http://b", "SERVICES: the service 'api' is named twice"),
+    ("resources", "api=deployment/a b=deployment/b", "RESOURCES: the value of 'api' contains"),
     ("services", "all_healthy", "SERVICES: 'all_healthy' cannot be"),
     ("services", "stale", "SERVICES: 'stale' cannot be"),
     ("services", "stale_after_seconds", "SERVICES: 'stale_after_seconds' cannot be"),

@@ -11,14 +11,15 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from service.events import INFO_LIMIT, clean_info
-from service.outgoing import BoundedConnector, read_at_most
+from service.monitor.probes.hide import hider, without_secrets
+from service.outgoing import FIELD_LIMIT, FIELDS_LIMIT, BoundedConnector, read_at_most
 
 BODY_LIMIT = 4 * INFO_LIMIT
 """The most bytes of a body that are read: enough for the longest info in any writing system."""
@@ -54,6 +55,9 @@ def session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
+        max_line_size=FIELD_LIMIT,
+        max_field_size=FIELD_LIMIT,
+        max_headers=FIELDS_LIMIT,
         headers={"User-Agent": "cluster-events", "Accept-Encoding": "identity"},
         trace_configs=[trace],
     )
@@ -90,6 +94,7 @@ async def probe(
     statuses are healthy. Never raises for what the service or the network does.
     """
     where, progress = without_secrets(url), Progress()
+    hide = hider(url, headers)
     try:
         async with (
             asyncio.timeout(deadline),
@@ -104,35 +109,32 @@ async def probe(
         ):
             progress.doing = f"reading the body of {_status(response)}"
             body = await read_at_most(response.content, BODY_LIMIT)
-            return _assess(response, expects(response.status), where, body)
+            found = _describe(response, expects(response.status), where, body)
+            return Result(expects(response.status), clean_info(hide(found)))
     except TimeoutError:
         problem = f"Timed out after {deadline:g} s while {progress.doing}"
     # Whatever a service provokes is a finding; it must not stop the monitor.
     except Exception as error:
-        problem = explain(error, progress.doing)
+        problem = hide(explain(error, progress.doing))
     return Result(False, clean_info(f"{problem} ({where})."))
-
-
-def without_secrets(url: str) -> str:
-    """The URL without credentials, query and fragment: every reader of the events sees it."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _status(response: aiohttp.ClientResponse) -> str:
     return f"HTTP {response.status} {response.reason or ''}".strip()
 
 
-def _assess(response: aiohttp.ClientResponse, healthy: bool, where: str, body: bytes) -> Result:
+def _describe(response: aiohttp.ClientResponse, healthy: bool, where: str, body: bytes) -> str:
     status = _status(response)
     if healthy:
         found = f"Reachable: {status}."
+    elif response.status == HTTPStatus.NOT_MODIFIED:
+        found = f"Not modified, although the check has no condition: {status} ({where})."
     elif 300 <= response.status < 400:  # noqa: PLR2004  # Redirection (RFC 9110, section 15.4).
-        target = response.headers.get("Location", "nowhere")
+        target = without_secrets(response.headers.get("Location", "nowhere"))
         found = f"Redirected, which is not followed: {status} to {target[:200]} ({where})."
     else:
         found = f"Reachable, but unhealthy: {status} ({where})."
-    return Result(healthy, clean_info(f"{found}\n{_text(response, body)}".rstrip()))
+    return f"{found}\n{_text(response, body)}".rstrip()
 
 
 def _text(response: aiohttp.ClientResponse, body: bytes) -> str:

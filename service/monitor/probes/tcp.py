@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from service.events import clean_info
-from service.monitor.probes.http import Progress, Result, explain, without_secrets
+from service.monitor.probes.hide import hider, without_secrets
+from service.monitor.probes.http import Progress, Result, explain
 
 REPLY_LIMIT = 1_024
 """The most bytes of one line of a reply: Redis' errors are shorter."""
@@ -36,17 +37,19 @@ async def _probe(
     tls: ssl.SSLContext | None,
 ) -> Result:
     parts, progress, where = urlsplit(url), Progress(), without_secrets(url)
+    hide = hider(url)
     try:
         async with asyncio.timeout(deadline), _connected(parts, tls) as (reader, writer):
             if parts.scheme == "tcp":
                 return Result(True, "Reachable: it accepts connections.")
             progress.doing = "waiting for a reply"
-            return await _ping(parts, reader, writer, where)
+            result = await _ping(parts, reader, writer, where)
+            return Result(result.healthy, clean_info(hide(result.info)))
     except TimeoutError:
         problem = f"Timed out after {deadline:g} s while {progress.doing}"
     # Whatever a service provokes is a finding; it must not stop the monitor.
     except Exception as error:
-        problem = explain(error, progress.doing)
+        problem = hide(explain(error, progress.doing))
     return Result(False, clean_info(f"{problem} ({where})."))
 
 
@@ -73,17 +76,13 @@ async def _ping(
         user = [unquote(parts.username)] if parts.username else []
         reply = await _send(reader, writer, "AUTH", *user, unquote(parts.password))
         if reply != "+OK":
-            return Result(
-                False, clean_info(f"Reachable, but it refuses the credentials ({where}).")
-            )
+            return Result(False, f"Reachable, but it refuses the credentials ({where}).")
     reply = await _send(reader, writer, "PING")
     if reply == "+PONG":
         return Result(True, "Reachable: it answers PING.")
     if reply.startswith("-"):
-        return Result(
-            False, clean_info(f"Reachable, but unhealthy: {reply[1:].rstrip('.')} ({where}).")
-        )
-    return Result(False, clean_info(f"The server is not Redis: {reply[:100]!r} ({where})."))
+        return Result(False, f"Reachable, but unhealthy: {reply[1:].rstrip('.')} ({where}).")
+    return Result(False, f"The server is not Redis: {reply[:100]!r} ({where}).")
 
 
 async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *words: str) -> str:
