@@ -10,6 +10,8 @@ Each caller sets its own timeout and its own limit for the body.
 import re
 from functools import partial
 from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -34,6 +36,19 @@ _END_OF_HEAD = re.compile(rb"\r?\n\r?\n")
 _PIECE = 4 * 1024
 """Bytes passed to the parser at a time until the final head is complete. In the worst case it makes
 an object of every 16 bytes."""
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy for a URL by `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` (either case), or `None`.
+
+    These are read here and not by aiohttp, which with `trust_env` also reads credentials from a
+    netrc file. `NO_PROXY` lists host names, which stand for their subdomains too, or is `*`.
+    """
+    parts = urlsplit(url)
+    proxy = getproxies_environment().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 async def read_at_most(content: StreamReader, limit: int) -> bytes:

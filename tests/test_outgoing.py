@@ -73,7 +73,8 @@ async def delivered(url: str, _: Path) -> str:
     """Why the webhook's attempt failed."""
     hook = webhook._Webhook(url, b"k" * 32, Metrics(), ())
     async with session() as client:
-        return await hook._attempt(client, webhook._Message("1", b"{}"))
+        failure = await hook._attempt(client, webhook._Message("1", b"{}"))
+        return failure.reason if failure else ""
 
 
 async def looked(url: str, folder: Path) -> str:

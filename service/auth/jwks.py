@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from service.auth.verification_keys import VerificationKeys, from_jwks
-from service.outgoing import BoundedConnector, read_at_most
+from service.outgoing import BoundedConnector, proxy_for, read_at_most
 from service.settings import is_safe_url
 from service.tasks import OutageLog, SingleFlight, cancel_and_wait, jittered, spawn_guarded
 from service.text import decoded
@@ -170,7 +170,7 @@ class JwksClient:
         decompressed bytes.
         """
         assert self._session is not None  # noqa: S101  # Fetches run inside `running`.
-        async with self._session.get(url, allow_redirects=False) as response:
+        async with self._session.get(url, allow_redirects=False, proxy=proxy_for(url)) as response:
             if response.status != HTTPStatus.OK:
                 raise JwksError(f"HTTP {response.status}")
             body = await read_at_most(response.content, LIMIT_BYTES + 1)

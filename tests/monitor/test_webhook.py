@@ -46,6 +46,7 @@ class Receiver:
     statuses: list[int] = field(default_factory=list)
     got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
     hangs: bool = False
+    retry_after: str = ""
     metrics: Metrics = field(default_factory=Metrics)
     url: SecretStr | None = None
 
@@ -67,7 +68,9 @@ class Receiver:
         self.got.append((dict(request.headers), await request.read()))
         while self.hangs:
             await asyncio.sleep(0.01)
-        return web.Response(status=self.statuses.pop(0) if self.statuses else 204)
+        headers = {"Retry-After": self.retry_after} if self.retry_after else {}
+        status = self.statuses.pop(0) if self.statuses else 204
+        return web.Response(status=status, headers=headers)
 
     def counted(self, result: str) -> float:
         """A metric's value."""
@@ -152,20 +155,88 @@ async def test_undeliverable_change_is_dead(
 ) -> None:
     """After the last attempt the change is counted and logged, without the URL, and the next one
     gets its turn."""
-    receiver.statuses = [410, 410, 410]
+    receiver.statuses = [500, 429, 503]
     first, second = event(ONE_BAD), event(ALL_GOOD, 1)
     async with delivering(receiver.url, SECRET, receiver.metrics, SOON) as tell:
         tell(first, GOOD)
         tell(second, {})
         await until(lambda: receiver.counted("delivered") == 1)
     assert (receiver.counted("dead"), receiver.counted("failed")) == (1, 3)
-    (record,) = caplog.records
-    assert (record.levelname, vars(record)["event"], vars(record)["reason"]) == (
-        "ERROR",
-        first.id,
-        "HTTP 410",
-    )
+    assert told(caplog) == [
+        ("WARNING", "webhook message not delivered yet", first.id, "HTTP 500"),
+        ("ERROR", "webhook delivery failed", first.id, "HTTP 503"),
+    ]
     assert "secret" not in caplog.text
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str, str]]:
+    """The lines of the log: level, message, event and reason."""
+    return [
+        (
+            line.levelname,
+            line.getMessage(),
+            vars(line)["event"],
+            vars(line).get("reason", f"{vars(line).get('attempts')} attempts"),
+        )
+        for line in caplog.records
+    ]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 410, 413, 415, 422, 451])
+async def test_message_that_is_refused_for_good_is_given_up(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """A receiver that will never accept a message gets it once, and at once the next one."""
+    receiver.statuses = [status]
+    first, second = event(ONE_BAD), event(ALL_GOOD, 1)
+    async with delivering(receiver.url, SECRET, receiver.metrics, (3_600.0,)) as tell:
+        tell(first, GOOD)
+        tell(second, {})
+        await until(lambda: receiver.counted("delivered") == 1)
+    assert [headers["webhook-id"] for headers, _ in receiver.got] == [first.id, second.id]
+    assert (receiver.counted("dead"), receiver.counted("failed")) == (1, 1)
+    assert told(caplog) == [("ERROR", "webhook delivery failed", first.id, f"HTTP {status}")]
+
+
+@pytest.mark.parametrize("status", [302, 407, 408, 421, 425, 429, 500, 502, 503, 504])
+async def test_failure_that_may_pass_is_retried(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """A failure that says nothing about the message is logged once, and its end as well."""
+    receiver.statuses = [status, status]
+    with caplog.at_level(logging.INFO, "service.monitor.notify.webhook"):
+        async with delivering(receiver.url, SECRET, receiver.metrics, SOON) as tell:
+            tell(first := event(ONE_BAD), GOOD)
+            await until(lambda: receiver.counted("delivered") == 1)
+    assert told(caplog) == [
+        ("WARNING", "webhook message not delivered yet", first.id, f"HTTP {status}"),
+        ("INFO", "webhook message delivered", first.id, "3 attempts"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "pause"),
+    [("7", 7.0), ("0", 0.01), ("86400", 300.0), ("9" * 400, 0.01), ("-1", 0.01), ("soon", 0.01)],
+)
+async def test_receiver_may_ask_for_a_pause(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, value: str, pause: float
+) -> None:
+    """`Retry-After` makes a pause longer, within bounds, and never shorter."""
+    receiver.statuses, receiver.retry_after = [429], value
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def paused(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr("service.monitor.notify.webhook.asyncio.sleep", paused)
+    async with delivering(receiver.url, SECRET, receiver.metrics, SOON) as tell:
+        tell(event(ONE_BAD), GOOD)
+        while not receiver.counted("delivered"):
+            await sleep(0.001)
+    assert pause in pauses
+    assert max(pauses) == pause
 
 
 async def test_redirect_is_not_followed(receiver: Receiver) -> None:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from service.metrics import Metrics
 from service.monitor.probes.http import session
+from service.outgoing import proxy_for
 from service.tasks import OutageLog, cancel_and_wait, spawn_guarded
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ async def _call(client: aiohttp.ClientSession, url: str) -> str:
     """Make one call; returns why it failed, or `""`."""
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with client.get(url, allow_redirects=False, timeout=timeout) as response:
+        async with client.get(
+            url, allow_redirects=False, timeout=timeout, proxy=proxy_for(url)
+        ) as response:
             return "" if response.ok and response.status < 300 else f"HTTP {response.status}"  # noqa: PLR2004  # Success.
     # Whatever the server or the network does, checks go on.
     except Exception as error:

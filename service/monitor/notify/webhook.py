@@ -1,9 +1,10 @@
 """One webhook: a signed POST for each recorded change.
 
 Messages follow Standard Webhooks (standardwebhooks.com). The monitor that recorded the change sends
-it, and retries for eight minutes; checks do not wait for it. A message that cannot be delivered is
-counted and logged as dead: the event itself is in the store. Receivers recognise repetitions by
-`webhook-id`, which is the event's id.
+it, and retries for eight minutes; checks do not wait for it. A message that the receiver refuses
+for good is given up at once, so that it does not hold up the next one. A message that cannot be
+delivered is counted and logged as dead: the event itself is in the store. Receivers recognise
+repetitions by `webhook-id`, which is the event's id.
 """
 
 import asyncio
@@ -11,10 +12,12 @@ import base64
 import hashlib
 import hmac
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 import orjson
@@ -23,6 +26,7 @@ from pydantic import SecretStr
 from service.events import Event, Selector, Status, rfc3339
 from service.metrics import Metrics
 from service.monitor.probes.http import session, successful
+from service.outgoing import proxy_for
 from service.settings import webhook_key
 from service.tasks import cancel_and_wait, spawn_guarded
 
@@ -33,6 +37,20 @@ TIMEOUT_S = 10.0
 """Seconds for one attempt."""
 PAUSES_S = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 240.0)
 """Seconds between two attempts: eight in eight minutes, more than a receiver's restart takes."""
+RETRIED = frozenset(
+    {
+        HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.MISDIRECTED_REQUEST,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+)
+"""Client errors that say nothing about the message: the same request can succeed later, or on
+another connection. Any other 4xx says that the receiver will not accept this request (RFC 9110,
+section 15.5), so it would refuse it again."""
+LONGEST_RETRY_AFTER_S = 300.0
+"""The longest pause that a receiver can ask for with `Retry-After`."""
 WAITING = 100
 """The most messages in the queue. They are sent one by one to keep their order; when the queue is
 full, the oldest one is dropped."""
@@ -45,6 +63,18 @@ OnEvent = Callable[[Event, Mapping[str, Status | str]], None]
 class _Message:
     id: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed. `final` says that another attempt would fail as well.
+
+    `retry_after` is how long the receiver asks to wait, in seconds.
+    """
+
+    reason: str
+    final: bool = False
+    retry_after: float = 0.0
 
 
 @asynccontextmanager
@@ -123,18 +153,24 @@ class _Webhook:
         self._queue.clear()
 
     async def _deliver(self, client: aiohttp.ClientSession, message: _Message) -> None:
-        failure = ""
-        for pause in (*self._pauses, None):
+        for number, pause in enumerate((*self._pauses, None), start=1):
             failure = await self._attempt(client, message)
             self._metrics.webhooks.labels("failed" if failure else "delivered").inc()
-            if not failure:
+            if failure is None:
+                if number > 1:
+                    delivered = {"event": message.id, "attempts": number}
+                    log.info("webhook message delivered", extra=delivered)
                 return
-            if pause is not None:
-                await asyncio.sleep(pause)
-        self._dead(message, failure)
+            if pause is None or failure.final:
+                self._dead(message, failure.reason)
+                return
+            if number == 1:
+                failed = {"event": message.id, "reason": failure.reason}
+                log.warning("webhook message not delivered yet", extra=failed)
+            await asyncio.sleep(max(pause, failure.retry_after))
 
-    async def _attempt(self, client: aiohttp.ClientSession, message: _Message) -> str:
-        """Make one attempt; returns why it failed, or `""`.
+    async def _attempt(self, client: aiohttp.ClientSession, message: _Message) -> Failure | None:
+        """Make one attempt; returns why it failed, or `None`.
 
         Each attempt has its own timestamp, and therefore its own signature.
         """
@@ -152,11 +188,12 @@ class _Webhook:
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+                proxy=proxy_for(self._url),
             ) as response:
-                return "" if successful(response.status) else f"HTTP {response.status}"
+                return None if successful(response.status) else _failure(response)
         # Whatever the receiver or the network does, checks go on.
         except Exception as error:
-            return type(error).__name__
+            return Failure(type(error).__name__)
 
     def _dead(self, message: _Message, why: str) -> None:
         self._metrics.webhooks.labels("dead").inc()
@@ -164,3 +201,15 @@ class _Webhook:
             "webhook delivery failed",
             extra={"event": message.id, "reason": why},
         )
+
+
+def _failure(response: aiohttp.ClientResponse) -> Failure:
+    status = response.status
+    seconds = response.headers.get("Retry-After", "")
+    return Failure(
+        f"HTTP {status}",
+        final=400 <= status < 500 and status not in RETRIED,  # noqa: PLR2004  # Client errors.
+        retry_after=min(float(seconds), LONGEST_RETRY_AFTER_S)
+        if re.fullmatch("[0-9]{1,9}", seconds)
+        else 0.0,
+    )
