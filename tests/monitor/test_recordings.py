@@ -1,5 +1,6 @@
 """Recordings of a real Kubernetes, replayed: the verdict and the first cause of each phase."""
 
+import gzip
 import json
 import os
 import re
@@ -11,13 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from service.monitor.kubernetes.assess import Rules
-from service.monitor.kubernetes.checker import WorkloadChecker, WorkloadHealth
+from service.monitor.kubernetes.checker import WorkloadChecker, WorkloadHealth, workload_checker
 from service.monitor.kubernetes.client import kubernetes_client
 from service.monitor.kubernetes.history import MIN_READY_S
 from service.monitor.services import Workload
-from tests.support.cluster import RECORDINGS, Cluster, Object, credentials, recording
+from tests.support.cluster import (
+    RECORDINGS,
+    Cluster,
+    Object,
+    closes,
+    condition,
+    container,
+    credentials,
+    pod,
+    recording,
+    workload,
+)
 
 PHASES = json.loads((RECORDINGS / "phases.json").read_text(encoding="utf-8"))
 TEXTS = RECORDINGS / "texts.md"
@@ -295,3 +308,82 @@ async def test_texts(tmp_path: Path) -> None:
     if os.environ.get("UPDATE_TEXTS"):
         TEXTS.write_text(text, encoding="utf-8")
     assert text == TEXTS.read_text(encoding="utf-8")
+
+
+def recorded(name: str) -> list[Any]:
+    """The recorded exchanges of a file."""
+    with gzip.open(RECORDINGS / f"{name}.json.gz") as file:
+        return list(json.load(file))
+
+
+ERRORS = {
+    one["name"]: one
+    for one in recorded("errors")
+    if one["status"] != 200 and re.search(r"/(deployments|rollouts|pods|events)\b", one["request"])
+}
+NOT_FOUND = {"404 workload", "404 namespace that does not exist"}
+"""The only responses that say that the workload does not exist."""
+
+
+@pytest.mark.parametrize("name", ERRORS)
+async def test_recorded_errors(name: str, tmp_path: Path) -> None:
+    """No error of a real API server is a finding, except that the workload does not exist."""
+    error = ERRORS[name]
+    requested = re.search(r"/(deployments|rollouts|pods|events)\b", error["request"])
+    assert requested
+    kind = requested[1].replace("rollouts", "deployments")
+    available = condition("Available", "True", "MinimumReplicasAvailable")
+    cluster = Cluster([workload(conditions=[available])], [pod("a", "Running", container())])
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if error["status"] is None:
+            return await closes(request)
+        body = error["body"]
+        text = body if isinstance(body, str) else json.dumps(body)
+        return web.Response(status=error["status"], text=text, content_type="application/json")
+
+    async with (
+        cluster.serving(),
+        workload_checker(cluster.url, credentials(tmp_path / "a"), Rules(), 300.0) as checker,
+    ):
+        api = Workload("deployment", "api-server")
+        assert (await checker.check(api, 10.0)).healthy
+        cluster.workloads = [workload(available=2, conditions=[available])]
+        cluster.answers[kind] = answer
+        found = await checker.check(api, 10.0)
+    if name in NOT_FOUND:
+        assert (found.healthy, found.unknown) == (False, "")
+    elif kind == "events":
+        assert (found.healthy, found.unknown) == (True, "")
+    else:
+        assert found.healthy
+        assert found.unknown
+        assert found.info.startswith("As of ")
+
+
+async def test_recorded_pages(tmp_path: Path) -> None:
+    """The 130 pods of a real list in pages, with the tokens of a real API server, are all read."""
+    pages = [one for one in recorded("paging") if "labelSelector" in one["request"]]
+    assert [len(page["body"]["items"]) for page in pages] == [50, 50, 30]
+    by_token = {}
+    token = None
+    for page in pages:
+        by_token[token] = page["body"]
+        token = page["body"]["metadata"].get("continue")
+    (owner,) = pages[0]["body"]["items"][0]["metadata"]["ownerReferences"]
+    name = owner["name"].rpartition("-")[0]
+    found = workload(name=name, desired=130, replicas=130, updated=130, available=129)
+    cluster = Cluster([found])
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.query["limit"] == "50"
+        return web.json_response(by_token[request.query.get("continue")])
+
+    cluster.answers["pods"] = answer
+    async with (
+        cluster.serving(),
+        kubernetes_client(cluster.url, credentials(tmp_path / "a")) as client,
+    ):
+        checker = WorkloadChecker(client, Rules(), keep=0.0)
+        pods = await checker._all_pages(found, "deployment", "platform")
+    assert len({one.uid for one in pods}) == 130

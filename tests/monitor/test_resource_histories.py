@@ -15,6 +15,7 @@ from service.monitor.kubernetes.checker import WorkloadChecker
 from service.monitor.kubernetes.client import kubernetes_client
 from service.settings import Unknown
 from tests.support.cluster import (
+    RECORDINGS,
     SEEN,
     Answer,
     Cluster,
@@ -392,32 +393,53 @@ async def test_pods_and_events_of_a_deleted_workload_are_not_its_own(
     assert "of an earlier pod" not in await history.info()
 
 
-ROLL_OUTS = {
+OUTAGE = [HEALTHY, UNHEALTHY, HEALTHY]
+RECORDED: dict[str, list[Status]] = {
+    "deployment-steady-3of3": [HEALTHY],
     "deployment-rollout-maxunavailable-0": [HEALTHY],
     "deployment-rollout-maxunavailable-25pct": [HEALTHY],
+    "deployment-rollout-stuck-image-pull": OUTAGE,
+    "deployment-rollout-crashloop": OUTAGE,
     "deployment-scale-up-3-to-5": [HEALTHY],
+    "deployment-scale-up-3-to-4": [HEALTHY],
+    "deployment-scale-down-5-to-3": [HEALTHY],
     "deployment-scaled-to-0": [HEALTHY],
     "deployment-paused-mid-rollout": [HEALTHY],
+    "deployment-crashloop-1-of-3": OUTAGE,
+    "deployment-crashloop-1-of-3-maxunavailable-1": OUTAGE,
+    "deployment-all-down": OUTAGE,
+    "deployment-quota-exceeded": OUTAGE,
+    "deployment-quota-exceeded-rollout": [HEALTHY, UNHEALTHY],
+    "deployment-podsecurity-refused": [HEALTHY, UNHEALTHY],
     "deployment-with-job-pod-same-labels": [HEALTHY],
     "deployment-with-canary-same-labels": [HEALTHY],
+    "deployment-evicted-leftovers": OUTAGE,
+    "deployment-pending-unschedulable": OUTAGE,
+    "deployment-recreate-strategy": OUTAGE,
+    "deployment-deleted-and-recreated": OUTAGE,
+    "deployment-readiness-failing-1-of-3": OUTAGE,
     "deployment-300-pods-one-failing": [HEALTHY],
-    "deployment-rollout-stuck-image-pull": [HEALTHY, UNHEALTHY, HEALTHY],
-    "deployment-crashloop-1-of-3": [HEALTHY, UNHEALTHY, HEALTHY],
-    "deployment-all-down": [HEALTHY, UNHEALTHY, HEALTHY],
-    "deployment-evicted-leftovers": [HEALTHY, UNHEALTHY, HEALTHY],
-    "deployment-recreate-strategy": [HEALTHY, UNHEALTHY, HEALTHY],
-    "deployment-quota-exceeded": [HEALTHY, UNHEALTHY, HEALTHY],
-    "deployment-podsecurity-refused": [HEALTHY, UNHEALTHY],
-    "deployment-deleted-and-recreated": [HEALTHY, UNHEALTHY, HEALTHY],
+    "statefulset-steady": [HEALTHY],
+    "statefulset-rolling-update-orderedready": [HEALTHY],
+    "statefulset-rolling-update-partition": [HEALTHY],
+    "statefulset-pod-stuck-terminating-on-lost-node": OUTAGE,
+    "statefulset-failedcreate": [HEALTHY, UNHEALTHY],
+    "statefulset-crashloop": OUTAGE,
+    "daemonset-steady": [HEALTHY],
+    "daemonset-rollout": [HEALTHY],
+    "daemonset-one-down": OUTAGE,
 }
+"""What is recorded of a service while its workload goes through a recorded situation."""
 
 
-@pytest.mark.parametrize("situation", ROLL_OUTS)
+@pytest.mark.parametrize("situation", RECORDED)
 async def test_what_is_recorded_of_a_situation(make_history: MakeHistory, situation: str) -> None:
     """A roll-out, a scale-up or a pause records nothing; an outage records its begin and end."""
     frames = recording(situation)
-    namespace = next(one["workload"] for one in frames if one["workload"])["metadata"]["namespace"]
-    history = await make_history(resources=f"api={namespace}/deployment/checkout")
+    found = next(one["workload"] for one in frames if one["workload"])
+    namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
+    resources = f"api={namespace}/{found['kind'].lower()}/{name}"
+    history = await make_history(resources=resources)
     for frame in frames:
         history.cluster.show(frame)
         history.world.now = 1_000.0 + frame["t"]
@@ -425,10 +447,15 @@ async def test_what_is_recorded_of_a_situation(make_history: MakeHistory, situat
     for _ in range(6):
         history.world.now += 5.0
         await history.world.monitor.check(history.world.client)
-    assert await history.recorded() == ROLL_OUTS[situation]
-    assert [event.services["api"].status for event in history.world.changes] == (
-        ROLL_OUTS[situation]
-    )
+    assert await history.recorded() == RECORDED[situation]
+    notified = [event.services["api"].status for event in history.world.changes]
+    assert notified == RECORDED[situation]
+
+
+def test_every_situation_has_its_history() -> None:
+    """No recording is left out."""
+    files = {file.name.partition(".")[0] for file in RECORDINGS.glob("*.json.gz")}
+    assert files - {"errors", "paging"} == set(RECORDED)
 
 
 async def test_roll_out_without_progress(make_history: MakeHistory) -> None:

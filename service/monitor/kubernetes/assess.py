@@ -136,8 +136,7 @@ def assess(reading: Reading, history: History, now: float, rules: Rules) -> Asse
         lines += [_sentence(text) for text in (way, state.failed) if text and text not in why]
         lines += _bad_conditions(state, "\n".join(lines))
     else:
-        failing_text = f"{cause}" if cause else ""
-        lines[0] += "".join(f"; {text}" for text in (way, failing_text) if text)
+        lines[0] += "".join(f"; {text}" for text in (way, cause) if text)
     lines[0] += "."
     if reading.pods is None:
         lines.append(f"Its pods could not be read: {reading.unread}.")
@@ -332,10 +331,9 @@ def _bad_conditions(state: WorkloadState, said: str) -> Iterator[str]:
 def _described(faults: _Faults, reading: Reading) -> Iterator[str]:
     """The lines about failing pods; the first line has named the problem of the first one."""
     described = faults.described
-    for pod in described[:SHOWN_PODS]:
+    for number, pod in enumerate(described[:SHOWN_PODS]):
         first, *rest = pod.details
-        problem = "" if pod is described[0] else f": {pod.problem}"
-        yield f"Pod {pod.name}: {first}{problem}."
+        yield f"Pod {pod.name}: {first}{f': {pod.problem}' if number else ''}."
         yield from (f"  {line}" for line in rest)
         yield from map(_warning, reading.warnings.get(pod.uid, ()))
     if len(described) > SHOWN_PODS:
