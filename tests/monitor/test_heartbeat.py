@@ -10,9 +10,10 @@ from pydantic import SecretStr
 from service.errors import SettingsError, StoreUnavailable
 from service.metrics import Metrics
 from service.monitor.loop import Monitor
+from service.monitor.notify import heartbeat
 from service.monitor.notify.heartbeat import beating
 from tests.support.settings import make_settings
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.support.world import MakeWorld
 
 
@@ -38,7 +39,14 @@ async def test_each_completed_check_is_told(
     async with beating(
         SecretStr(f"http://127.0.0.1:{watcher.port}/ping/secret"), world.metrics
     ) as beat:
-        monitor = Monitor(world.settings, world.store, world.metrics, on_check=beat)
+        told = 0
+
+        def tell() -> None:
+            nonlocal told
+            told += 1
+            beat()
+
+        monitor = Monitor(world.settings, world.store, world.metrics, on_check=tell)
         for number, healthy in enumerate((True, False, False), start=1):
             api.healthy = healthy
             await monitor.check(world.client)
@@ -49,8 +57,7 @@ async def test_each_completed_check_is_told(
 
         monkeypatch.setattr(world.store, "read", away)
         await monitor.check(world.client)
-        await asyncio.sleep(0.05)
-    assert watcher.asked == 3
+    assert told == watcher.asked == 3
 
 
 async def test_trouble_with_the_watcher_is_told_once(
@@ -81,20 +88,27 @@ async def test_trouble_with_the_watcher_is_told_once(
     assert "secret" not in caplog.text
 
 
-async def test_hanging_watcher_is_asked_once_at_a_time(make_world: MakeWorld) -> None:
+async def test_hanging_watcher_is_asked_once_at_a_time(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While a call hangs, further checks start no second one, and the end of the process does not
     wait for it."""
-    world = await make_world("watcher")
-    watcher = world.services["watcher"]
+    monkeypatch.setattr(heartbeat, "TIMEOUT_S", 3_600.0)  # Who waits for the call waits for long.
+    world = await make_world("watcher", "later")
+    watcher, later = world.services["watcher"], world.services["later"]
     watcher.hangs = True
-    async with asyncio.timeout(1.0):
-        async with beating(SecretStr(f"http://127.0.0.1:{watcher.port}/"), world.metrics) as beat:
+    async with asyncio.timeout(PATIENCE_S):
+        async with (
+            beating(SecretStr(f"http://127.0.0.1:{watcher.port}/"), Metrics()) as beat,
+            beating(SecretStr(f"http://127.0.0.1:{later.port}/"), world.metrics) as beat_later,
+        ):
             beat()
             await until(lambda: watcher.asked == 1)
             beat()
             beat()
-            await asyncio.sleep(0.05)
-    assert watcher.most_at_once == 1
+            beat_later()  # Once this call has been answered, an earlier one would have arrived.
+            await until_called(world.metrics, "delivered", 1)
+    assert watcher.asked == watcher.most_at_once == 1
 
 
 async def test_no_url_no_call() -> None:
