@@ -24,11 +24,12 @@ from service.monitor.probes.http import Result, session
 from service.monitor.probes.tcp import probe_redis, probe_tcp
 from service.monitor.recording import Streak
 from service.monitor.services import Service, Workload, services
+from tests.support.clocks import put_forward
 from tests.support.environment import environment
 from tests.support.folders import ROOT
 from tests.support.services import certificate, http, says, service
 from tests.support.settings import make_settings
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_S, until
 from tests.support.world import MakeWorld, Scripted
 
 HEALTHY, UNHEALTHY, INITIAL = Status.HEALTHY, Status.UNHEALTHY, Status.INITIAL_UNHEALTHY
@@ -532,12 +533,33 @@ async def test_redis_that_does_not_answer_ping(reply: bytes, info: str) -> None:
         )
 
 
-@pytest.mark.parametrize("reply", [b"", b"x" * 10_000])
-async def test_redis_that_never_ends_its_line(reply: bytes) -> None:
-    """A server that says nothing, or too much, costs no more than the deadline."""
-    async with service(says(reply, stays=True)) as port:
-        async with asyncio.timeout(1.0):
-            assert not (await probe_redis(f"redis://127.0.0.1:{port}", 0.2)).healthy
+async def test_redis_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says nothing costs no more than the deadline."""
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        asked.set()
+        await reader.read()  # Until the monitor hangs up.
+
+    async with service(silent) as port:
+        url = f"redis://127.0.0.1:{port}"
+        checking = asyncio.create_task(probe_redis(url, 3_600.0))
+        async with asyncio.timeout(PATIENCE_S):
+            await asked.wait()
+        assert not checking.done()
+        put_forward(monkeypatch, 3_600.0)
+        assert await checking == Result(
+            False, f"Timed out after 3600 s while waiting for a reply ({url})."
+        )
+
+
+async def test_redis_that_never_ends_its_line() -> None:
+    """A server that says too much is not heard out, and the deadline is not waited for."""
+    async with service(says(b"x" * 10_000, stays=True)) as port:
+        async with asyncio.timeout(PATIENCE_S):
+            result = await probe_redis(f"redis://127.0.0.1:{port}", 3_600.0)
+    assert not result.healthy
 
 
 # -- commands --------------------------------------------------------------------------------------
