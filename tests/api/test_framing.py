@@ -4,7 +4,6 @@ them is run."""
 import asyncio
 import gzip
 import socket
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,16 @@ import pytest
 
 from service.api.handlers.event_body import body_limit
 from service.api.http import bodies
+from service.api.poll_path.connection import Connection
 from service.api.poll_path.request_handler import HANDLER_SETTINGS
 from service.api.poll_path.timeouts import Timeouts
 from tests.support import needs
 from tests.support.api import Api
+from tests.support.clocks import put_timeouts_forward
 from tests.support.observations import ALL_GOOD
 from tests.support.raw import EVENT, PATIENCE_S, TOKEN, connected, head, recording, send_head
 from tests.support.servers import POST, Server
+from tests.support.waiting import until
 
 MARK = "zzMARKzz"
 """Stands in the offending bytes; no reply may repeat it."""
@@ -445,63 +447,81 @@ async def test_client_that_leaves_in_its_body_is_no_bug_of_ours(
     """A client that closes the connection in the middle of its body is not logged as an error."""
     async with await connected(api.port) as line:
         line.send(recording()[:-10])
-        await asyncio.sleep(0.05)
-    await asyncio.sleep(0.05)
+        await until(lambda: any(not one.idle() for one in api.poll_server.connections))
+    await until(lambda: all(one.idle() for one in api.poll_server.connections))
+    async with await connected(api.port) as line:
+        await line.finish()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
     assert not (await api.store.read()).entries
 
 
 # -- deadlines -------------------------------------------------------------------------------------
 
-SHORT = Timeouts(head=0.2, idle=0.2, no_progress=0.2, sweep=0.05)
+TIMEOUTS = Timeouts(head=30, idle=60, no_progress=0.2, sweep=0.01)
+"""Heads and idle connections run out of time when a test puts the clock forward. Only a client that
+takes nothing is waited for."""
 
 
 @pytest.fixture(params=["on", "off"])
 async def hasty(request: pytest.FixtureRequest, make_api: Callable[..., Any]) -> Api:
-    """An API process that does not wait long, with the poll path on and off."""
-    api: Api = await make_api(timeouts=SHORT, poll_path=request.param)
+    """An API process with these timeouts, with the poll path on and off."""
+    api: Api = await make_api(timeouts=TIMEOUTS, poll_path=request.param)
     return api
 
 
-async def test_silent_connection_is_ended(hasty: Api) -> None:
+async def head_ended(connection: Connection) -> None:
+    """Waits until the server takes the head for a whole one."""
+    await until(lambda: not connection._head_since)
+
+
+async def test_silent_connection_is_ended(hasty: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection on which nothing is said ends."""
     async with await connected(hasty.port) as line:
+        await until(lambda: hasty.poll_server.connections)
+        put_timeouts_forward(monkeypatch, hasty.poll_server, 30)
         assert await line.rest() == b""
 
 
 @pytest.mark.parametrize(
     "pace", [b"GET /healthz HTTP/1.1", b"POST /v0/cluster/events", b"\x16\x03\x01"]
 )
-async def test_slow_head_is_ended(hasty: Api, pace: bytes) -> None:
+async def test_slow_head_is_ended(hasty: Api, monkeypatch: pytest.MonkeyPatch, pace: bytes) -> None:
     """A head that comes a byte at a time ends with the connection, however steadily it comes."""
-    started = time.monotonic()
     async with await connected(hasty.port) as line:
+        await until(lambda: hasty.poll_server.connections)
         ended = asyncio.create_task(line.rest())
-        for byte in (pace + b"\r\nHost: here\r\n" + b"X-One: 1\r\n" * 100)[:200]:
+        for byte in (pace + b"\r\nHost: here\r\n")[:16]:
             line.send(bytes([byte]))
-            await asyncio.sleep(0.02)
-            if ended.done():
-                break
+            await asyncio.sleep(0.01)  # So that it comes alone.
+            put_timeouts_forward(monkeypatch, hasty.poll_server, 2)
         await ended
-    assert time.monotonic() - started < 2
 
 
-async def test_slow_second_head_is_ended(hasty: Api) -> None:
+async def test_slow_second_head_is_ended(hasty: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that has been answered once gets no more time for its next head."""
     async with await connected(hasty.port) as line:
         line.send(head())
         assert (await line.reply()).status == 200
+        (connection,) = hasty.poll_server.connections
+        await head_ended(connection)
         line.send(head()[:-2])
+        await until(lambda: connection._head_since)
+        put_timeouts_forward(monkeypatch, hasty.poll_server, 30)
         assert await line.rest() == b""
 
 
-async def test_connection_in_use_outlives_the_deadlines(hasty: Api) -> None:
+async def test_connection_in_use_outlives_the_deadlines(
+    hasty: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Timeouts count from the last request: an agent that polls keeps its connection."""
     async with await connected(hasty.port) as line:
         for _ in range(6):
             line.send(head())
             assert (await line.reply()).status == 200
-            await asyncio.sleep(0.1)
+            (connection,) = hasty.poll_server.connections
+            await head_ended(connection)
+            put_timeouts_forward(monkeypatch, hasty.poll_server, 20)
+            await asyncio.sleep(2 * TIMEOUTS.sweep)  # So that the timeouts are looked at.
 
 
 @pytest.mark.parametrize("begun", [b"", EVENT[:10]], ids=["absent", "slow"])
