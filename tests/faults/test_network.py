@@ -3,8 +3,8 @@ long."""
 
 import asyncio
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -12,12 +12,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from service.errors import StoreUnavailable
 from service.events import Selector, uuid7
 from service.metrics import Metrics
-from service.replica import Replica
+from service.replica import CurrentOrStale, Replica
 from service.store import Entry, Store, connect
 from tests.faults.resp import answering
+from tests.support.clocks import put_forward
 from tests.support.observations import ALL_GOOD, ONE_BAD
 from tests.support.proxy import Mode, Proxy
 from tests.support.stores import entry_of
+from tests.support.waiting import PATIENCE_S, until
 
 OpenAt = Callable[..., Store]
 
@@ -92,19 +94,28 @@ async def test_a_dead_subscription_is_found(fault: Mode, proxy: Proxy, open_at: 
         await asyncio.sleep(0.05)
         await proxy.set(fault)
         with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(heard, 1.0)
+            await asyncio.wait_for(heard, PATIENCE_S)
 
 
 @pytest.mark.usefixtures("watchful")
 async def test_a_silent_subscription_lives_on(proxy: Proxy, valkey: str, open_at: OpenAt) -> None:
     """A subscription on which nothing happens for long is kept, and hears the next change."""
-    store = open_at(proxy.url, timeout=0.1)
+    store = open_at(proxy.url, timeout=PATIENCE_S)
+    pongs = 0
+
+    def count(reply: bytes) -> bool:
+        nonlocal pongs
+        pongs += b"pong" in reply.lower()
+        return False
+
+    proxy.cut = count
     async with store.subscribe() as changes:
         heard = asyncio.create_task(changes.wait_for_change())
-        await asyncio.sleep(0.45)
+        await until(lambda: pongs >= 3)
         assert proxy.accepted == 1
+        assert not heard.done()
         await open_at(valkey).append(ALL_GOOD)
-        await asyncio.wait_for(heard, 1.0)
+        await asyncio.wait_for(heard, PATIENCE_S)
 
 
 @pytest.mark.slow
@@ -145,21 +156,27 @@ async def test_an_append_that_cannot_be_acknowledged_is_an_error(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_each_request_fails_soon(fault: Mode, proxy: Proxy, open_at: OpenAt) -> None:
+async def test_each_request_fails_soon(
+    fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the network does, a reading fails within twice the time-out, also where 20 are under
     way at once."""
-    store = open_at(proxy.url, timeout=0.15)
+    store, direct = open_at(proxy.url, timeout=600), open_at(valkey, timeout=600)
     await store.read()
     await proxy.set(fault)
 
-    async def attempt() -> float:
-        started = time.monotonic()
+    async def attempt() -> None:
         with pytest.raises(StoreUnavailable) as caught:
             await store.read()
         assert "127.0.0.1" not in str(caught.value)
-        return time.monotonic() - started
 
-    assert max(await asyncio.gather(*(attempt() for _ in range(20)))) < 2 * 0.15 + 0.1
+    attempts = [asyncio.create_task(attempt()) for _ in range(20)]
+    for _ in range(2):
+        for _ in range(20):  # Until the attempts have come to where they wait.
+            await direct.read()
+        put_forward(monkeypatch, 600)
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*attempts)
     await proxy.set(Mode.PASS)
     assert (await store.read()).version == 0
 
@@ -169,22 +186,35 @@ async def test_each_request_fails_soon(fault: Mode, proxy: Proxy, open_at: OpenA
 async def test_replicas_recover_alone(
     fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
 ) -> None:
-    """After any fault a replica with default heartbeats is current again within 1 s of the
-    network's recovery."""
+    """After any fault a replica with default heartbeats is current again once the network has
+    recovered."""
     replica = Replica(open_at(proxy.url, timeout=0.2), Metrics(), max_staleness=0.6)
     writer = open_at(valkey)
     async with replica.running():
         first = (await writer.append(ALL_GOOD)).event.id
         await proxy.set(fault)
-        await asyncio.sleep(0.8)
-        assert replica.current() is None
+        await until(lambda: replica.current() is None)
         assert (await replica.read()).snapshot.by_id.keys() <= {first}
         newest = (await writer.append(ONE_BAD)).event.id
         await proxy.set(Mode.PASS)
-        healed = time.monotonic()
-        while replica.current() is None or newest not in replica.current().by_id:  # type: ignore[union-attr]
-            await asyncio.sleep(0.01)
-            assert time.monotonic() - healed < 1.0
+        await until(lambda: (current := replica.current()) is not None and newest in current.by_id)
+
+
+def at_once(reading: Coroutine[Any, Any, CurrentOrStale]) -> CurrentOrStale:
+    """What a reading gives that waits for nothing; fails if it waits."""
+    try:
+        reading.send(None)
+    except StopIteration as ended:
+        result: CurrentOrStale = ended.value
+        return result
+    reading.close()
+    pytest.fail("the reading waits")
+
+
+def failures(replica: Replica) -> float:
+    """How many readings of the store have failed."""
+    name = "cluster_events_snapshot_refresh_total"
+    return replica.metrics.registry.get_sample_value(name, {"result": "failed"}) or 0
 
 
 @pytest.mark.slow
@@ -198,22 +228,17 @@ async def test_readers_do_not_queue_before_a_dead_store(
     event = (await open_at(valkey).append(ALL_GOOD)).event.id
     async with replica.running():
         await proxy.set(fault)
-        await asyncio.sleep(0.6)
-        accepted, ended, waits = proxy.accepted, time.monotonic() + 0.6, []
-        while time.monotonic() < ended:
-            started = time.monotonic()
-            readings = await asyncio.gather(*(replica.read() for _ in range(50)))
-            waits.append(time.monotonic() - started)
-            assert {
-                reading.snapshot.latest.id for reading in readings if reading.snapshot.latest
-            } == {event}
-            assert all(reading.age is not None for reading in readings)
+        await until(lambda: replica.current() is None)
+        assert (await replica.read()).age is not None  # From now on it knows of a failure.
+        failed = failures(replica)
+        while failures(replica) < failed + 3:  # The heartbeat goes on trying.
+            for _ in range(50):
+                reading = at_once(replica.read())
+                assert reading.age is not None
+                assert reading.snapshot.latest is not None
+                assert reading.snapshot.latest.id == event
+            assert proxy.open <= 3
             await asyncio.sleep(0.005)
-        assert max(waits) < 0.2  # An attempt takes 0.3 s, and one is nearly always under way.
-        assert proxy.accepted - accepted <= 16, (
-            "one attempt and one subscription for each heartbeat"
-        )
-        assert proxy.open <= 3
 
 
 @pytest.mark.parametrize("mode", [Mode.DELAY, Mode.SLICE])
