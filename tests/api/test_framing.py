@@ -490,10 +490,14 @@ async def test_slow_head_is_ended(hasty: Api, monkeypatch: pytest.MonkeyPatch, p
     async with await connected(hasty.port) as line:
         await until(lambda: hasty.poll_server.connections)
         ended = asyncio.create_task(line.rest())
-        for byte in (pace + b"\r\nHost: here\r\n")[:16]:
+        for byte in (pace + b"\r\nHost: here\r\n" + b"X-One: 1\r\n" * 100)[:200]:
             line.send(bytes([byte]))
             await asyncio.sleep(0.01)  # So that it comes alone.
             put_timeouts_forward(monkeypatch, hasty.poll_server, 2)
+            if ended.done():
+                break
+        else:
+            pytest.fail("the connection was not ended after 400 s")
         await ended
 
 

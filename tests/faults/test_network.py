@@ -83,18 +83,25 @@ def watchful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.store.subscription._SUBSCRIPTION_PROBE_S", 0.1)
 
 
-@pytest.mark.usefixtures("watchful")
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_dead_subscription_is_found(fault: Mode, proxy: Proxy, open_at: OpenAt) -> None:
-    """A subscription whose network is gone ends with `StoreUnavailable`, also where nothing tells
-    that it is gone."""
-    store = open_at(proxy.url, timeout=0.1)
+async def test_a_dead_subscription_is_found(
+    fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription whose network is gone ends with `StoreUnavailable` within the interval of its
+    probes and one timeout, also where nothing tells that it is gone."""
+    monkeypatch.setattr("service.store.subscription._SUBSCRIPTION_PROBE_S", 600)
+    store, direct = open_at(proxy.url, timeout=600), open_at(valkey, timeout=600)
     async with store.subscribe() as changes:
         heard = asyncio.create_task(changes.wait_for_change())
-        await asyncio.sleep(0.05)
+        await direct.read()
         await proxy.set(fault)
-        with pytest.raises(StoreUnavailable):
-            await asyncio.wait_for(heard, PATIENCE_S)
+        for _ in range(2):
+            for _ in range(20):  # Until the subscription has come to where it waits.
+                await direct.read()
+            put_forward(monkeypatch, 600)
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(StoreUnavailable):
+                await heard
 
 
 @pytest.mark.usefixtures("watchful")
@@ -186,8 +193,8 @@ async def test_each_request_fails_soon(
 async def test_replicas_recover_alone(
     fault: Mode, proxy: Proxy, valkey: str, open_at: OpenAt
 ) -> None:
-    """After any fault a replica with default heartbeats is current again once the network has
-    recovered."""
+    """After any fault a replica is current again with the second attempt after the network's
+    recovery: one attempt may be under way when that happens."""
     replica = Replica(open_at(proxy.url, timeout=0.2), Metrics(), max_staleness=0.6)
     writer = open_at(valkey)
     async with replica.running():
@@ -197,7 +204,9 @@ async def test_replicas_recover_alone(
         assert (await replica.read()).snapshot.by_id.keys() <= {first}
         newest = (await writer.append(ONE_BAD)).event.id
         await proxy.set(Mode.PASS)
+        failed = failures(replica)
         await until(lambda: (current := replica.current()) is not None and newest in current.by_id)
+        assert failures(replica) - failed <= 1
 
 
 def at_once(reading: Coroutine[Any, Any, CurrentOrStale]) -> CurrentOrStale:
@@ -230,7 +239,7 @@ async def test_readers_do_not_queue_before_a_dead_store(
         await proxy.set(fault)
         await until(lambda: replica.current() is None)
         assert (await replica.read()).age is not None  # From now on it knows of a failure.
-        failed = failures(replica)
+        failed, accepted = failures(replica), proxy.accepted
         while failures(replica) < failed + 3:  # The heartbeat goes on trying.
             for _ in range(50):
                 reading = at_once(replica.read())
@@ -238,6 +247,9 @@ async def test_readers_do_not_queue_before_a_dead_store(
                 assert reading.snapshot.latest is not None
                 assert reading.snapshot.latest.id == event
             assert proxy.open <= 3
+            # For each attempt one connection, and one for the subscription.
+            attempts = failures(replica) - failed + 1
+            assert proxy.accepted - accepted <= 2 * (attempts + 1)
             await asyncio.sleep(0.005)
 
 

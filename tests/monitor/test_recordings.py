@@ -365,7 +365,7 @@ async def test_recorded_pages(tmp_path: Path) -> None:
     """The 130 pods of a real list in pages, with the tokens of a real API server, are all read."""
     pages = [one for one in recorded("paging") if "labelSelector" in one["request"]]
     assert [len(page["body"]["items"]) for page in pages] == [50, 50, 30]
-    by_token = {}
+    by_token: dict[str | None, Any] = {}
     token = None
     for page in pages:
         by_token[token] = page["body"]
