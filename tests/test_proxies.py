@@ -97,10 +97,8 @@ async def test_a_proxy_is_used(proxy: ForwardProxy, tmp_path: Path, client: Clie
 async def test_https_is_tunnelled(proxy: ForwardProxy, tmp_path: Path, client: Client) -> None:
     """For https the proxy sees the host only: TLS is spoken with the server behind it."""
     tls, _ = certificate(tmp_path, "localhost")
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    failure = await client(f"https://localhost:{port}/path?token=t0psecret", tmp_path)
-    server.close()
+    async with service(says(), tls) as port:
+        failure = await client(f"https://localhost:{port}/path?token=t0psecret", tmp_path)
     assert failure == "ClientConnectorCertificateError"  # No authority has signed it.
     assert set(proxy.asked) == {f"CONNECT localhost:{port}"}
     assert "t0psecret" not in "".join(proxy.heads)

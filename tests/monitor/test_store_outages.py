@@ -1,6 +1,5 @@
 """A monitor that cannot reach its store says so, and why: once, and at each change of that."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from service.monitor.listener import listening
 from service.store import Store, open_store
 from tests.support.api import Api
 from tests.support.ports import reserve_port
-from tests.support.services import certificate
+from tests.support.services import certificate, says, service
 from tests.support.settings import make_settings
 from tests.support.waiting import until
 from tests.support.world import MakeWorld
@@ -40,22 +39,15 @@ async def stores(*urls: str, redis_timeout: str = "10s") -> AsyncIterator[list[S
 async def untrusted(tmp_path: Path) -> AsyncIterator[str]:
     """The URL of a server whose certificate no known authority has signed."""
     tls, _ = certificate(tmp_path, "localhost")
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=tls)
-    yield f"rediss://localhost:{server.sockets[0].getsockname()[1]}/0"
-    server.close()
+    async with service(says(), tls) as port:
+        yield f"rediss://localhost:{port}/0"
 
 
 @pytest.fixture
 async def silent() -> AsyncIterator[str]:
     """The URL of a server that accepts connections and says nothing."""
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
-    server.close()
+    async with service(says(stays=True)) as port:
+        yield f"redis://127.0.0.1:{port}/0"
 
 
 @pytest.fixture

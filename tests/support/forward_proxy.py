@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from tests.support.services import service
+
 
 @dataclass
 class ForwardProxy:
@@ -25,12 +27,8 @@ class ForwardProxy:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """On a free port of loopback."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
+        async with service(self._connected) as self.port:
             yield
-        finally:
-            server.close()
 
     @property
     def url(self) -> str:
@@ -38,27 +36,28 @@ class ForwardProxy:
         return f"http://operator:hunter2@127.0.0.1:{self.port}"
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            self.heads.append(head)
-            method, target, _ = head.partition("\r\n")[0].split(" ")
-            self.asked.append(f"{method} {target}")
-            for line in head.split("\r\n"):
-                if line.lower().startswith("proxy-authorization: "):
-                    self.credentials.append(line.partition(": ")[2])
-            while self.flood:
-                writer.write(self.flood)
-                await writer.drain()
-            connect = method == "CONNECT"
-            parts = urlsplit(f"//{target}" if connect else target)
-            upstream = await asyncio.open_connection(parts.hostname, parts.port)
-            if connect:
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            else:
-                origin_form = parts._replace(scheme="", netloc="").geturl() or "/"
-                upstream[1].write(head.replace(target, origin_form, 1).encode("latin-1"))
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        self.heads.append(head)
+        method, target, _ = head.partition("\r\n")[0].split(" ")
+        self.asked.append(f"{method} {target}")
+        for line in head.split("\r\n"):
+            if line.lower().startswith("proxy-authorization: "):
+                self.credentials.append(line.partition(": ")[2])
+        while self.flood:
+            writer.write(self.flood)
+            await writer.drain()
+        connect = method == "CONNECT"
+        parts = urlsplit(f"//{target}" if connect else target)
+        upstream = await asyncio.open_connection(parts.hostname, parts.port)
+        if connect:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
+            origin_form = parts._replace(scheme="", netloc="").geturl() or "/"
+            upstream[1].write(head.replace(target, origin_form, 1).encode("latin-1"))
+        try:
             await asyncio.gather(pass_on(reader, upstream[1]), pass_on(upstream[0], writer))
-        writer.close()
+        finally:
+            upstream[1].transport.abort()
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

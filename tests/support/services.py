@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from service.monitor.probes.http import Result, probe, session
+from service.tasks import cancel_and_wait
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -20,20 +21,29 @@ Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 @asynccontextmanager
 async def service(behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """A service on loopback that does as it likes with every connection; gives its port."""
+    open_connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        open_connections[task] = writer
         try:
             await behaviour(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # The monitor hung up.
+        # The client hung up, or the service ends.
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
         finally:
             writer.close()
+            del open_connections[task]
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for writer in open_connections.values():
+            writer.transport.abort()
+        await cancel_and_wait(*open_connections)
 
 
 def says(*parts: bytes, stays: bool = False) -> Behaviour:
