@@ -235,8 +235,8 @@ class Settings(BaseModel):
     resources_tolerated: Annotated[float, BeforeValidator(parse_percent), Field(ge=0, le=100)] = (
         10.0
     )
-    """The percentage of the wanted replicas that may be missing because pods fail: `10` or
-    `10 %`."""
+    """The percentage of the wanted replicas that may be missing because pods fail: `10`, `10 %`,
+    or the share `0.1`."""
     kubernetes_url: str | None = None
     """The URL of the Kubernetes API server. Default: the cluster in which the monitor runs."""
     kubernetes_credentials: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -73,8 +73,16 @@ def parse_retention_hours(value: object) -> object:
 
 
 def parse_percent(value: object) -> object:
-    """A percentage (`10`, `10%` or `10 %`) without its sign, for pydantic."""
-    return value.strip().removesuffix("%") if isinstance(value, str) else value
+    """A percentage as a number, for pydantic: `10`, `10 %` and the share `0.1` are 10.
+
+    Other values are returned unchanged.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if re.fullmatch(r"0?\.[0-9]+", text, re.ASCII):
+        return float(text) * 100
+    return text.removesuffix("%").rstrip()
 
 
 def _switch(value: object) -> object:

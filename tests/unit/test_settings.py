@@ -246,6 +246,15 @@ def test_check_timeout_follows_the_interval(interval: str, timeout: float) -> No
     assert load(environ(check_interval=interval)).check_timeout == timeout
 
 
+@pytest.mark.parametrize(
+    ("text", "percent"),
+    [("10", 10), ("10%", 10), ("2.5 %", 2.5), ("0.1", 10), (".25", 25), ("0", 0), ("100 %", 100)],
+)
+def test_percentages(text: str, percent: float) -> None:
+    """A percentage has a sign or none; a fraction without one is a share."""
+    assert load(environ(resources_tolerated=text)).resources_tolerated == percent
+
+
 YAML_BLOCK = """
 api=http://api:8080/healthz
   compiler=tcp://compiler:9000,\r
@@ -307,6 +316,10 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("services", "api=ftp://x", "SERVICES: the URL of 'api' is not an http:// or https:// URL"),
     ("services", "api=http://", "SERVICES: the URL of 'api' is not"),
     ("services", "api=nonsense", "SERVICES: the URL of 'api' is not"),
+    ("resources_tolerated", "101", "RESOURCES_TOLERATED: "),
+    ("resources_tolerated", "-1 %", "RESOURCES_TOLERATED: "),
+    ("resources_tolerated", "nan", "RESOURCES_TOLERATED: "),
+    ("resources_tolerated", "some", "RESOURCES_TOLERATED: "),
     ("services", ",", "SERVICES: name at least one service"),
     ("services", "api=http://a runner=http://b", "SERVICES: the URL of 'api' contains white space"),
     ("services", "api=http://a/x y", "SERVICES: the URL of 'api' contains white space"),
