@@ -101,8 +101,8 @@ async def test_history_of_an_outage(
         holder = LeaseHolder(world.settings, found[0], Metrics())
         told = []
         with caplog.at_level(logging.INFO, "service.monitor.leader"):
-            async with listening("::1", 0, world.monitor, holder, holder._metrics) as address:
-                url = f"http://[{address[0]}]:{address[1]}/readyz"
+            async with listening("127.0.0.1", 0, world.monitor, holder, holder._metrics) as address:
+                url = f"http://{address[0]}:{address[1]}/readyz"
                 for store in found:
                     holder._store = store
                     for _ in range(3):
