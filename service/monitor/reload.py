@@ -75,13 +75,17 @@ def _read(file: Path) -> bytes | str:
             return opened.read(MOST_BYTES)
     except OSError as error:
         return str(error.strerror)
+    # A path with a null character.
+    except ValueError as error:
+        return str(error)
 
 
 def _named(content: bytes | str) -> Iterator[Path]:
     """The certificates and keys that a services file names. It may be invalid."""
     try:
         tables = tomllib.loads(content.decode("utf-8-sig")) if isinstance(content, bytes) else {}
-    except ValueError:
+    # Python's parser is recursive.
+    except (ValueError, RecursionError):
         return
     for table in tables.values():
         for name in ("ca_file", "client_cert", "client_key"):

@@ -211,7 +211,12 @@ def _tls(table: _Table, problems: list[str]) -> ssl.SSLContext | None:
             context.load_cert_chain(table.client_cert, table.client_key, password=_no_password)
     except ssl.SSLError:
         files = [table.ca_file] if name == "ca_file" else [table.client_cert, table.client_key]
-        problems.append(f"{name}: {_pem_problem(file for file in files if file is not None)}")
+        # A file may disappear after OpenSSL has read it.
+        try:
+            problem = _pem_problem(file for file in files if file is not None)
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        problems.append(f"{name}: {problem}")
     except OSError as error:
         problems.append(f"{name}: cannot be read: {error.strerror}")
     return context

@@ -42,6 +42,8 @@ def read_toml(path: Path) -> Mapping[str, Any]:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"the file {path} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"the file {path} has values that are nested too deeply") from error
     if wrong := [name for name, table in tables.items() if not isinstance(table, dict)]:
         raise ValueError(
             f"'{wrong[0]}' is not a table: "

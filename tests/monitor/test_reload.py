@@ -67,9 +67,10 @@ async def looked(watched: Watched, monkeypatch: pytest.MonkeyPatch, times: int =
     with monkeypatch.context() as patched:
         patched.setattr(reload, "contents", counted)
         task = asyncio.create_task(watched.services_file.watch(0.0, 0.0))
-        await until(lambda: looks >= 3 * times)
+        await until(lambda: looks >= 3 * times or task.done())
         task.cancel()
         await asyncio.wait([task])
+        assert task.cancelled(), "the watching has ended"
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -98,6 +99,51 @@ async def test_changed_file_is_reloaded_once(
     watched.write("[api]\nurl = 'http://127.0.0.1/2'\n")
     await looked(watched, monkeypatch)
     assert lines(caplog) == ["reloaded the services file"]
+
+
+UNFIT = {
+    "a path with a null character": '[api]\nca_file = "a\\u0000b"\n',
+    "arrays nested too deeply": "a = " + "[" * 50_000,
+}
+
+
+@pytest.mark.parametrize("content", UNFIT.values(), ids=UNFIT)
+async def test_no_content_ends_the_watching(
+    content: str,
+    watched: Watched,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What Python cannot even open or parse is logged once, and the next content is used."""
+    watched.write(content)
+    await looked(watched, monkeypatch)
+    assert (watched.used, lines(caplog)) == ([], ["ignored invalid services file"])
+    watched.services_file.reload()
+    assert lines(caplog) == ["ignored invalid services file"]
+    watched.write("[api]\nurl = 'http://127.0.0.1/6'\n")
+    await looked(watched, monkeypatch)
+    assert watched.used == ["http://127.0.0.1/6"]
+
+
+async def test_certificate_that_disappears_while_it_is_read(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file that is no certificate, and is gone when the reason is looked for, is a problem."""
+    file = tmp_path / "ca.crt"
+    file.write_text("no certificate")
+    watched.write(f"[api]\nurl = 'https://127.0.0.1/7'\nca_file = '{file}'\n")
+
+    read_bytes = Path.read_bytes
+
+    def gone(path: Path) -> bytes:
+        if path == file:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", gone)
+    with pytest.raises(SettingsError) as caught:
+        services(watched.settings)
+    assert "ca_file: cannot be read: No such file or directory" in str(caught.value)
 
 
 async def test_file_that_disappears(
