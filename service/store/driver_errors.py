@@ -21,6 +21,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import StoreUnavailable
 
+_LONGEST_CHAIN = 20
+"""The most errors of a chain that are examined for a reason."""
 _MALFORMED_REPLY = (AttributeError, LookupError, TypeError, ValueError)
 """What decoding raises for a reply that our scripts never send: the server is not our Redis."""
 
@@ -68,10 +70,8 @@ def _reason(error: BaseException) -> str:
     """The reason that clients see. It never contains an address, a name or a password."""
     reasons: list[tuple[type[BaseException] | tuple[type[BaseException], ...], str]] = [
         ((RedisTimeoutError, TimeoutError), "it did not answer in time"),
-        (
-            (AuthenticationError, AuthorizationError, NoPermissionError),
-            "it refuses this service's credentials",
-        ),
+        ((AuthenticationError, AuthorizationError), "it refuses this service's credentials"),
+        (NoPermissionError, _REFUSALS["NOPERM"]),
         (BusyLoadingError, "it is loading its data"),
         (ReadOnlyError, _REFUSALS["READONLY"]),
         (OutOfMemoryError, _REFUSALS["OOM"]),
@@ -91,7 +91,10 @@ def _reason(error: BaseException) -> str:
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it was raised for: the driver wraps errors of the network."""
     following: BaseException | None = error
-    while following is not None:
+    # A chain that a library has closed to a ring must not be followed for ever.
+    for _ in range(_LONGEST_CHAIN):
+        if following is None:
+            return
         yield following
         following = following.__cause__ or following.__context__
 
@@ -110,8 +113,9 @@ _REFUSALS = {
     "READONLY": "it is a read-only replica",
     "MISCONF": "it cannot write to its disk",
     "NOREPLICAS": "it has too few replicas to take writes",
+    "NOPERM": "its ACL denies this service a command, key or channel",
 }
-"""Why Redis refuses every write, by error code."""
+"""Why Redis refuses requests, by error code."""
 _REFUSAL = re.compile(rf"\b({'|'.join(_REFUSALS)})\b")
 
 

