@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -52,15 +53,27 @@ def test_a_port_that_is_listened_on_is_taken(host: str, shared: bool) -> None:
     close(listen(host, port))
 
 
-def test_both_families_are_one_address() -> None:
+class OneFamily(socket.socket):
+    """A socket as on a system whose IPv6 sockets accept no IPv4."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.family == socket.AF_INET6:
+            self.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def test_both_families_are_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """`::` accepts connections over IPv4 as well, whatever the default of the system."""
     needs.ipv6()
-    for sock in for_workers(listen("::", 0), 2):
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", OneFamily)
+        sockets = for_workers(listen("::", 0), 2)
+    port = sockets[0].getsockname()[1]
+    for host in ("127.0.0.1", "::1"):
+        socket.create_connection((host, port), timeout=5).close()
+    for sock in sockets:
         assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 0
-        port = sock.getsockname()[1]
-        for host in ("127.0.0.1", "::1"):
-            socket.create_connection((host, port), timeout=5).close()
-        sock.close()
+    close(*sockets)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
